@@ -1,0 +1,250 @@
+"""The words that every other module speaks: values and errors, no I/O.
+
+A node is a handful of *resources*. For each, the daemon observes what is,
+plans the difference to what is desired as a list of actions, applies the
+first one and observes again, until the plan is empty. Everything that this
+takes is a frozen value here, so that a decision can be tested by calling a
+function.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+Scalar = str | int | float | bool | date | datetime | time
+KeyPath = tuple[str, ...]
+"""The place of a value in agent.toml or in a document: ("etcd", "addr", "host")."""
+
+
+class InvalidSpec(Exception):
+    """A document is wrong; `mistakes` holds every one of them, as sentences."""
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__("; ".join(str(m) for m in mistakes))
+        self.mistakes = mistakes
+
+
+class Unavailable(Exception):
+    """A component can't be reached now: try later. The text says what and where."""
+
+
+class Stuck(Exception):
+    """A call has not come back and can't be taken back: ask no second time until it does."""
+
+
+class Refused(Exception):
+    """An action won't work until somebody changes something; `message` says what."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mistake:
+    """One thing that is wrong with a document: LAYER: key.path: what; what is allowed."""
+
+    layer: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.key}: {self.what}" if self.key else f"{self.layer}: {self.what}"
+
+
+class Status(enum.StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one resource stands: `reason` is a CamelCase word, `message` a sentence."""
+
+    status: Status
+    reason: str
+    message: str = ""
+
+
+IN_SYNC = Verdict(Status.TRUE, "InSync")
+
+
+class Action:
+    """One step of a plan, as data. Kinds derive frozen dataclasses from it.
+
+    verb           names the step in metrics: a fixed snake_case word
+    is_disruptive  running work may notice it: `[rollout] spread` delays it
+    needs          condition types that must be True before it may be applied
+    deadline_s     how long `apply` may take
+    diff           what changes, as text for people; secrets already masked
+    """
+
+    verb: ClassVar[str]
+    is_disruptive: ClassVar[bool] = False
+    deadline_s: float = 30.0
+    needs: tuple[str, ...] = ()
+    diff: str = ""
+
+    @property
+    def summary(self) -> str:
+        raise NotImplementedError
+
+
+ActualT = TypeVar("ActualT")
+ActionT = TypeVar("ActionT", bound=Action)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[ActionT]):
+    """What is to be done, and how the node stands as long as it is not done.
+
+    Only the first action is applied before looking again. `look_again_in_s`
+    asks for another look although no event may come (a backoff, a settling
+    time). `facts` go into the status document; they alone cause no write.
+    """
+
+    verdict: Verdict
+    actions: tuple[ActionT, ...] = ()
+    look_again_in_s: float | None = None
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+Wake = Callable[[], None]
+"""Says "look again" to the loop. Cheap, never blocks, may be called from the event loop only."""
+
+
+class Resource(Protocol[ActualT, ActionT]):
+    """One thing on the node that is kept in line, bound to its desired state.
+
+    name        its condition type: "AgentConfig", "Mount/vfroot"
+    spec        its typed desired state; two resources with equal name and spec are one
+    deadline_s  how long `observe` may take
+
+    `observe` changes nothing. `plan` is pure. `apply` does one action and may
+    raise Unavailable, Stuck or Refused. `watch` calls `wake` whenever a look
+    might show something new; it runs until cancelled, and it returns or
+    raises Unavailable when its source is gone (the loop starts it again).
+    """
+
+    name: str
+    deadline_s: float
+
+    @property
+    def spec(self) -> object: ...
+
+    async def observe(self) -> ActualT: ...
+
+    def plan(self, actual: ActualT) -> Plan[ActionT]: ...
+
+    async def apply(self, action: ActionT) -> None: ...
+
+    async def watch(self, wake: Wake) -> None: ...
+
+
+AnyResource = Resource[Any, Any]
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """The merged, checked and expanded desired state of this node.
+
+    document      sections by name, variables filled in, secrets still as
+                  {"secret": NAME}; kinds turn their section into a typed spec
+    agent_values  every managed leaf of agent.toml by its place, derived ones
+                  and secrets filled in; UNSET takes the key out. None: agent.toml is unmanaged
+    optional      the places whose table is not created when the file lacks it
+    secret_paths  places in agent_values whose value is a secret
+    secrets       by name, for use at the last moment; never logged
+    address       a doubt about `agent-ip` that conditions have to tell
+    """
+
+    node_id: str
+    cluster: str
+    revision: int
+    digest: str
+    documents: Mapping[str, int]
+    document: Mapping[str, Any] = field(repr=False)
+    agent_config_path: Path = Path("/etc/backend.ai/agent.toml")
+    agent_values: Mapping[KeyPath, Any] | None = field(default=None, repr=False)
+    optional: frozenset[KeyPath] = frozenset()
+    secret_paths: frozenset[KeyPath] = frozenset()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    address: Verdict | None = None
+    spread_s: float = 0.0
+
+
+class _Unset(enum.Enum):
+    UNSET = "unset"
+
+
+UNSET = _Unset.UNSET
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a resource may use of this daemon: its folders, and its keyed digest.
+
+    state    survives a reboot; 0700
+    runtime  of this boot; 0700
+    digest   canonical value -> "hmac-sha256:…", keyed by this node, so that a
+             digest of a secret can't be guessed from outside
+    redact   masks every known secret in a text; for output of other programs
+    """
+
+    state: Path
+    runtime: Path
+    digest: Callable[[object], str]
+    redact: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of resource: everything that the rest of the daemon knows about it.
+
+    section       the top-level key of the document that it manages
+    schema        JSON Schema (draft 2020-12) of that section; may use the
+                  "$defs" of desired.py
+    named         the section is an array of tables merged by `name`
+    resources     the resources that a node's desired state asks for
+    agent_values  what the section says about agent.toml, by place
+    """
+
+    section: str
+    schema: Mapping[str, Any]
+    resources: Callable[[NodeSpec, Host], list[AnyResource]]
+    named: bool = False
+    agent_values: Callable[[Mapping[str, Any]], Mapping[KeyPath, Any]] = lambda _section: {}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass over a resource came to."""
+
+    name: str
+    result: str  # "in_sync", "changed", "failed", "blocked"
+    verdict: Verdict
+    actions: tuple[Action, ...] = ()  # applied in this pass
+    pending: tuple[Action, ...] = ()  # planned and not applied
+    look_again_in_s: float | None = None
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    is_progressing: bool = False  # merely under way: not a fault
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: Status
+    reason: str
+    message: str
+    since: str  # RFC 3339, UTC
+    revision: int
+
+
+Emit = Callable[..., Awaitable[None]]

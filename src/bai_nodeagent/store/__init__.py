@@ -1,0 +1,1 @@
+"""Where desired states come from and statuses go to."""

@@ -1,0 +1,109 @@
+"""What the daemon asks of a store. `etcd.py` and `files.py` answer alike.
+
+Names of keys here are relative to `<prefix>/<cluster>/`, as the contract
+writes them: "desired/cluster", "secret/node/i-node01/agent-etcd",
+"node/i-node01/status".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Superseded(Exception):
+    """The store can no longer show the revision that was asked for: read again from the top."""
+
+
+class Conflict(Exception):
+    """Somebody else wrote the key since it was read. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key as it stood. `raw` is exactly what was written, checked by nobody yet."""
+
+    raw: bytes = field(repr=False)
+    revision: int  # of its last change; 0 where the store can't tell
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Several keys at one revision of the store; a key that is not there is not in `entries`.
+
+    `epoch` changes when the store is another one than before (etcd: its
+    cluster id); a revision that goes back within an epoch is a restored
+    backup. `faults` holds keys that are there but not to be had as one value
+    ("two files for one layer: …"), with the sentence that says why.
+    """
+
+    revision: int
+    entries: Mapping[str, Entry]
+    epoch: str = ""
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Errors: `model.Unavailable` where the store can't be reached in time or
+    denies access, with a sentence that names endpoint and, where it is about
+    one, the key. No call takes longer than `CALL_DEADLINE_S`."""
+
+    @property
+    def where(self) -> str:
+        """For people: the endpoints or the folder, without user or password."""
+        ...
+
+    async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
+        """The keys, all at one revision; with `at` at just that one, else Superseded.
+
+        A linearizable read: never older than what any writer has been told.
+        """
+        ...
+
+    def changes(self, keys: Iterable[str], after: int) -> AsyncIterator[None]:
+        """Yields each time when one of the keys may have changed after that revision.
+
+        Bursts may come as one. Before the first change it yields nothing.
+        Raises Unavailable when it breaks (silent for too long, compacted,
+        denied); the caller reads again and asks again. Close it (`aclose`) when
+        done; cancelling it is enough as well.
+        """
+        ...
+
+    async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
+        """Writes a key; gives the store's revision.
+
+        `expected`: its last change as read (0: must not exist), else Conflict.
+        After a time-out it is not known whether it was written: repeat it.
+        """
+        ...
+
+    async def list(self, below: str) -> Snapshot:
+        """All keys that start with `below` ("node/", "desired/")."""
+        ...
+
+    def presence(
+        self, key: str, value: bytes, replaces: Callable[[bytes], bool]
+    ) -> AbstractAsyncContextManager[Presence]:
+        """Holds `key` with `value` alive while entered: bound to a lease (etcd)
+        or to this process (files), written again whenever it is lost, removed
+        at exit. Entering does not wait for the store.
+
+        Somebody else's value is overwritten where `replaces(value)` says that it
+        is our own predecessor's; else it is waited out, and reported as a rival
+        when it is still there after one lease.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Presence(Protocol):
+    """The `alive` key while the daemon lives. Never raises: the store may be away for hours."""
+
+    @property
+    def rival(self) -> bytes | None:
+        """The value of another holder that was still there after one lease, else None."""
+        ...

@@ -1,0 +1,1 @@
+"""Thin adapters without decisions, one third-party client each."""
