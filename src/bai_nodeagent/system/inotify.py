@@ -1,0 +1,111 @@
+"""Wake-ups by inotify for paths that may not exist yet, or be links.
+
+What leads to a path is watched, not the path: a watch on a file is blind
+after the first rename over it, one on its folder misses writes through a
+link, and `mkdir -p` shows its first level only. So every folder on the way,
+through links as well, is watched for the one name that matters there, and
+the way is walked again after every event. Source: inotify(7).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import anyio
+from inotify_simple import Event, INotify, flags
+
+# MODIFY is left out on purpose: a file is judged after its writer has closed it.
+_EVENTS = (
+    flags.CLOSE_WRITE
+    | flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.ATTRIB
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+)
+_OF_THE_FOLDER = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.Q_OVERFLOW
+_LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
+
+_Way = dict[str, set[str]]
+
+
+def way_to(path: Path) -> _Way:
+    """Existing folders that decide what `path` leads to, and the names that matter in each.
+
+    A folder itself as `path` matters with all its entries; that is the name "".
+    """
+    way: _Way = {}
+    todo = list(path.parts[1:])
+    here = "/"
+    links = 0
+    while todo:
+        name = todo.pop(0)
+        if name == "..":
+            here = str(Path(here).parent)
+            continue
+        way.setdefault(here, set()).add(name)
+        there = os.path.join(here, name)  # noqa: PTH118  (no normalising: links)
+        try:
+            target = Path(there).readlink() if Path(there).is_symlink() else None
+        except OSError:
+            break
+        if target is not None and links < _LINKS_AT_MOST:
+            links += 1
+            todo = [*(target.parts[1:] if target.is_absolute() else target.parts), *todo]
+            here = "/" if target.is_absolute() else here
+        elif Path(there).is_dir():
+            here = there
+        else:
+            return way
+    way.setdefault(here, set()).add("")
+    return way
+
+
+async def changes(paths: Iterable[Path]) -> AsyncIterator[None]:
+    """Yields once at the start of the watch, and then when one of the paths may have changed.
+
+    A path that is a folder counts with its direct entries. Bursts come as one.
+    The first yield says that the watch is in place: what is read after it can't be missed.
+    """
+    wanted = list(paths)
+    with INotify(nonblocking=True) as inotify:
+        watched: dict[int, set[str]] = {}
+        _watch_again(inotify, watched, wanted)
+        yield
+        while True:
+            await anyio.wait_readable(inotify.fileno())
+            events = list(inotify.read(timeout=0))
+            if not any(_matters(event, watched) for event in events):
+                continue
+            _watch_again(inotify, watched, wanted)
+            yield
+
+
+def _matters(event: Event, watched: dict[int, set[str]]) -> bool:
+    names = watched.get(event.wd, set())
+    return bool(event.mask & _OF_THE_FOLDER) or event.name in names or "" in names
+
+
+def _watch_again(inotify: INotify, watched: dict[int, set[str]], paths: list[Path]) -> None:
+    way: _Way = {}
+    for path in paths:
+        for folder, names in way_to(path).items():
+            way.setdefault(folder, set()).update(names)
+    fresh: dict[int, set[str]] = {}
+    for folder, names in way.items():
+        try:
+            fresh.setdefault(inotify.add_watch(folder, _EVENTS), set()).update(names)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # gone since the walk; its parent is watched and will tell
+    for gone in watched.keys() - fresh.keys():
+        try:
+            inotify.rm_watch(gone)
+        except OSError:
+            continue  # the kernel has removed it with its folder: inotify_rm_watch(2), EINVAL
+    watched.clear()
+    watched.update(fresh)
