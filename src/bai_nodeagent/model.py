@@ -55,7 +55,9 @@ class Mistake:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.layer}: {self.key}: {self.what}" if self.key else f"{self.layer}: {self.what}"
+        return (
+            f"{self.layer}: {self.key}: {self.what}" if self.key else f"{self.layer}: {self.what}"
+        )
 
 
 class Status(enum.StrEnum):

@@ -91,17 +91,26 @@ def _matters(event: Event, watched: dict[int, set[str]]) -> bool:
     return bool(event.mask & _OF_THE_FOLDER) or event.name in names or "" in names
 
 
-def _watch_again(inotify: INotify, watched: dict[int, set[str]], paths: list[Path]) -> None:
-    way: _Way = {}
+def _ways_to(paths: list[Path]) -> _Way:
+    ways: _Way = {}
     for path in paths:
         for folder, names in way_to(path).items():
-            way.setdefault(folder, set()).update(names)
+            ways.setdefault(folder, set()).update(names)
+    return ways
+
+
+def _watch_again(inotify: INotify, watched: dict[int, set[str]], paths: list[Path]) -> None:
     fresh: dict[int, set[str]] = {}
-    for folder, names in way.items():
-        try:
-            fresh.setdefault(inotify.add_watch(folder, _EVENTS), set()).update(names)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # gone since the walk; its parent is watched and will tell
+    ways: _Way = {}
+    # Walked until nothing new shows: a folder made between the walk and its
+    # parent's watch emits no event.
+    while (now := _ways_to(paths)) != ways:
+        ways = now
+        for folder, names in ways.items():
+            try:
+                fresh.setdefault(inotify.add_watch(folder, _EVENTS), set()).update(names)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # gone since the walk; its parent is watched and will tell
     for gone in watched.keys() - fresh.keys():
         try:
             inotify.rm_watch(gone)
