@@ -1,0 +1,167 @@
+"""One pass over one resource: observe, plan, apply the first action, observe again.
+
+The only place that owns deadlines of resources and catches everything, so
+that one resource's fault, or bug, is its own condition and nobody else's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import anyio
+import structlog
+
+from .model import (
+    Action,
+    AnyResource,
+    Outcome,
+    Plan,
+    Refused,
+    Status,
+    Stuck,
+    Unavailable,
+    Verdict,
+)
+
+# A plan that is still not empty after so many actions does not converge:
+# somebody else changes the node as fast as we do, or the plan is wrong.
+ACTIONS_AT_MOST = 20
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why an action may not be applied now."""
+
+    verdict: Verdict
+    look_again_in_s: float | None = None
+    is_progressing: bool = False
+
+
+class Watcher(Protocol):
+    """Who is told what happens in a pass: metrics, status, the watchdog."""
+
+    def begins(self, name: str, deadline_s: float) -> None: ...
+
+    def applies(self, outcome: Outcome, action: Action) -> None: ...
+
+    def applied(self, name: str, action: Action) -> None: ...
+
+
+async def reconcile(
+    resource: AnyResource,
+    objection: Callable[[Action], Objection | None],
+    watcher: Watcher,
+) -> Outcome:
+    """Brings a resource into line as far as `objection` lets it. Never raises.
+
+    `objection` is asked before each action, so what it says may change in the
+    middle of a plan: a pause, a newer desired state, a need that broke.
+    """
+    applied: list[Action] = []
+    try:
+        while True:
+            plan = await _look(resource, watcher)
+            outcome, action = _judged(resource.name, plan, tuple(applied), objection)
+            if action is None:
+                return outcome
+            watcher.applies(outcome, action)
+            await _apply(resource, action, watcher)
+            applied.append(action)
+    except Exception as error:
+        return _fault(resource.name, error, tuple(applied))
+
+
+async def look(resource: AnyResource) -> Plan[Action] | Outcome:
+    """The plan of a resource as the node stands, for people to read; a fault as its outcome."""
+    try:
+        with anyio.fail_after(resource.deadline_s):
+            actual = await resource.observe()
+        return resource.plan(actual)
+    except Exception as error:
+        return _fault(resource.name, error, ())
+
+
+async def _look(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
+    watcher.begins(resource.name, resource.deadline_s)
+    with anyio.fail_after(resource.deadline_s):
+        actual = await resource.observe()
+    return resource.plan(actual)
+
+
+async def _apply(resource: AnyResource, action: Action, watcher: Watcher) -> None:
+    watcher.begins(resource.name, action.deadline_s)
+    started_s = time.monotonic()
+    with anyio.fail_after(action.deadline_s):
+        await resource.apply(action)
+    watcher.applied(resource.name, action)
+    log.info(
+        "action.applied",
+        resource=resource.name,
+        action=action.summary,
+        seconds=round(time.monotonic() - started_s, 3),
+        **({"diff": action.diff} if action.diff else {}),
+    )
+
+
+def _judged(
+    name: str,
+    plan: Plan[Action],
+    applied: tuple[Action, ...],
+    objection: Callable[[Action], Objection | None],
+) -> tuple[Outcome, Action | None]:
+    """What a look comes to, and the action to apply next, if any."""
+    outcome = Outcome(
+        name,
+        "changed" if applied else "in_sync",
+        plan.verdict,
+        applied,
+        plan.actions,
+        plan.look_again_in_s,
+        plan.facts,
+        is_progressing=plan.verdict.status is Status.UNKNOWN,
+    )
+    if not plan.actions:
+        is_bad = plan.verdict.status is Status.FALSE and not applied
+        return (replace(outcome, result="failed") if is_bad else outcome), None
+    action = plan.actions[0]
+    if len(applied) >= ACTIONS_AT_MOST:
+        text = f"still not in line after {len(applied)} actions; next: {action.summary}"
+        verdict = Verdict(Status.FALSE, "NotConverging", text)
+        return replace(outcome, result="failed", verdict=verdict), None
+    if held := objection(action):
+        verdict = replace(held.verdict, message=f"{held.verdict.message}; to do: {action.summary}")
+        blocked = replace(
+            outcome,
+            result="blocked",
+            verdict=verdict,
+            look_again_in_s=held.look_again_in_s,
+            is_progressing=held.is_progressing,
+        )
+        return blocked, None
+    under_way = Verdict(Status.UNKNOWN, "Progressing", action.summary)
+    return replace(outcome, result="changed", verdict=under_way, is_progressing=True), action
+
+
+def _fault(name: str, error: Exception, applied: tuple[Action, ...]) -> Outcome:
+    match error:
+        case Refused():
+            verdict = Verdict(Status.FALSE, error.reason, error.message)
+        case Stuck():
+            verdict = Verdict(Status.UNKNOWN, "Stuck", str(error))
+        case Unavailable():
+            verdict = Verdict(Status.UNKNOWN, "Unavailable", str(error))
+        case TimeoutError():
+            verdict = Verdict(Status.UNKNOWN, "Timeout", "did not finish in time; tried again")
+        case _:
+            log.error("resource.bug", resource=name, exc_info=error)
+            verdict = Verdict(
+                Status.UNKNOWN,
+                "InternalError",
+                f"{type(error).__name__}; the log has the traceback",
+            )
+    return Outcome(name, "failed", verdict, applied)
