@@ -1,0 +1,136 @@
+"""Which address of this node is `agent-ip`. Pure: what the kernel says comes in as a value.
+
+An address is chosen once and kept: an agent that came back under another one
+would be a new agent for the manager. So a different route is ignored as long as
+the kept address is on the node, and when it is gone nobody guesses: a person
+changes `agent-ip` in a document, or says `bai-nodeagent rebind`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from .model import Status, Verdict
+
+# linux/if_addr.h, linux/rtnetlink.h
+IFA_F_TEMPORARY = 0x01  # of IPv6 only; the same bit says "secondary" for IPv4
+IFA_F_DADFAILED = 0x08
+IFA_F_DEPRECATED = 0x20
+IFA_F_TENTATIVE = 0x40
+RT_SCOPE_UNIVERSE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    address: str
+    interface: str
+    scope: int
+    flags: int
+
+    @property
+    def is_lasting(self) -> bool:
+        """Fit to be known by others for long: global, and neither temporary nor on its way out."""
+        unfit = IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED
+        if ipaddress.ip_address(self.address).version == 6:
+            unfit |= IFA_F_TEMPORARY
+        return self.scope == RT_SCOPE_UNIVERSE and not self.flags & unfit
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    """What the kernel says at one moment.
+
+    source     preferred source of the route to manager-ip; None without a route
+    interface  where that route leaves; "lo" when manager-ip is this node
+    local      those of the addresses asked about that are this node's own
+    """
+
+    addresses: tuple[InterfaceAddress, ...] = ()
+    source: str | None = None
+    interface: str | None = None
+    local: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The address once chosen, and the rule by which it was."""
+
+    rule: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """`value` fills `${agent-ip}`; None leaves alone what needs it. AgentConfig tells the `doubt`."""
+
+    value: str | None = None
+    doubt: Verdict | None = None
+    kept: Kept | None = None
+
+
+def choose(
+    rule: str | None, manager_ip: str | None, kept: Kept | None, view: NetworkView
+) -> AgentAddress:
+    """The node's address under `[node] agent-ip = rule`: an address, "auto", "interface:NAME"."""
+    if rule is None:
+        return AgentAddress(kept=kept)
+    if kept is not None and kept.rule == rule:
+        return _still(kept, manager_ip, view)
+    found, why_not = _found(rule, manager_ip, view)
+    if found is None:
+        return AgentAddress(doubt=Verdict(Status.FALSE, "NoAddress", why_not), kept=kept)
+    return AgentAddress(found, kept=Kept(rule, found))
+
+
+def _still(kept: Kept, manager_ip: str | None, view: NetworkView) -> AgentAddress:
+    if kept.address in view.local:
+        return AgentAddress(kept.address, kept=kept)
+    now, _ = _found(kept.rule, manager_ip, view)
+    instead = f"it would be {now} now; " if now else ""
+    message = (
+        f"this node's address was {kept.address}, which is no longer on it; {instead}"
+        "to accept another one set agent-ip in a document or run `bai-nodeagent rebind` here"
+    )
+    return AgentAddress(kept.address, Verdict(Status.FALSE, "AddressChanged", message), kept)
+
+
+def _found(rule: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+    if rule == "auto":
+        return _by_route(manager_ip, view)
+    if rule.startswith("interface:"):
+        return _by_interface(rule.removeprefix("interface:"), manager_ip, view)
+    if rule in view.local:
+        return rule, ""
+    return None, f"agent-ip is {rule}, which is not an address of this node"
+
+
+def _by_route(manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+    if manager_ip is None:
+        return None, 'agent-ip = "auto" needs manager-ip, the address to find the route to'
+    if view.source is None:
+        return None, f"this node has no route to manager-ip {manager_ip}"
+    if view.interface == "lo":  # the manager is this very node
+        return view.source, ""
+    here = [a for a in view.addresses if a.interface == view.interface]
+    if any(a.address == view.source and a.is_lasting for a in here):
+        return view.source, ""
+    version = ipaddress.ip_address(view.source).version
+    for candidate in here:
+        if candidate.is_lasting and ipaddress.ip_address(candidate.address).version == version:
+            return candidate.address, ""
+    return None, (
+        f"the route to manager-ip {manager_ip} leaves from {view.source}, which is a temporary, "
+        "deprecated or link-local address; give the node a lasting one or set agent-ip"
+    )
+
+
+def _by_interface(name: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+    wanted = ipaddress.ip_address(manager_ip).version if manager_ip else None
+    lasting = [a.address for a in view.addresses if a.interface == name and a.is_lasting]
+    fit = [a for a in lasting if wanted in (None, ipaddress.ip_address(a).version)]
+    if fit:
+        return fit[0], ""
+    if any(a.interface == name for a in view.addresses):
+        return None, f"interface {name} has no lasting address of manager-ip's family"
+    return None, f"interface {name} has no address, or is not there"

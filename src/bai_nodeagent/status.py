@@ -1,0 +1,173 @@
+"""What the node says of itself: outcomes in, status document out. Pure; the time is a parameter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from .model import Condition, Outcome, Scalar, Status, Verdict
+
+STATUS_BYTES_AT_MOST = 16 * 1024
+_MESSAGE_STEPS = (2000, 1000, 500, 200, 80)
+
+DESIRED_STATE = "DesiredState"
+STORE = "Store"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The set of documents that stands in the store; `digest` is None when it is not valid."""
+
+    revision: int = 0
+    digest: str | None = None
+    documents: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The last desired state that the node was wholly in line with."""
+
+    revision: int
+    digest: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The status document, before it is JSON."""
+
+    node: str
+    daemon: str
+    boot_id: str
+    started_at: str
+    desired: Reading
+    applied: Applied | None
+    summary: str
+    conditions: tuple[Condition, ...]
+    facts: Mapping[str, Scalar]
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, whole seconds: "2026-11-23T10:00:00Z"."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def updated(
+    previous: Iterable[Condition], verdicts: Mapping[str, Verdict], now: str, revision: int
+) -> tuple[Condition, ...]:
+    """Conditions in the order of `verdicts`; `since` and `revision` stay while nothing changes.
+
+    `since` tells how long status and reason have been so; a message may grow
+    more precise without starting a new time.
+    """
+    old = {condition.type: condition for condition in previous}
+    fresh = []
+    for name, verdict in verdicts.items():
+        before = old.get(name)
+        is_same = before is not None and (before.status, before.reason) == (
+            verdict.status,
+            verdict.reason,
+        )
+        since = before.since if is_same and before else now
+        fresh.append(
+            Condition(name, verdict.status, verdict.reason, verdict.message, since, revision)
+        )
+    return tuple(fresh)
+
+
+def summary(
+    desired: Verdict,
+    store: Verdict,
+    outcomes: Iterable[Outcome],
+    *,
+    is_paused: bool,
+    is_applied: bool,
+) -> str:
+    """One word for the node: the first that fits, in the contract's order."""
+    outcomes = list(outcomes)
+    if is_paused:
+        return "Paused"
+    if desired.reason in ("Invalid", "DaemonTooOld"):
+        return "Invalid"
+    if desired.reason == "NoDesiredState":
+        return "Missing"
+    if (
+        Status.FALSE in (desired.status, store.status)
+        or store.status is Status.UNKNOWN
+        or any(is_fault(outcome) for outcome in outcomes)
+    ):
+        return "Degraded"
+    if is_applied and all(outcome.verdict.status is Status.TRUE for outcome in outcomes):
+        return "Ready"
+    return "Progressing"
+
+
+def is_fault(outcome: Outcome) -> bool:
+    """False, or unknown and not merely under way."""
+    return outcome.verdict.status is Status.FALSE or (
+        outcome.verdict.status is Status.UNKNOWN and not outcome.is_progressing
+    )
+
+
+def metric_label(condition_type: str) -> str:
+    """`resource` label of a condition type: AgentConfig -> agent_config, Mount/a -> mount/a."""
+    kind, slash, name = condition_type.partition("/")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower() + slash + name
+
+
+def to_dict(status: NodeStatus) -> dict[str, Any]:
+    """The status document of the contract."""
+    return {
+        "node": status.node,
+        "daemon": status.daemon,
+        "boot-id": status.boot_id,
+        "started-at": status.started_at,
+        "desired": {
+            "revision": status.desired.revision,
+            "digest": status.desired.digest,
+            "documents": dict(status.desired.documents),
+        },
+        "applied": None
+        if status.applied is None
+        else {
+            "revision": status.applied.revision,
+            "digest": status.applied.digest,
+            "at": status.applied.at,
+        },
+        "summary": status.summary,
+        "conditions": [
+            {
+                "type": c.type,
+                "status": str(c.status),
+                "reason": c.reason,
+                "message": c.message,
+                "since": c.since,
+                "revision": c.revision,
+            }
+            for c in status.conditions
+        ],
+        "facts": dict(status.facts),
+    }
+
+
+def to_json(status: NodeStatus) -> bytes:
+    """The status document as it is written: at most 16 KiB, long messages shortened first."""
+    for limit in _MESSAGE_STEPS:
+        short = tuple(
+            replace(c, message=c.message[: limit - 1] + "…") if len(c.message) > limit else c
+            for c in status.conditions
+        )
+        raw = json.dumps(to_dict(replace(status, conditions=short)), ensure_ascii=False).encode()
+        if len(raw) <= STATUS_BYTES_AT_MOST:
+            return raw
+    bare = replace(status, conditions=(), facts={}, desired=replace(status.desired, documents={}))
+    return json.dumps(to_dict(bare), ensure_ascii=False).encode()
+
+
+def without_facts(status: NodeStatus) -> NodeStatus:
+    """What has to differ for a write: facts alone cause none."""
+    return replace(status, facts={})
