@@ -62,7 +62,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class AgentAddress:
-    """`value` fills `${agent-ip}`; None leaves alone what needs it. AgentConfig tells the `doubt`."""
+    """`value` fills `${agent-ip}`; None leaves alone what needs it. `doubt` is for conditions."""
 
     value: str | None = None
     doubt: Verdict | None = None

@@ -10,7 +10,7 @@ function.
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -86,6 +86,7 @@ class Action:
     needs          condition types that must be True before it may be applied
     deadline_s     how long `apply` may take
     diff           what changes, as text for people; secrets already masked
+    restart_cause  for actions that start the agent: why, as a fixed word for metrics
     """
 
     verb: ClassVar[str]
@@ -93,6 +94,7 @@ class Action:
     deadline_s: float = 30.0
     needs: tuple[str, ...] = ()
     diff: str = ""
+    restart_cause: str = ""
 
     @property
     def summary(self) -> str:
@@ -135,11 +137,14 @@ class Resource(Protocol[ActualT, ActionT]):
     raises Unavailable when its source is gone (the loop starts it again).
     """
 
-    name: str
-    deadline_s: float
+    @property
+    def name(self) -> str: ...
 
     @property
     def spec(self) -> object: ...
+
+    @property
+    def deadline_s(self) -> float: ...
 
     async def observe(self) -> ActualT: ...
 
@@ -247,6 +252,3 @@ class Condition:
     message: str
     since: str  # RFC 3339, UTC
     revision: int
-
-
-Emit = Callable[..., Awaitable[None]]

@@ -17,6 +17,9 @@ import structlog
 from .model import (
     Action,
     AnyResource,
+    Host,
+    Kind,
+    NodeSpec,
     Outcome,
     Plan,
     Refused,
@@ -29,6 +32,9 @@ from .model import (
 # A plan that is still not empty after so many actions does not converge:
 # somebody else changes the node as fast as we do, or the plan is wrong.
 ACTIONS_AT_MOST = 20
+# A watch that held this long was a good one: its next break starts counting anew.
+WATCH_HELD_S = 60.0
+WATCH_PAUSE_MOST_S = 30.0
 
 log = structlog.get_logger()
 
@@ -74,6 +80,52 @@ async def reconcile(
             applied.append(action)
     except Exception as error:
         return _fault(resource.name, error, tuple(applied))
+
+
+def build(kind: Kind, spec: NodeSpec, host: Host) -> list[AnyResource]:
+    """The resources that a kind makes of a desired state; a bug in it is one broken resource."""
+    try:
+        return kind.resources(spec, host)
+    except Exception as error:
+        name = "".join(part.capitalize() for part in kind.section.split("-"))
+        return [_Broken(name, error)]
+
+
+async def watch(resource: AnyResource, wake: Callable[[], None]) -> None:
+    """Runs a resource's own watch for ever; one that breaks is started again, and looked at."""
+    failures = 0
+    while True:
+        started_s = time.monotonic()
+        try:
+            await resource.watch(wake)
+        except Unavailable as error:
+            log.debug("watch.unavailable", resource=resource.name, error=str(error))
+        except Exception as error:
+            log.exception("resource.bug", resource=resource.name, exc_info=error)
+        failures = 1 if time.monotonic() - started_s > WATCH_HELD_S else failures + 1
+        await anyio.sleep(min(2.0 ** min(failures - 1, 10), WATCH_PAUSE_MOST_S))
+        wake()
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """Stands for resources that could not be built, so that the fault shows as a condition."""
+
+    name: str
+    spec: Exception
+    deadline_s: float = 1.0
+
+    async def observe(self) -> None:
+        raise self.spec
+
+    def plan(self, actual: None) -> Plan[Action]:
+        raise self.spec
+
+    async def apply(self, action: Action) -> None:
+        raise self.spec
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        await anyio.sleep_forever()
 
 
 async def look(resource: AnyResource) -> Plan[Action] | Outcome:

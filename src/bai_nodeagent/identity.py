@@ -1,0 +1,82 @@
+"""Who this node is. Found out once, kept, and never quietly changed.
+
+Backend.AI destroys sessions of an agent that comes back under another id, so
+an id that would come out differently than last time stops all changes until a
+person has looked.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import NODE_ID
+
+AGENT_TOML = Path("/etc/backend.ai/agent.toml")
+DMI = Path("/sys/class/dmi/id")
+
+
+class NoIdentity(Exception):
+    """The id can't be found out without guessing; the text says what to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`changed_to`: what the id would be by today's rules, where that is not the kept one."""
+
+    node_id: str
+    changed_to: str | None = None
+
+
+def resolve(configured: str | None, hostname: str, kept_in: Path) -> Identity:
+    """The node's id; `kept_in` is only read. Raises NoIdentity, OSError.
+
+    Configured, else the id in the agent.toml that the node already has, else
+    Backend.AI's own rule (src/ai/backend/common/identity.py): the instance id
+    on a cloud, i-<hostname> elsewhere.
+    """
+    now = configured or _from_agent_toml(AGENT_TOML) or _by_rule(hostname, DMI)
+    if not NODE_ID.match(now):
+        raise NoIdentity(f"node-id would be {now!r}, which is no allowed id; set node-id")
+    try:
+        kept = kept_in.read_text().strip()
+    except FileNotFoundError:
+        return Identity(now)
+    return Identity(kept, now if now != kept else None)
+
+
+def _from_agent_toml(path: Path) -> str | None:
+    """[agent].id of an agent.toml that can be read and holds one."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None  # a broken file says nothing; the agent-config resource reports it
+    agent = data.get("agent")
+    found = agent.get("id") if isinstance(agent, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def _by_rule(hostname: str, dmi: Path) -> str:
+    vendor = _dmi(dmi, "sys_vendor")
+    if vendor == "Amazon EC2" and (asset := _dmi(dmi, "board_asset_tag")).startswith("i-"):
+        return asset
+    is_azure = _dmi(dmi, "chassis_asset_tag") == "7783-7084-3265-9085-8269-3286-77"
+    for cloud, is_here in (
+        ("Amazon EC2", vendor == "Amazon EC2"),
+        ("Google Compute Engine", _dmi(dmi, "product_name") == "Google Compute Engine"),
+        ("Azure", is_azure),
+    ):
+        if is_here:
+            raise NoIdentity(
+                f"this is a machine of {cloud}, where Backend.AI takes the agent's id from the "
+                "instance's metadata; set node-id to the id that the manager shows"
+            )
+    return f"i-{hostname}"
+
+
+def _dmi(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text().strip()
+    except OSError:
+        return ""  # no DMI here: not one of those clouds
