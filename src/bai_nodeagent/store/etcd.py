@@ -1,0 +1,110 @@
+"""The store in etcd: the keys below `<prefix>/<cluster>/`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, aclosing
+
+import anyio
+
+from bai_nodeagent.model import Unavailable
+from bai_nodeagent.store import EtcdSettings
+from bai_nodeagent.store.base import Conflict, Entry, Snapshot, Superseded
+from bai_nodeagent.store.presence import LEASE_S, Claim, held, reconnect_delay_s
+from bai_nodeagent.system.etcd import EtcdClient, Gone, Mismatch, Reading
+
+
+class EtcdStore:
+    """`base.Store` over etcd. `lease_s` is whole seconds: etcd's unit."""
+
+    def __init__(self, settings: EtcdSettings, lease_s: int = LEASE_S) -> None:
+        self._client = EtcdClient(settings.access)
+        self._root = f"{settings.prefix}/{settings.cluster}/"
+        self._lease_s = lease_s
+        self._is_watch_lost = False
+
+    @property
+    def where(self) -> str:
+        return self._client.where
+
+    async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
+        try:
+            return self._snapshot(await self._client.get(map(self._full, keys), at or 0))
+        except Gone as error:
+            raise Superseded(str(error)) from error
+
+    async def list(self, below: str) -> Snapshot:
+        return self._snapshot(await self._client.get_prefix(self._full(below)))
+
+    async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
+        try:
+            return await self._client.put(self._full(key), value, expected=expected)
+        except Mismatch as error:
+            raise Conflict(str(error)) from error
+
+    async def changes(self, keys: Iterable[str], after: int) -> AsyncGenerator[None, None]:
+        """See `base.Store`. After a watch that broke the next one waits for its turn."""
+        if self._is_watch_lost:
+            await anyio.sleep(reconnect_delay_s())
+        self._is_watch_lost = False
+        full = [self._full(key) for key in keys]
+        try:
+            async with aclosing(self._client.watch(full, after)) as events:
+                async for _ in events:
+                    yield
+        except Unavailable:
+            self._is_watch_lost = True
+            raise
+
+    def presence(
+        self, key: str, value: bytes, replaces: Callable[[bytes], bool]
+    ) -> AbstractAsyncContextManager[Claim]:
+        claim = Claim(value, replaces, self._lease_s)
+        holder = _Holder(self._client, self._full(key), claim, self._lease_s)
+        return held(claim, holder.look, holder.leave)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _full(self, key: str) -> str:
+        return self._root + key
+
+    def _snapshot(self, reading: Reading) -> Snapshot:
+        entries = {
+            key.removeprefix(self._root): Entry(kv.value, kv.mod_revision)
+            for key, kv in reading.entries.items()
+        }
+        return Snapshot(reading.revision, entries, epoch=reading.cluster_id)
+
+
+class _Holder:
+    """One lease and the key bound to it."""
+
+    def __init__(self, client: EtcdClient, key: str, claim: Claim, lease_s: int) -> None:
+        self._client, self._key, self._claim, self._lease_s = client, key, claim, lease_s
+        self._lease = 0
+
+    async def look(self) -> None:
+        """Refreshes what we hold and writes it where it is missing; or waits for a stranger.
+
+        Raises Unavailable, and Conflict when somebody writes in the same moment.
+        """
+        if self._lease and not await self._client.refresh(self._lease):
+            self._lease = 0
+        kv = (await self._client.get([self._key])).entries.get(self._key)
+        if not self._claim.may_write(kv.value if kv else None, anyio.current_time()):
+            return
+        if not self._lease:
+            self._lease = await self._client.grant(self._lease_s)
+        if kv is None or (kv.value, kv.lease) != (self._claim.value, self._lease):
+            seen = kv.mod_revision if kv else 0
+            try:
+                await self._client.put(
+                    self._key, self._claim.value, lease=self._lease, expected=seen
+                )
+            except Mismatch as error:
+                raise Conflict(str(error)) from error
+
+    async def leave(self) -> None:
+        if self._lease:
+            await self._client.revoke(self._lease)

@@ -1,0 +1,79 @@
+"""Holding the `alive` key: what every store does alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import anyio
+
+from bai_nodeagent.model import Unavailable
+from bai_nodeagent.store.base import Conflict
+
+LEASE_S = 90  # a key whose holder is silent for so long is gone
+LOOKS_PER_LEASE = 3
+RECONNECT_EVERY_S = 3.0
+FAREWELL_S = 2.0  # for taking the key back at exit
+
+
+def reconnect_delay_s(chance: float | None = None) -> float:
+    """Half to all of RECONNECT_EVERY_S, for a chance of 0 to 1: a fleet must not come in step."""
+    return RECONNECT_EVERY_S * (1 + (random.random() if chance is None else chance)) / 2  # noqa: S311
+
+
+@dataclass
+class Claim:
+    """Ours on one key: `base.Presence`. Decides whether to write it; no I/O.
+
+    It is told what stands there, and remembers since when a stranger does.
+
+    replaces  says of somebody else's value that it is our predecessor's
+    lease_s   whoever is still there after that long is alive himself: a rival
+    """
+
+    value: bytes = field(repr=False)
+    replaces: Callable[[bytes], bool] = field(repr=False)
+    lease_s: float
+    rival: bytes | None = None
+    _stranger_since: float | None = None
+
+    def may_write(self, there: bytes | None, now: float) -> bool:
+        """`there`: the key's value, None for none; `now`: a monotonic clock, in seconds."""
+        if there is None or there == self.value or self.replaces(there):
+            self.rival = self._stranger_since = None
+            return True
+        if self._stranger_since is None:
+            self._stranger_since = now
+        self.rival = there if now - self._stranger_since >= self.lease_s else None
+        return False
+
+
+@asynccontextmanager
+async def held(
+    claim: Claim, look: Callable[[], Awaitable[None]], leave: Callable[[], Awaitable[None]]
+) -> AsyncIterator[Claim]:
+    """Looks after a key while entered, then leaves it.
+
+    `look` writes the key where it may and must; `leave` takes it back. Both may
+    raise Unavailable or Conflict: the next look comes soon then.
+    """
+
+    async def keep_looking() -> None:
+        while True:
+            pause_s = claim.lease_s / LOOKS_PER_LEASE
+            try:
+                await look()
+            except (Unavailable, Conflict):
+                pause_s = min(pause_s, reconnect_delay_s())
+            await anyio.sleep(pause_s)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(keep_looking)
+        try:
+            yield claim
+        finally:
+            group.cancel_scope.cancel()
+            with anyio.move_on_after(FAREWELL_S, shield=True), suppress(Unavailable):
+                await leave()
