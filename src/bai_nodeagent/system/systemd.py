@@ -1,0 +1,255 @@
+"""systemd: how a unit stands, jobs on it, word of its changes, and what it wrote.
+
+Interface: org.freedesktop.systemd1(5), on the system bus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from .. import blocking
+from ..model import Refused, Unavailable
+from . import dbus
+
+SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
+CALL_DEADLINE_S = 5.0
+
+_SERVICE = "org.freedesktop.systemd1"
+_PATH = "/org/freedesktop/systemd1"
+_MANAGER = "org.freedesktop.systemd1.Manager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """A unit at one moment, in the words of systemctl(1) and systemd.exec(5), $SERVICE_RESULT.
+
+    load_state       "loaded", "not-found", "masked", "bad-setting", "error"
+    active_state     "active", "activating", "deactivating", "inactive", "failed", "reloading"
+    sub_state        of a service: "running", "auto-restart", "dead", "exited", …
+    main_pid         0 without a main process
+    invocation_id    32 hex digits, others for each start; "" when systemd knows of none
+    result           why a service last ended: "success", "exit-code", "signal", "timeout",
+                     "start-limit-hit", "exec-condition", …; "" for other kinds of unit
+    exec_conditions  argument lists of ExecCondition=
+    n_restarts       automatic restarts since somebody last started it
+    """
+
+    name: str
+    load_state: str
+    active_state: str
+    sub_state: str
+    main_pid: int
+    invocation_id: str
+    result: str
+    exec_conditions: tuple[tuple[str, ...], ...]
+    n_restarts: int
+
+
+class Systemd:
+    """The systemd that answers on a bus.
+
+    Every method raises Unavailable when there is no bus, no systemd on it, or
+    no answer within the deadline, and Refused with the last word of systemd's
+    error name ("NoSuchUnit", "UnitMasked", "AccessDenied") and its own
+    sentence when it says no.
+
+    journalctl  the command that reads the journal of that systemd
+    """
+
+    def __init__(
+        self,
+        bus: Path = SYSTEM_BUS,
+        journalctl: Sequence[str] = ("journalctl",),
+        deadline_s: float = CALL_DEADLINE_S,
+    ) -> None:
+        self._bus = bus
+        self._journalctl = tuple(journalctl)
+        self._deadline_s = deadline_s
+
+    async def unit(self, name: str) -> UnitState:
+        """How a unit stands; one that doesn't exist has load_state "not-found"."""
+        with self._deadline(f"how does {name} stand"):
+            async with self._connect() as bus:
+                return _unit_state(name, await _properties(bus, name))
+
+    async def start(self, name: str) -> None:
+        """Starts a unit and waits until systemd calls the job done.
+
+        That is after the fork with Type=simple, after READY=1 with Type=notify.
+        There is no deadline once systemd has taken the job: a unit has its own
+        (TimeoutStartSec=), and a cancelled wait doesn't cancel the job.
+        Refused: "Job…" with the job's result ("JobFailed", "JobTimeout"), or
+        "GateClosed" when a condition of the unit kept it from starting, which
+        systemd counts as success.
+        """
+        _check_gate(name, await self._run_job("StartUnit", name))
+
+    async def stop(self, name: str) -> None:
+        """Stops a unit and waits until it is down: as `start`."""
+        await self._run_job("StopUnit", name)
+
+    async def restart(self, name: str) -> None:
+        """Stops a unit if it is up, then starts it: as `start`."""
+        _check_gate(name, await self._run_job("RestartUnit", name))
+
+    async def reset_failed(self, name: str) -> None:
+        """Forgets a unit's failure and its count towards the start limit."""
+        with self._deadline(f"reset {name}"):
+            async with self._connect() as bus:
+                await _load(bus, name)
+                await _ask_manager(bus, "ResetFailedUnit", "s", name)
+
+    async def changes(self, name: str) -> AsyncIterator[None]:
+        """Yields once when the watch is in place, then whenever the unit may have changed.
+
+        Bursts come as one. Raises Unavailable when the bus or systemd goes
+        away, which a re-execution of systemd is too.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            with self._deadline(f"watch {name}"):
+                bus = await stack.enter_async_context(self._connect())
+                await bus.listen(_PROPERTIES, "PropertiesChanged", path=await _load(bus, name))
+                await bus.listen(_MANAGER, "Reloading")
+                await _ask_manager(bus, "Subscribe")
+                await _keep_loaded(bus, name)
+            yield
+            while True:
+                if any(signal.member == "Reloading" for signal in await bus.signals()):
+                    with self._deadline(f"watch {name}"):
+                        await _keep_loaded(bus, name)
+                yield
+
+    async def last_lines(self, name: str, count: int) -> str:
+        """What the unit's last invocation wrote last, its conditions included; "" when unknown.
+
+        systemd forgets an invocation when it unloads a unit: one that is down,
+        not failed, not wanted by another unit and not watched by `changes`.
+        Raises Stuck while an earlier look has not come back.
+        """
+        invocation = (await self.unit(name)).invocation_id
+        if not invocation:
+            return ""
+        command = [
+            *self._journalctl,
+            "--quiet",
+            "--no-pager",
+            "--output=cat",
+            f"--lines={count}",
+            f"_SYSTEMD_INVOCATION_ID={invocation}",
+        ]
+        return await blocking.in_thread(
+            f"systemd: read the journal of {name}",
+            lambda: _read_journal(command, self._deadline_s),
+            deadline_s=2 * self._deadline_s,
+        )
+
+    async def _run_job(self, method: str, name: str) -> dict[str, Any]:
+        """The unit's properties after the job. Raises Refused when it did not end as "done"."""
+        async with contextlib.AsyncExitStack() as stack:
+            with self._deadline(f"{method} {name}"):
+                bus = await stack.enter_async_context(self._connect())
+                await bus.listen(_MANAGER, "JobRemoved")
+                await _ask_manager(bus, "Subscribe")
+                await _keep_loaded(bus, name)
+                (job,) = await _ask_manager(bus, method, "ss", name, "replace")
+            result = await _job_result(bus, job)
+            with self._deadline(f"how does {name} stand"):
+                properties = await _properties(bus, name)
+        if result != "done":
+            unit = _unit_state(name, properties)
+            raise Refused(
+                f"Job{result.capitalize()}",
+                f"systemd: {method} {name}: {result}; the unit is {unit.active_state}"
+                f" ({unit.sub_state}), its result {unit.result or 'none'}",
+            )
+        return properties
+
+    def _connect(self) -> contextlib.AbstractAsyncContextManager[dbus.Conversation]:
+        return dbus.connect(self._bus, _SERVICE, label="systemd")
+
+    @contextlib.contextmanager
+    def _deadline(self, question: str) -> Iterator[None]:
+        try:
+            with anyio.fail_after(self._deadline_s):
+                yield
+        except TimeoutError as error:
+            raise Unavailable(
+                f"systemd: no answer within {self._deadline_s:g} s to: {question}"
+            ) from error
+
+
+async def _ask_manager(
+    bus: dbus.Conversation, method: str, signature: str = "", *body: str
+) -> tuple[Any, ...]:
+    return await bus.call(_PATH, _MANAGER, method, signature, *body)
+
+
+async def _load(bus: dbus.Conversation, name: str) -> str:
+    """The unit's object path; systemd has read its files then, if there are any."""
+    (path,) = await _ask_manager(bus, "LoadUnit", "s", name)
+    return str(path)
+
+
+async def _keep_loaded(bus: dbus.Conversation, name: str) -> None:
+    """As long as the connection lives; else a unit that is down is forgotten, result and all."""
+    # One that is masked or not found has nothing that is worth keeping.
+    with contextlib.suppress(Refused):
+        await _ask_manager(bus, "RefUnit", "s", name)
+
+
+async def _job_result(bus: dbus.Conversation, job: str) -> str:
+    while True:
+        for signal in await bus.signals():
+            _id, path, _unit, result = signal.body
+            if path == job:
+                return str(result)
+
+
+async def _properties(bus: dbus.Conversation, name: str) -> dict[str, Any]:
+    """Every property of a unit by its name, all read in one moment."""
+    # An empty interface name stands for all of them.
+    (properties,) = await bus.call(await _load(bus, name), _PROPERTIES, "GetAll", "s", "")
+    return {key: value for key, (_signature, value) in properties.items()}
+
+
+def _unit_state(name: str, properties: dict[str, Any]) -> UnitState:
+    return UnitState(
+        name=name,
+        load_state=properties["LoadState"],
+        active_state=properties["ActiveState"],
+        sub_state=properties["SubState"],
+        main_pid=properties.get("MainPID", 0),
+        invocation_id=bytes(properties["InvocationID"]).hex(),
+        result=properties.get("Result", ""),
+        exec_conditions=tuple(
+            tuple(arguments) for _path, arguments, *_ in properties.get("ExecCondition", ())
+        ),
+        n_restarts=properties.get("NRestarts", 0),
+    )
+
+
+def _check_gate(name: str, properties: dict[str, Any]) -> None:
+    if properties.get("Result") == "exec-condition" or not properties["ConditionResult"]:
+        raise Refused("GateClosed", f"systemd: a condition of {name} keeps it from starting")
+
+
+def _read_journal(command: Sequence[str], deadline_s: float) -> str:
+    """What journalctl prints. Raises Unavailable; may hang on a broken disk."""
+    try:
+        journal = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=deadline_s
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"systemd: the journal can't be read: {error}") from error
+    if journal.returncode != 0:
+        why = journal.stderr.decode(errors="replace").strip()
+        raise Unavailable(f"systemd: the journal can't be read: {why}")
+    return journal.stdout.decode(errors="replace").rstrip("\n")
