@@ -1,0 +1,175 @@
+"""agent.toml as text: how it differs from what is desired, and the text that does not (pure).
+
+What is *managed* are single places (`values`); everything else in the file
+belongs to others and stays, byte by byte where possible. The invariants of
+`edit`, each checked on its outcome before anybody may write it:
+
+- tomllib reads it, and no managed place differs any more;
+- what is not managed means the same as before.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..model import UNSET, KeyPath, Refused
+from . import splice
+from .mask import diff, holds_secret
+from .merge import merged, respelled
+from .places import (
+    DEFAULT_PORTS,
+    Values,
+    addresses,
+    as_address,
+    is_met,
+    is_of_an_address,
+    is_same,
+    joined,
+    lookup,
+    owned,
+    rest,
+)
+
+__all__ = [
+    "Drift",
+    "Values",
+    "desired_in",
+    "diff",
+    "difference",
+    "edit",
+    "holds_secret",
+    "is_same",
+    "is_usable",
+    "managed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One managed place that is not as desired; UNSET stands for "not there"."""
+
+    path: KeyPath
+    found: Any = field(repr=False)
+    desired: Any = field(repr=False)
+
+    def __str__(self) -> str:
+        return ".".join(self.path)
+
+
+def is_usable(raw: bytes) -> bool:
+    """Whether a file's content is TOML with anything in it at all, be it a comment."""
+    try:
+        text = raw.decode("utf-8")
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(text.strip())
+
+
+def managed(text: str, values: Values) -> dict[KeyPath, Any]:
+    """The managed places as they stand in the text, addresses in one form; absent ones lack."""
+    document = tomllib.loads(text)
+    found = {path: lookup(document, path) for path in sorted(values)}
+    return {path: value for path, value in found.items() if value is not UNSET}
+
+
+def desired_in(text: str, values: Values, optional: Collection[KeyPath] = ()) -> dict[KeyPath, Any]:
+    """What `managed` will say once the text is in line."""
+    return {path: v for path, v in _asked(text, values, optional).items() if v is not UNSET}
+
+
+def difference(text: str, values: Values, optional: Collection[KeyPath] = ()) -> tuple[Drift, ...]:
+    """The managed places that differ, type and all: 1 is neither True nor 1.0. Sorted by place.
+
+    `optional` places differ only where the file has their top-level table.
+    """
+    document = tomllib.loads(text)
+    pairs = [(p, lookup(document, p), v) for p, v in _asked(text, values, optional).items()]
+    return tuple(Drift(*pair) for pair in pairs if not is_met(*pair[1:]))
+
+
+def edit(
+    text: str,
+    values: Values,
+    optional: Collection[KeyPath] = (),
+    reference: str | None = None,
+) -> str:
+    """The text with every managed place as desired, and nothing else changed.
+
+    `reference` is the last text that was in line. Where only managed keys
+    have changed since, the outcome is the reference byte by byte.
+
+    Raises Refused("EditFailed"). Both texts must be valid TOML.
+    """
+    drifts = difference(text, values, optional)
+    if not drifts:
+        return text
+    starts = [text] if reference is None else [merged(text, reference, owned(values)), text]
+    for start in starts:
+        try:
+            out = _repaired(start, values, optional, reference)
+            if _is_right(out, text, values, optional):
+                return out
+        except (ValueError, RecursionError):
+            continue
+    raise Refused(
+        "EditFailed",
+        f"the file's layout does not let {', '.join(map(str, drifts))} be changed without "
+        "touching other keys, so nothing was written; give these keys a [table] of their own",
+    )
+
+
+def _asked(text: str, values: Values, optional: Collection[KeyPath]) -> dict[KeyPath, Any]:
+    tables = tomllib.loads(text).keys()
+    return {p: values[p] for p in sorted(values) if p not in optional or p[0] in tables}
+
+
+def _repaired(
+    text: str, values: Values, optional: Collection[KeyPath], reference: str | None
+) -> str:
+    drifts = difference(text, values, optional)
+    for drift in drifts:
+        text = _set(text, drift.path, values)
+    if reference is not None:
+        for drift in drifts:
+            text = respelled(text, reference, drift.path)
+    return text
+
+
+def _set(text: str, path: KeyPath, values: Values) -> str:
+    value = values[path]
+    if is_of_an_address(path):
+        place = path[:-1]
+        standing = lookup(tomllib.loads(text), place)
+        if address := as_address(standing):
+            whole = _present({**address, path[-1]: value})
+            return splice.put(text, place, _in_form_of(standing, whole))
+        if path[-1] == "host" and place in DEFAULT_PORTS and not isinstance(standing, dict):
+            port = values.get((*place, "port"), DEFAULT_PORTS[place])
+            return splice.put(text, place, _present({"host": value, "port": port}))
+    return splice.remove(text, path) if value is UNSET else splice.put(text, path, value)
+
+
+def _present(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if value is not UNSET}
+
+
+def _in_form_of(standing: object, address: dict[str, Any]) -> object:
+    """An address in the form that stands there, or as a table where that form can't say it."""
+    if isinstance(standing, str):
+        return joined(address) or address
+    whole = list(address.values())
+    return whole if is_same(as_address(whole), address) else address
+
+
+def _is_right(out: str, text: str, values: Values, optional: Collection[KeyPath]) -> bool:
+    before, after = tomllib.loads(text), tomllib.loads(out)
+    # An address that was missing as a whole comes with its port.
+    found = {path: lookup(before, path) for path in addresses(values)}
+    fresh = {p for p, v in found.items() if not isinstance(v, dict) and not as_address(v)}
+    places = owned(values) | fresh
+    is_untouched = is_same(rest(before, places), rest(after, places))
+    return is_untouched and not difference(out, values, optional)

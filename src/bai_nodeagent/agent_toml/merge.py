@@ -1,0 +1,174 @@
+"""Drift undone by means of the last good text, so that bytes come back and not just values (pure).
+
+A three-way merge by statements: what people did to lines of their own is
+kept as they did it; lines of managed keys are taken from the reference,
+where it has them and as it spells them. Both texts must be valid TOML.
+Neither function promises a right outcome: the one who calls checks it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from ..model import UNSET, KeyPath
+from .places import addresses, is_same, rest
+from .text import Place, Statement, nodes, scan
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    is_owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A header with what stands below it; the first section of a text has none."""
+
+    header: str
+    body: tuple[_Line, ...]
+
+    @property
+    def is_owned(self) -> bool:
+        return any(line.is_owned for line in self.body) and all(
+            line.is_owned or not line.text.strip() for line in self.body
+        )
+
+
+def merged(text: str, reference: str, places: Collection[KeyPath]) -> str:
+    """`text` with the lines of managed keys as the reference has them."""
+    is_owned = _owner(text, reference, places)
+    theirs, ours = _sections(text, is_owned), _sections(reference, is_owned)
+    document = tomllib.loads(text)
+    lines: list[str] = []
+    for place in _order(list(theirs), list(ours)):
+        mine, other = ours.get(place), theirs.get(place)
+        if other and mine:
+            lines += [other.header, *_body(mine.body, other.body)]
+        elif other:
+            lines += [other.header, *(line.text for line in other.body if not line.is_owned)]
+        elif mine and mine.is_owned and _plain(document, place) is UNSET:
+            lines += [mine.header, *(line.text for line in mine.body)]
+    return _joined(lines)
+
+
+def respelled(text: str, reference: str, path: KeyPath) -> str:
+    """`text` with the value at `path` in the reference's spelling, if that means the same there.
+
+    Of an inline table around it the whole is taken, where it is equal as a whole.
+    """
+    here, there = nodes(text), nodes(reference)
+    after, before = tomllib.loads(text), tomllib.loads(reference)
+    for depth in range(1, len(path) + 1):
+        place = path[:depth]
+        node, model = here.get(place), there.get(place)
+        if not node or not model or not is_same(_plain(after, place), _plain(before, place)):
+            continue
+        comments = (start for s in scan(text) for start, _ in s.comments)
+        if not any(node.value < start < node.end for start in comments):
+            return text[: node.value] + reference[model.value : model.end] + text[node.end :]
+    return text
+
+
+def _owner(text: str, reference: str, places: Collection[KeyPath]) -> Callable[[Statement], bool]:
+    """Says of a statement of either text whether it belongs to managed keys alone."""
+    after, before = _pairs(text), _pairs(reference)
+    now, then = tomllib.loads(text), tomllib.loads(reference)
+    whole = addresses(places)
+
+    def is_owned(place: Place) -> bool:
+        if after.get(place, set()) - before.get(place, set()):
+            return False  # a comment that only the edited text has
+        if any(place[: len(path)] == path for path in places):
+            return True
+        if not any(path[: len(place)] == place for path in places):
+            return False
+        found, earlier = _left(now, place, places), _left(then, place, places)
+        if found is None:
+            # An address is nothing without its port: both came and went together.
+            return place in whole or not earlier
+        return is_same(found, earlier or {})
+
+    verdicts = {place: is_owned(place) for place in after.keys() | before.keys()}
+    return lambda statement: statement.node is not None and verdicts[statement.node.place]
+
+
+def _pairs(text: str) -> dict[Place, set[str]]:
+    """The comments that stand on the lines of each pair, by its place."""
+    return {
+        s.node.place: {text[start:end] for start, end in s.comments} for s in scan(text) if s.node
+    }
+
+
+def _left(document: dict[str, Any], place: Place, places: Collection[KeyPath]) -> Any:
+    """What stands at a place without what is managed there; None if nothing stands there."""
+    value = _plain(document, place)
+    if value is UNSET:
+        return None
+    below = {path[len(place) :] for path in places if path[: len(place)] == place}
+    return rest({"": value}, {("", *path) for path in below}).get("", {})
+
+
+def _plain(document: dict[str, Any], place: Place) -> Any:
+    here: Any = document
+    for name in place:
+        if not isinstance(here, dict) or name not in here:
+            return UNSET
+        here = here[name]
+    return here
+
+
+def _sections(text: str, is_owned: Callable[[Statement], bool]) -> dict[Place, _Section]:
+    headers: dict[Place, str] = {}
+    bodies: dict[Place, list[_Line]] = {}
+    for s in scan(text):
+        line = text[s.start : s.end]
+        body = bodies.setdefault(s.section, [])
+        if s.is_header:
+            headers[s.section] = line
+        else:
+            body.append(_Line(line, is_owned(s)))
+    return {place: _Section(headers.get(place, ""), tuple(bodies[place])) for place in bodies}
+
+
+def _order(theirs: list[Place], ours: list[Place]) -> list[Place]:
+    """Their order; a section that only we have comes behind the one that it followed."""
+    order = list(theirs)
+    for i, place in enumerate(ours):
+        if place not in order:
+            order.insert(order.index(ours[i - 1]) + 1 if i else 0, place)
+    return order
+
+
+def _body(ours: tuple[_Line, ...], theirs: tuple[_Line, ...]) -> list[str]:
+    """Their lines, but the owned ones from ours, where they stand among the others there."""
+    base: list[str] = []
+    ahead: list[list[str]] = [[]]  # our owned lines that stand ahead of each line of base
+    for line in ours:
+        if line.is_owned:
+            ahead[-1].append(line.text)
+        else:
+            base.append(line.text)
+            ahead.append([])
+    others = [line.text for line in theirs if not line.is_owned]
+    lines: list[str] = []
+    matcher = difflib.SequenceMatcher(None, base, others, autojunk=False)
+    for tag, first, last, start, end in matcher.get_opcodes():
+        for i in range(first, last):
+            lines += ahead[i]
+            lines += base[i : i + 1] if tag == "equal" else []
+        lines += others[start:end] if tag != "equal" else []
+    return lines + ahead[-1]
+
+
+def _joined(lines: list[str]) -> str:
+    """The lines as one text; one without an end gets one unless it is the last."""
+    newline = "\r\n" if any(line.endswith("\r\n") for line in lines) else "\n"
+    lines = [line for line in lines if line]
+    return "".join(
+        line if line.endswith("\n") else line + newline for line in lines[:-1]
+    ) + "".join(lines[-1:])
