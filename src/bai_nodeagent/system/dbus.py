@@ -60,8 +60,9 @@ class Signal:
 async def connect(socket: Path, service: str, label: str) -> AsyncIterator[Conversation]:
     """Opens a conversation with the service of that name on the bus at `socket`.
 
-    `label` is what people call the service; errors begin with it. Raises Unavailable, also later and out of the body, when there is no bus
-    or it closes the connection. Has no deadline of its own.
+    `label` is what people call the service; errors begin with it. Raises
+    Unavailable, also later and out of the body, when there is no bus or it
+    closes the connection. Has no deadline of its own.
     """
     try:
         async with await anyio.connect_unix(socket) as stream:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class UnitState:
                      "start-limit-hit", "exec-condition", …; "" for other kinds of unit
     exec_conditions  argument lists of ExecCondition=
     n_restarts       automatic restarts since somebody last started it
+    exec_start       argument lists of ExecStart=
     """
 
     name: str
@@ -51,6 +52,7 @@ class UnitState:
     result: str
     exec_conditions: tuple[tuple[str, ...], ...]
     n_restarts: int
+    exec_start: tuple[tuple[str, ...], ...] = ()
 
 
 class Systemd:
@@ -229,11 +231,14 @@ def _unit_state(name: str, properties: dict[str, Any]) -> UnitState:
         main_pid=properties.get("MainPID", 0),
         invocation_id=bytes(properties["InvocationID"]).hex(),
         result=properties.get("Result", ""),
-        exec_conditions=tuple(
-            tuple(arguments) for _path, arguments, *_ in properties.get("ExecCondition", ())
-        ),
+        exec_conditions=_commands(properties.get("ExecCondition", ())),
         n_restarts=properties.get("NRestarts", 0),
+        exec_start=_commands(properties.get("ExecStart", ())),
     )
+
+
+def _commands(lines: Iterable[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(arguments) for _path, arguments, *_times in lines)
 
 
 def _check_gate(name: str, properties: dict[str, Any]) -> None:
