@@ -1,0 +1,77 @@
+"""Walking through a document, and spelling a place in it for people."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeGuard
+
+from .secrecy import Place
+
+UNSET_KEY = "unset"
+SECRET_KEY = "secret"  # noqa: S105 - the key's name
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_SHOWN = 80
+
+
+def walk(value: object, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value with its place, each container before what it holds."""
+    yield place, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from walk(item, (*place, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from walk(item, (*place, index))
+
+
+def spelled(place: Place) -> str:
+    """As the mistakes show it: agent-config.values."a b".addr[0]"""
+    text = ""
+    for part in place:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + _key(part)
+    return text
+
+
+def _key(key: str) -> str:
+    if len(key) > _LONGEST_SHOWN:
+        key = key[:_LONGEST_SHOWN] + "…"
+    # ASCII where it is quoted: control characters and halves of surrogate pairs must not get out.
+    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=not key.isprintable())
+
+
+def named(place: Place, document: Mapping[str, Any], sections: Collection[str]) -> Place:
+    """The same place with an item's name instead of its position: ("mount", "vfroot", "source")."""
+    match place:
+        case (str(section), int(index), *rest) if section in sections:
+            item = document[section][index]
+            name = item.get("name") if isinstance(item, Mapping) else None
+            return (section, name if isinstance(name, str) else index, *rest)
+        case _:
+            return place
+
+
+def is_marker(value: object) -> bool:
+    """{unset = true} or {secret = NAME}: a table that stands for one value, never merged."""
+    return isinstance(value, Mapping) and (UNSET_KEY in value or SECRET_KEY in value)
+
+
+def is_unset(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and UNSET_KEY in value
+
+
+def is_secret(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and SECRET_KEY in value
+
+
+def secret_names(value: object) -> frozenset[str]:
+    """The names in every `{secret = NAME}`, wherever it stands; of any shape, checked or not."""
+    return frozenset(
+        item[SECRET_KEY]
+        for place, item in walk(value)
+        if place[:1] != ("meta",) and is_secret(item) and isinstance(item[SECRET_KEY], str)
+    )
