@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ class Systemd:
                 await _load(bus, name)
                 await _ask_manager(bus, "ResetFailedUnit", "s", name)
 
-    async def changes(self, name: str) -> AsyncIterator[None]:
+    async def changes(self, name: str) -> AsyncGenerator[None]:
         """Yields once when the watch is in place, then whenever the unit may have changed.
 
         Bursts come as one. Raises Unavailable when the bus or systemd goes
