@@ -17,9 +17,11 @@ from pathlib import Path
 import structlog
 
 from .status import Applied
+from .store.base import Entry, Snapshot
 from .system import files
 
 FORMAT = 1
+NAME = "journal.json"
 
 log = structlog.get_logger()
 
@@ -59,9 +61,24 @@ def load(path: Path, node_id: str) -> Journal:
         return Journal(node_id)
 
 
+def peek(path: Path, node_id: str) -> Journal | None:
+    """The journal for those who touch nothing; None when there is none that can be read."""
+    raw = files.read_if_there(path)
+    try:
+        return None if raw is None else _decode(raw, node_id)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def save(path: Path, journal: Journal) -> None:
     """Writes the journal whole. Raises OSError."""
     files.replace(path, _encode(journal), mode=0o600)
+
+
+def snapshot(journal: Journal) -> Snapshot:
+    """The valid set as the store gave it."""
+    entries = {k: Entry(raw, journal.revisions.get(k, 0)) for k, raw in journal.raw.items()}
+    return Snapshot(journal.revision, entries, journal.epoch)
 
 
 def _encode(journal: Journal) -> bytes:

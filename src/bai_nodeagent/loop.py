@@ -95,7 +95,7 @@ class Loop:
         the rollout's spread.
         """
         wanted = [r for kind in self._kinds for r in build(kind, spec, self._host)]
-        if is_new and (self._spec is None or self._differs(wanted)):
+        if is_new if self._spec is None else self._differs(wanted):
             share_s = schedule.spread_share_s(spec.node_id, spec.digest, spec.spread_s)
             self._disruptive_from_s = time.monotonic() + max(schedule.SETTLE_S, share_s)
         self._spec, self._hold = spec, hold

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .system.etcd_access import parse_endpoints
+
 DEFAULT_FILE = Path("/etc/bai-nodeagent/config.toml")
 ENVIRONMENT_PREFIX = "BAI_NODEAGENT_"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
@@ -126,10 +128,10 @@ def _store_url(value: Any) -> str:
     if text.startswith("file:") and text[5:].startswith("/") and ".." not in Path(text[5:]).parts:
         return text
     if text.startswith("etcd://"):
-        for endpoint in text.removeprefix("etcd://").split(","):
-            host, port = _address(endpoint)
-            if port == 0 or "@" in host or "/" in host:
-                raise _Wrong(f"found {text!r}; {endpoint} is not HOST:PORT")
+        try:
+            parse_endpoints(text)
+        except ValueError as error:
+            raise _Wrong(str(error)) from error
         return text
     raise _Wrong(f"found {text!r}; allowed are etcd://HOST:PORT,… and file:/ABSOLUTE/FOLDER")
 

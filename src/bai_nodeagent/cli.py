@@ -1,0 +1,212 @@
+"""Arguments, exit codes, printing.
+
+0 done, 1 a bug (and "no" of may-start), 2 usage or an invalid document or
+configuration, 3 not in line, 4 something could not be reached in time, 5
+somebody else is at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from . import __version__, logs, settings
+from .commands import Answer
+from .desired import duration_s
+from .redact import Redactor
+from .settings import InvalidSettings, Settings
+from .site import AlreadyRunning, CannotStart, Site, open_site, store_of
+from .status import to_dict
+from .store.base import Store
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `bai-nodeagent`."""
+    arguments = _parser().parse_args(argv)
+    try:
+        answer = arguments.does(arguments)
+    except InvalidSettings as error:
+        answer = _failed(2, *error.mistakes)
+    except CannotStart as error:
+        answer = _failed(2, str(error))
+    except AlreadyRunning as error:
+        answer = _failed(5, str(error))
+    _print(answer, as_json=arguments.json)
+    sys.exit(answer.code)
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    for note in answer.notes:
+        print(f"bai-nodeagent: {note}", file=sys.stderr)
+    if as_json and answer.value is not None:
+        print(json.dumps(answer.value, ensure_ascii=False, default=str))
+    elif not as_json:
+        for line in answer.lines:
+            print(line)
+
+
+def _failed(code: int, *lines: str) -> Answer:
+    return Answer(code, value={"error": "; ".join(lines)}, notes=lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"own configuration (default: {settings.DEFAULT_FILE}, if it is there)",
+    )
+    common.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON value on stdout"
+    )
+    parser = argparse.ArgumentParser(
+        prog="bai-nodeagent",
+        description="Keeps a Backend.AI node in line with a desired state.",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"bai-nodeagent {__version__}")
+    parser.set_defaults(config=None, json=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does: Callable[[argparse.Namespace], Answer], text: str) -> Any:
+        added = commands.add_parser(name, parents=[common], help=text, description=text)
+        added.set_defaults(does=does)
+        return added
+
+    command("run", _run, "the daemon")
+    command("plan", _plan, "what would change; touches nothing")
+    command("apply", _apply, "converge once and stop")
+    added = command("validate", _validate, "check documents; - is stdin")
+    added.add_argument("files", nargs="+", metavar="FILE")
+    added = command("put", _put, "check a document and write it to the store")
+    added.add_argument("layer", metavar="LAYER", help="cluster, group/NAME or node/NAME")
+    added.add_argument("file", metavar="FILE", help="- is stdin")
+    added = command("status", _status, "conditions of this or another node")
+    added.add_argument("node", nargs="?", metavar="NODE")
+    command("nodes", _nodes, "the fleet, worst first")
+    added = command("pause", _pause, "from now on observe and report only")
+    added.add_argument("--for", dest="for_s", type=_duration, metavar="2h")
+    command("resume", _resume, "end a pause")
+    command("rebind", _rebind, "choose agent-ip anew")
+    command("may-start", _may_start, "for ExecCondition=: may the agent start now")
+    command("schema", _schema, "JSON Schema of the document")
+    return parser
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration like 90s, 5m or 2h") from error
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    loaded = settings.load(arguments.config, os.environ)
+    logs.configure(loaded.log_level, loaded.log_format, Redactor())
+    return loaded
+
+
+def _site(arguments: argparse.Namespace, *, writes: bool) -> Site:
+    site = open_site(_settings(arguments), writes=writes)
+    logs.configure(site.settings.log_level, site.settings.log_format, site.redactor)
+    return site
+
+
+def _asking(store: Store, work: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def ask() -> Answer:
+        try:
+            return await work()
+        finally:
+            await store.close()
+
+    return anyio.run(ask)
+
+
+def _run(arguments: argparse.Namespace) -> Answer:
+    from . import daemon
+
+    anyio.run(daemon.run, _site(arguments, writes=True))
+    return Answer(0)
+
+
+def _apply(arguments: argparse.Namespace) -> Answer:
+    from . import daemon
+    from .commands import fleet
+
+    newest = anyio.run(daemon.apply, _site(arguments, writes=True))
+    return fleet.shown(fleet.Report(newest.node, to_dict(newest), is_alive=True))
+
+
+def _plan(arguments: argparse.Namespace) -> Answer:
+    from .commands import look
+
+    site = _site(arguments, writes=False)
+    return _asking(site.store, lambda: look.plan(site))
+
+
+def _validate(arguments: argparse.Namespace) -> Answer:
+    from .commands import documents
+
+    return documents.validate(arguments.files)
+
+
+def _schema(_arguments: argparse.Namespace) -> Answer:
+    from .commands import documents
+
+    return documents.schema()
+
+
+def _put(arguments: argparse.Namespace) -> Answer:
+    from .commands import documents
+
+    store = store_of(_settings(arguments), writes=True)
+    return _asking(store, lambda: documents.put(store, arguments.layer, arguments.file))
+
+
+def _status(arguments: argparse.Namespace) -> Answer:
+    from .commands import fleet
+
+    site = _site(arguments, writes=False)
+    me = site.place.identity.node_id
+    node = arguments.node or me
+    return _asking(site.store, lambda: fleet.status(site.settings, site.store, me, node))
+
+
+def _nodes(arguments: argparse.Namespace) -> Answer:
+    from .commands import fleet
+
+    store = store_of(_settings(arguments), writes=False)
+    return _asking(store, lambda: fleet.nodes(store))
+
+
+def _pause(arguments: argparse.Namespace) -> Answer:
+    from .commands import local
+
+    return local.pause(_settings(arguments), arguments.for_s)
+
+
+def _resume(arguments: argparse.Namespace) -> Answer:
+    from .commands import local
+
+    return local.resume(_settings(arguments))
+
+
+def _rebind(arguments: argparse.Namespace) -> Answer:
+    from .commands import local
+
+    return local.rebind(_settings(arguments))
+
+
+def _may_start(arguments: argparse.Namespace) -> Answer:
+    from .commands import gate
+
+    return gate.may_start(_site(arguments, writes=False), os.environ)

@@ -1,0 +1,177 @@
+"""`validate`, `put` and `schema`: documents before they are desired."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from .. import __version__, desired
+from ..desired import Document
+from ..desired.documents import Unreadable, parse
+from ..desired.places import spelled, walk
+from ..model import Unavailable
+from ..resources import KINDS
+from ..settings import NAME, NODE_ID
+from ..store.base import Conflict, Entry, Store
+from . import STORE_DEADLINE_S, Answer
+
+
+def validate(files: list[str]) -> Answer:
+    """Each document alone, all mistakes at once. 0, 2."""
+    mistakes: list[str] = []
+    for file in files:
+        layer = "stdin" if file == "-" else file
+        try:
+            mistakes += map(str, desired.check_alone(layer, _read(file), KINDS, __version__))
+        except Unreadable as error:
+            mistakes.append(str(error))
+    value = {"valid": not mistakes, "mistakes": mistakes}
+    lines = [] if mistakes else [f"{file}: valid" for file in files]
+    return Answer(2 if mistakes else 0, lines, value, mistakes)
+
+
+def schema() -> Answer:
+    """JSON Schema of the document."""
+    document = desired.json_schema(KINDS)
+    return Answer(0, [json.dumps(document, indent=2)], document)
+
+
+async def put(store: Store, layer: str, file: str) -> Answer:
+    """Checks a document alone and with what stands in the store, then writes it.
+
+    0 written or equal, 2 mistakes, 4 store out of reach, 5 somebody else wrote
+    in between.
+    """
+    if not _is_layer(layer):
+        text = f"{layer}: no layer; allowed are cluster, group/NAME and node/NAME"
+        return Answer(2, value={"error": text}, notes=[text])
+    try:
+        raw = _read(file)
+    except Unreadable as error:
+        return Answer(2, value={"error": str(error)}, notes=[str(error)])
+    alone = desired.check_alone(layer, raw, KINDS, __version__)
+    if alone:
+        return _mistaken(map(str, alone))
+    try:
+        with anyio.fail_after(STORE_DEADLINE_S):
+            return await _put(store, layer, raw)
+    except (Unavailable, TimeoutError) as error:
+        text = (
+            str(error) or f"{store.where} does not answer; it is not known whether it was written"
+        )
+        return Answer(4, value={"error": text}, notes=[text])
+    except Conflict as error:
+        text = f"{layer}: changed by somebody else in between, nothing was written: {error}"
+        return Answer(5, value={"error": text}, notes=[text])
+
+
+async def _put(store: Store, layer: str, raw: bytes) -> Answer:
+    key = f"desired/{layer}"
+    there = (await store.list("desired/")).entries
+    before = there.get(key)
+    nodes = (await store.list("node/")).entries
+    entries = {**there, key: Entry(raw, 0)}
+    told: list[str] = []
+    for node_id, keys in _nodes_with(key, entries, nodes).items():
+        told += [f"for node {node_id}: {mistake}" for mistake in _merged(keys, entries)]
+    if told:
+        return _mistaken(told)
+    if before is not None and before.raw == raw:
+        value = {"layer": layer, "revision": before.revision, "written": False}
+        return Answer(0, [f"{layer}: unchanged, revision {before.revision}"], value)
+    changes = list(difference(before.raw if before else b"", raw, layer))
+    revision = await store.put(key, raw, before.revision if before else 0)
+    value = {"layer": layer, "revision": revision, "written": True, "diff": changes}
+    return Answer(0, [*changes, f"{layer}: written, revision {revision}"], value)
+
+
+def difference(before: bytes, after: bytes, layer: str) -> Iterable[str]:
+    """What a document says anew, leaf by leaf, every secret masked; as a unified diff."""
+    lines = difflib.unified_diff(
+        _leaves(before), _leaves(after), f"{layer} (in the store)", f"{layer} (new)", "", "", 1, ""
+    )
+    found = list(lines)
+    if not found and before != after:
+        return [f"{layer}: only comments, order, format or a masked secret differ"]
+    return found
+
+
+def _leaves(raw: bytes) -> list[str]:
+    try:
+        table = desired.mask(parse(raw))
+    except Unreadable:
+        return []  # what stands there is broken: everything is new
+    return [
+        f"{spelled(place)} = {json.dumps(value, ensure_ascii=False, default=str)}"
+        for place, value in walk(table)
+        if not isinstance(value, Mapping) and not any(isinstance(part, int) for part in place)
+    ]
+
+
+def _nodes_with(
+    key: str, entries: Mapping[str, Entry], nodes: Mapping[str, Entry]
+) -> dict[str, tuple[str, ...]]:
+    """Known nodes that a layer concerns, each with the keys of its layers.
+
+    A node is known by its own document or by its status, which also tells the
+    groups of its own configuration.
+    """
+    raw = {name: entry.raw for name, entry in entries.items()}
+    known = {k.removeprefix("desired/node/") for k in entries if k.startswith("desired/node/")}
+    known |= {k.split("/")[1] for k in nodes if k.endswith("/status")}
+    layers = {}
+    for node_id in sorted(known):
+        status = nodes.get(f"node/{node_id}/status")
+        keys = desired.layer_keys(node_id, _groups_told(status), raw)
+        if key in keys:
+            layers[node_id] = keys
+    return layers
+
+
+def _groups_told(status: Entry | None) -> list[str]:
+    try:
+        documents = json.loads(status.raw)["desired"]["documents"] if status else {}
+        keys = [key for key in documents if key.startswith("desired/group/")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []  # a status that can't be read tells no groups
+    return [key.removeprefix("desired/group/") for key in keys]
+
+
+def _merged(keys: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
+    documents = [
+        Document(key.removeprefix("desired/"), key, entries[key].revision, entries[key].raw)
+        for key in keys
+        if key in entries
+    ]
+    missing = [key for key in keys if key not in entries and not key.startswith("desired/node/")]
+    newest = desired.evaluate(documents, missing, KINDS, __version__)
+    # A layer that is not there yet is no mistake of the one that is put now.
+    return [str(mistake) for mistake in newest.mistakes]
+
+
+def _is_layer(layer: str) -> bool:
+    kind, _, name = layer.partition("/")
+    if kind == "cluster":
+        return layer == "cluster"
+    return (kind == "group" and bool(NAME.match(name))) or (
+        kind == "node" and bool(NODE_ID.match(name))
+    )
+
+
+def _mistaken(mistakes: Iterable[str]) -> Answer:
+    told = list(mistakes)
+    value: dict[str, Any] = {"mistakes": told, "written": False}
+    return Answer(2, value=value, notes=[*told, "nothing was written"])
+
+
+def _read(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise Unreadable(f"{file}: {error.strerror}") from error

@@ -1,0 +1,40 @@
+"""`pause`, `resume`, `rebind`: orders of root on this node, with or without a daemon or store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import orders
+from ..settings import Settings
+from . import Answer
+
+
+def pause(settings: Settings, for_s: float | None) -> Answer:
+    until_s = None if for_s is None else time.time() + for_s
+    end = "" if until_s is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(until_s))
+    said = f"paused{end}: observed and reported, not changed"
+    return _ordered(settings, lambda state: orders.pause(state, until_s), said)
+
+
+def resume(settings: Settings) -> Answer:
+    return _ordered(settings, orders.resume, "resumed, unless a document says paused as well")
+
+
+def rebind(settings: Settings) -> Answer:
+    return _ordered(settings, orders.rebind, "agent-ip is chosen anew")
+
+
+def _ordered(settings: Settings, give: Callable[[Path], None], said: str) -> Answer:
+    if os.geteuid() != 0 and not os.access(settings.state, os.W_OK):
+        text = f"{settings.state}: not yours to write; this is an order of root"
+        return Answer(2, value={"error": text}, notes=[text])
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        give(settings.state)
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}"
+        return Answer(2, value={"error": text}, notes=[text])
+    return Answer(0, [said], {"done": said})

@@ -1,0 +1,125 @@
+"""`plan`: what would change on this node, without touching it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+from .. import journal
+from ..follow import evaluate, find_address, read_all, resolve, secrets_of
+from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Status, Unavailable
+from ..reconcile import build, look
+from ..resources import KINDS
+from ..site import Site
+from ..store.base import Snapshot
+from . import STORE_DEADLINE_S, Answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One resource as it stands, and what would be done about it."""
+
+    resource: AnyResource
+    found: Plan[Action] | Outcome
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.found.actions if isinstance(self.found, Plan) else ()
+
+    @property
+    def is_in_line(self) -> bool:
+        return not self.actions and self.found.verdict.status is Status.TRUE
+
+
+async def plan(site: Site) -> Answer:
+    """0 in line, 3 not, 2 invalid documents, 4 nothing to go by."""
+    snapshot, notes = await _documents(site)
+    if snapshot is None:
+        return Answer(4, value={"error": notes[-1]}, notes=notes)
+    newest = evaluate(site.place, snapshot, KINDS)
+    if newest.is_paused:
+        notes.append("paused by the desired state: nothing of this would be done now")
+    if newest.mistakes or newest.too_old:
+        return _invalid([*map(str, newest.mistakes), *filter(None, [newest.too_old])], notes)
+    if newest.missing:
+        text = f"{', '.join(newest.missing)}: not in the store"
+        return Answer(4, value={"error": text}, notes=[*notes, text])
+    try:
+        found = await find_address(newest.merged or {}, site.place)
+        spec = resolve(site.place, newest, snapshot, found, KINDS)
+    except InvalidSpec as error:
+        return _invalid([str(mistake) for mistake in error.mistakes], notes)
+    except Unavailable as error:
+        return Answer(4, value={"error": str(error)}, notes=[*notes, str(error)])
+    site.redactor.learn(secrets_of(spec))
+    seen = await see(site, spec)
+    code = 0 if all(each.is_in_line for each in seen) else 3
+    return Answer(code, _lines(seen), _value(seen, spec), notes)
+
+
+async def see(site: Site, spec: NodeSpec) -> list[_Seen]:
+    """Every resource of a desired state, as it stands now."""
+    resources = [r for kind in KINDS for r in build(kind, spec, site.host)]
+    return [_Seen(resource, await look(resource)) for resource in resources]
+
+
+async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
+    """What the store says, else the journal, and what people should know of it."""
+    node_id = site.place.identity.node_id
+    try:
+        with anyio.fail_after(STORE_DEADLINE_S):
+            _, snapshot = await read_all(site.store, node_id, site.place.groups)
+    except (Unavailable, TimeoutError) as error:
+        why = str(error) or f"{site.store.where} does not answer"
+        kept = journal.peek(site.settings.state / journal.NAME, node_id)
+        if kept is None or not kept.raw:
+            return None, [f"{why}; and there is no journal of an earlier state"]
+        return journal.snapshot(kept), [f"{why}; going by the journal, revision {kept.revision}"]
+    return snapshot, []
+
+
+def _invalid(mistakes: list[str], notes: list[str]) -> Answer:
+    return Answer(2, value={"mistakes": mistakes}, notes=[*notes, *mistakes])
+
+
+def _lines(seen: list[_Seen]) -> list[str]:
+    lines = []
+    for each in seen:
+        name, verdict = each.resource.name, each.found.verdict
+        if each.is_in_line:
+            lines.append(f"{name}: in line{f' ({verdict.message})' if verdict.message else ''}")
+        elif not each.actions:
+            lines.append(f"{name}: {verdict.reason}: {verdict.message}")
+        for action in each.actions:
+            needs = f" (after {', '.join(action.needs)})" if action.needs else ""
+            lines.append(f"{name}: would {action.summary}{needs}")
+            lines += [f"    {line}" for line in action.diff.splitlines()]
+    return lines
+
+
+def _value(seen: list[_Seen], spec: NodeSpec) -> dict[str, object]:
+    return {
+        "revision": spec.revision,
+        "digest": spec.digest,
+        "resources": [
+            {
+                "type": each.resource.name,
+                "in-line": each.is_in_line,
+                "status": str(each.found.verdict.status),
+                "reason": each.found.verdict.reason,
+                "message": each.found.verdict.message,
+                "actions": [
+                    {
+                        "action": action.verb,
+                        "summary": action.summary,
+                        "needs": list(action.needs),
+                        "disruptive": action.is_disruptive,
+                        "diff": action.diff,
+                    }
+                    for action in each.actions
+                ],
+            }
+            for each in seen
+        ],
+    }

@@ -1,0 +1,191 @@
+"""The composition root of `run` and `apply`: builds everything, runs it, ends it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import structlog
+
+from . import __version__, status
+from .follow import CONNECTING, Follower, InForce, judge_nothing
+from .http import Server, Views
+from .loop import Loop
+from .metrics import Metrics
+from .report import Reporter, Who
+from .resources import KINDS
+from .site import CannotStart, Site, locked
+from .status import NodeStatus
+from .store.base import Presence
+from .system.notify import notify, watchdog_interval_s
+
+# How often proven progress is told to systemd and a rival looked for, at the least.
+PULSE_S = 15.0
+FAREWELL_S = 2.0
+
+log = structlog.get_logger()
+
+
+async def run(site: Site) -> None:
+    """The daemon, until SIGTERM or SIGINT. Raises AlreadyRunning, CannotStart."""
+    with locked(site.settings.runtime):
+        node = Node(site)
+        server = _serve(site, node)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(node.run)
+                await _end_of_service()
+                notify("STOPPING=1")
+                log.info("daemon.stopping")
+                tasks.cancel_scope.cancel()
+        finally:
+            server.close()
+            with anyio.move_on_after(FAREWELL_S, shield=True):
+                await site.store.close()
+
+
+async def apply(site: Site) -> NodeStatus:
+    """Converges once and tells how far it came. Raises AlreadyRunning."""
+    with locked(site.settings.runtime):
+        node = Node(site)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.run)
+            await node.settled()
+            tasks.cancel_scope.cancel()
+        with anyio.move_on_after(FAREWELL_S):
+            await node.reporter.farewell()
+        await site.store.close()
+        return node.reporter.newest
+
+
+class Node:
+    """Follower, loop and reporter, tied together."""
+
+    def __init__(self, site: Site) -> None:
+        node_id = site.place.identity.node_id
+        started_at = status.timestamp(datetime.now(UTC))
+        boot_id = _first_line("/proc/sys/kernel/random/boot_id")
+        self._site = site
+        self.metrics = Metrics(__version__)
+        self.follower = Follower(
+            site.place, site.store, KINDS, site.redactor, self.metrics, self._take
+        )
+        self.reporter = Reporter(
+            Who(node_id, __version__, boot_id, started_at),
+            site.store,
+            site.redactor,
+            self.metrics,
+            self.follower.applied,
+        )
+        self.loop = Loop(KINDS, site.host, self.metrics, self._update)
+        self._alive = {
+            "instance": str(uuid.uuid4()),
+            "machine-id": _first_line("/etc/machine-id"),
+            "boot-id": boot_id,
+            "since": started_at,
+        }
+        self._in_force = judge_nothing(site.place.identity)
+        self._moved = anyio.Event()
+
+    async def run(self) -> None:
+        """Keeps the node until cancelled."""
+        me = json.dumps(self._alive).encode()
+        key = f"node/{self._site.place.identity.node_id}/alive"
+        async with (
+            self._site.store.presence(key, me, self._is_predecessor) as presence,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(self.follower.run)
+            tasks.start_soon(self.loop.run)
+            tasks.start_soon(self.reporter.run)
+            tasks.start_soon(self._pulse, presence)
+            await self._first_word()
+            notify("READY=1")
+            log.info("daemon.ready", node=self._site.place.identity.node_id)
+
+    async def settled(self) -> None:
+        """Returns once nothing is under way any more."""
+        await self._first_word()
+        while any(outcome.is_progressing for outcome in self.loop.outcomes.values()):
+            await self._moved.wait()
+
+    async def _first_word(self) -> None:
+        while self._in_force.store is CONNECTING:
+            await self._moved.wait()
+
+    def _take(self, in_force: InForce) -> None:
+        before, self._in_force = self._in_force, in_force
+        if in_force.spec is not None and (before.spec, before.hold) != (
+            in_force.spec,
+            in_force.hold,
+        ):
+            applied = self.follower.last_applied
+            is_new = applied is None or applied.digest != in_force.spec.digest
+            self.loop.take(in_force.spec, in_force.hold, is_new=is_new)
+        self._update()
+
+    def _update(self) -> None:
+        before = self.reporter.newest.summary
+        self.reporter.update(self._in_force, self.loop.outcomes, self.follower.last_applied)
+        if self.reporter.newest.summary != before:
+            notify(f"STATUS={self.reporter.newest.summary}")
+        self._moved.set()
+        self._moved = anyio.Event()
+
+    async def _pulse(self, presence: Presence) -> None:
+        """Feeds the watchdog, but only with proof that the resources move."""
+        watchdog_s = watchdog_interval_s()
+        every_s = min(PULSE_S, watchdog_s / 3) if watchdog_s else PULSE_S
+        while True:
+            if self.loop.is_moving:
+                notify("WATCHDOG=1")
+            else:
+                log.error("loop.wedged", message="a resource has not moved when it had to")
+            self.follower.rival(_described(presence.rival))
+            await anyio.sleep(every_s)
+
+    def _is_predecessor(self, value: bytes) -> bool:
+        """The value of an earlier daemon on this very boot of this machine."""
+        other = _alive(value)
+        return all(other.get(key) == self._alive[key] for key in ("machine-id", "boot-id"))
+
+
+async def _end_of_service() -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            return
+
+
+def _serve(site: Site, node: Node) -> Server:
+    views = Views(node.metrics.text, lambda: node.reporter.newest, lambda: node.loop.is_moving)
+    host, port = site.settings.listen
+    try:
+        return Server((host, port), views)
+    except OSError as error:
+        raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
+
+
+def _alive(value: bytes) -> dict[str, object]:
+    try:
+        data = json.loads(value)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _described(rival: bytes | None) -> str | None:
+    if rival is None:
+        return None
+    other = _alive(rival)
+    return f"machine-id {other.get('machine-id', '?')}, since {other.get('since', '?')}"
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""  # no machine-id in some containers; the boot id tells machines apart as well

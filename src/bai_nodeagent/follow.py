@@ -1,0 +1,487 @@
+"""Follows the desired state: store, journal, local orders and addresses in, `InForce` out.
+
+What holds on the node is always one whole valid state. A newer one that is
+invalid, incomplete or out of reach changes nothing but the verdict on it; an
+absence is never read as "remove everything".
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import structlog
+
+from . import __version__, address, desired, journal, orders, schedule
+from .desired import Desired, Document, Variables
+from .identity import Identity
+from .journal import Journal
+from .metrics import Metrics
+from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Unavailable, Verdict
+from .redact import Redactor, strings_in
+from .status import Applied, Reading
+from .store.base import Snapshot, Store, Superseded
+from .system import inotify, network
+
+RECONNECT_S = 3.0
+# A store that does not answer when the daemon starts delays the node by this
+# much at most; then what the journal says goes.
+FIRST_READ_S = 5.0
+READ_ROUNDS_AT_MOST = 8
+MISTAKES_TOLD = 20
+
+VALID = Verdict(Status.TRUE, "Valid")
+CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What holds on this node now.
+
+    reading    the set of documents in the store, valid or not
+    desired    the verdict on it
+    store      whether the store can be reached
+    spec       the last valid state, None before the first
+    hold       why nothing on the node may be changed, None where it may
+    """
+
+    reading: Reading
+    desired: Verdict
+    store: Verdict
+    spec: NodeSpec | None = None
+    hold: Verdict | None = None
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who follows: this node, the groups of its own configuration, where it remembers."""
+
+    identity: Identity
+    cluster: str
+    hostname: str
+    groups: tuple[str, ...]
+    state: Path
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that decides what is in force. `newest` is None until a store or journal has spoken."""
+
+    identity: Identity
+    newest: Desired | None = None
+    reading: Reading = field(default_factory=Reading)
+    mistakes: tuple[Mistake, ...] = ()
+    spec: NodeSpec | None = None
+    store: Verdict = CONNECTING
+    pause: orders.Pause | None = None
+    rival: str | None = None
+    journal_fault: str | None = None
+
+
+def judge_nothing(identity: Identity) -> InForce:
+    """What is in force before anything has spoken."""
+    return judge(Known(identity))
+
+
+def judge(known: Known) -> InForce:
+    """What is in force, from all that is known. Pure."""
+    paused_by = _paused_by(known)
+    store = known.store
+    if known.rival is not None:
+        text = (
+            f"another machine reports as {known.identity.node_id} ({known.rival}); "
+            "give one of them another node-id"
+        )
+        store = Verdict(Status.FALSE, "DuplicateNode", text)
+    verdict = _verdict(known, paused_by)
+    hold = None
+    if known.identity.changed_to is not None:
+        hold = verdict
+    elif known.rival is not None:
+        hold = store
+    elif paused_by is not None:
+        hold = Verdict(Status.FALSE, "Paused", paused_by)
+    return InForce(known.reading, verdict, store, known.spec, hold, paused_by is not None)
+
+
+def _paused_by(known: Known) -> str | None:
+    if known.pause is not None:
+        end = known.pause.until_s
+        until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
+        return f"paused on this node{until}; `bai-nodeagent resume` ends it"
+    held = known.spec is not None and known.spec.document.get("paused") is True
+    is_held = held and known.newest is not None and known.newest.merged is None
+    if is_held or (known.newest is not None and known.newest.is_paused):
+        return "paused by the desired state"
+    return None
+
+
+def _verdict(known: Known, paused_by: str | None) -> Verdict:
+    identity, newest = known.identity, known.newest
+    kept = "; what was valid last stays in force" if known.spec else ""
+    if identity.changed_to is not None:
+        text = (
+            f"this node was {identity.node_id} and would be {identity.changed_to} now; nothing is "
+            f"changed until node-id = {identity.node_id!r} is set, or the kept id is removed"
+        )
+        return Verdict(Status.FALSE, "IdentityChanged", text)
+    if known.store.status is not Status.TRUE:
+        return Verdict(Status.UNKNOWN, "StoreUnreachable", f"{known.store.message}{kept}")
+    if newest is not None and newest.too_old:
+        return Verdict(Status.FALSE, "DaemonTooOld", f"{newest.too_old}{kept}")
+    if known.mistakes:
+        return Verdict(Status.FALSE, "Invalid", _listed(known.mistakes) + kept)
+    if newest is None or newest.missing:
+        missing = ", ".join(newest.missing) if newest else "desired/cluster"
+        text = f"{missing}: not in the store; `api-version = 1` alone is enough there{kept}"
+        return Verdict(Status.FALSE, "NoDesiredState", text)
+    if known.journal_fault:
+        return Verdict(Status.FALSE, "NotKept", known.journal_fault)
+    return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID
+
+
+def _listed(mistakes: Sequence[Mistake]) -> str:
+    told = "; ".join(str(mistake) for mistake in mistakes[:MISTAKES_TOLD])
+    more = len(mistakes) - MISTAKES_TOLD
+    return f"{told}; and {more} more" if more > 0 else told
+
+
+async def read_all(
+    store: Store, node_id: str, groups: tuple[str, ...]
+) -> tuple[frozenset[str], Snapshot]:
+    """Every key that concerns the node, all at one revision, and which keys those are.
+
+    What is in one document (groups, names of secrets) tells which others to
+    read, so it takes some rounds. Raises Unavailable.
+    """
+    for _ in range(READ_ROUNDS_AT_MOST):
+        try:
+            return await _read_at_one_revision(store, node_id, groups)
+        except Superseded:
+            continue  # documents change faster than they can be read: once more from the top
+    raise Unavailable(f"{store.where}: the documents change faster than they can be read")
+
+
+async def _read_at_one_revision(
+    store: Store, node_id: str, groups: tuple[str, ...]
+) -> tuple[frozenset[str], Snapshot]:
+    keys = desired.wanted_keys(node_id, groups, {})
+    snapshot = await store.read(keys)
+    for _ in range(READ_ROUNDS_AT_MOST):
+        wanted = desired.wanted_keys(node_id, groups, _raw(snapshot))
+        if wanted <= keys:
+            return wanted, replace(
+                snapshot, entries={k: e for k, e in snapshot.entries.items() if k in wanted}
+            )
+        more = await store.read(wanted - keys, at=snapshot.revision)
+        keys |= wanted
+        snapshot = replace(
+            snapshot,
+            entries={**snapshot.entries, **more.entries},
+            faults={**snapshot.faults, **more.faults},
+        )
+    raise Superseded
+
+
+def evaluate(place: Place, snapshot: Snapshot, kinds: Sequence[Kind]) -> Desired:
+    """The verdict on a snapshot's documents, each under the name that people use for it."""
+    keys = desired.layer_keys(place.identity.node_id, place.groups, _raw(snapshot))
+    documents = []
+    missing = []
+    faults = {}
+    for key in keys:
+        layer = key.removeprefix("desired/")
+        if key in snapshot.faults:
+            faults[layer] = snapshot.faults[key]
+        elif key in snapshot.entries:
+            entry = snapshot.entries[key]
+            documents.append(Document(layer, key, entry.revision, entry.raw))
+        elif not key.startswith("desired/node/"):
+            missing.append(key)
+    return desired.evaluate(documents, missing, kinds, __version__, faults)
+
+
+async def find_address(merged: Mapping[str, object], place: Place) -> address.AgentAddress:
+    """The node's address as the documents ask for it. Changes nothing. Raises Unavailable."""
+    manager_ip, rule = desired.addresses(merged)
+    if rule is None:
+        return address.AgentAddress()
+    kept = orders.kept_address(place.state)
+    asked = {a for a in (kept.address if kept else None, rule) if a and _is_address(a)}
+    return address.choose(rule, manager_ip, kept, await network.view(manager_ip, asked))
+
+
+def resolve(
+    place: Place,
+    newest: Desired,
+    snapshot: Snapshot,
+    found: address.AgentAddress,
+    kinds: Sequence[Kind],
+) -> NodeSpec:
+    """The whole desired state with everything filled in. Raises InvalidSpec."""
+    variables = Variables(
+        node_id=place.identity.node_id,
+        hostname=place.hostname,
+        cluster=place.cluster,
+        agent_ip=found.value,
+        address=found.doubt,
+    )
+    secrets = {k: e.raw for k, e in snapshot.entries.items() if k.startswith("secret/")}
+    return desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
+
+
+def secrets_of(spec: NodeSpec) -> list[str]:
+    """Every string of a state that must not leave the process in clear."""
+    values = spec.agent_values or {}
+    in_file = [s for path in spec.secret_paths for s in strings_in(values.get(path))]
+    return [*spec.secrets.values(), *in_file]
+
+
+def _raw(snapshot: Snapshot) -> dict[str, bytes]:
+    return {key: entry.raw for key, entry in snapshot.entries.items()}
+
+
+def _is_address(text: str) -> bool:
+    return text != "auto" and not text.startswith("interface:")
+
+
+class Follower:
+    """Keeps `InForce` up to date. `publish` is called with each, from the event loop."""
+
+    def __init__(
+        self,
+        place: Place,
+        store: Store,
+        kinds: Sequence[Kind],
+        redactor: Redactor,
+        metrics: Metrics,
+        publish: Callable[[InForce], None],
+    ) -> None:
+        self._place = place
+        self._store = store
+        self._kinds = kinds
+        self._redactor = redactor
+        self._metrics = metrics
+        self._publish = publish
+        self._journal_path = place.state / journal.NAME
+        self._journal = Journal(place.identity.node_id)
+        self._known = Known(place.identity)
+        self._valid: tuple[Desired, Snapshot] | None = None
+        self._again = anyio.Event()
+        self._ordered = anyio.Event()
+        self._epoch_note = ""
+        self._turn = anyio.Lock()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        self._journal = journal.load(self._journal_path, self._place.identity.node_id)
+        self._take_orders()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._follow_orders)
+            tasks.start_soon(self._follow_pause)
+            tasks.start_soon(self._follow_network)
+            await self._follow_store()
+
+    @property
+    def last_applied(self) -> Applied | None:
+        return self._journal.applied
+
+    def applied(self, applied: Applied) -> None:
+        """The node is wholly in line with that state: remembered across restarts."""
+        self._journal = replace(self._journal, applied=applied)
+        self._save()
+
+    def rival(self, description: str | None) -> None:
+        """Somebody else reports under this node's id, or does so no longer."""
+        if description != self._known.rival:
+            self._know(rival=description)
+
+    # -- the store ---------------------------------------------------------
+
+    async def _follow_store(self) -> None:
+        """Reads, then watches what was read; reads again on a change, a break, or in a while."""
+        watched: frozenset[str] = frozenset()
+        watch = anyio.CancelScope()
+        is_first = True
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._again = anyio.Event()
+                wait_s = RECONNECT_S * (0.5 + random.random() / 2)  # noqa: S311
+                try:
+                    with anyio.fail_after(FIRST_READ_S if is_first else None):
+                        keys, snapshot = await read_all(
+                            self._store, self._place.identity.node_id, self._place.groups
+                        )
+                except (Unavailable, TimeoutError) as error:
+                    await self._lost(str(error) or f"{self._store.where} does not answer")
+                else:
+                    await self._found(snapshot)
+                    wait_s = schedule.resync_s(random.random())  # noqa: S311
+                    if keys != watched or watch.cancel_called:
+                        watch.cancel()
+                        watch, watched = anyio.CancelScope(), keys
+                        tasks.start_soon(self._watch, watch, keys, snapshot.revision)
+                is_first = False
+                with anyio.move_on_after(wait_s):
+                    await self._again.wait()
+
+    async def _watch(self, scope: anyio.CancelScope, keys: frozenset[str], after: int) -> None:
+        """Asks for another read at each change; a break counts as one, and ends the scope."""
+        with scope:
+            try:
+                async for _ in self._store.changes(keys, after):
+                    self._again.set()
+            except Unavailable as error:
+                self._metrics.watch_restarts.inc()
+                log.info("store.watch_broke", error=str(error))
+            scope.cancel()
+            self._again.set()
+
+    async def _found(self, snapshot: Snapshot) -> None:
+        self._metrics.store_up.set(1)
+        self._metrics.store_last_contact.set(time.time())
+        self._note_epoch(snapshot)
+        newest = evaluate(self._place, snapshot, self._kinds)
+        revisions = {d.key: d.revision for d in newest.documents}
+        is_same = (
+            snapshot.epoch == self._journal.epoch and revisions == self._known.reading.documents
+        )
+        revision = self._known.reading.revision if is_same else snapshot.revision
+        store = Verdict(Status.TRUE, "Connected", self._epoch_note)
+        await self._consider(newest, replace(snapshot, revision=revision), store)
+
+    def _note_epoch(self, snapshot: Snapshot) -> None:
+        known = self._journal.epoch
+        is_back = snapshot.revision < self._known.reading.revision
+        if known and (is_back or snapshot.epoch != known):
+            self._epoch_note = (
+                "the store was restored or replaced since the daemon started; "
+                "its documents are taken as they are"
+            )
+            log.warning("store.new_epoch", message=self._epoch_note, revision=snapshot.revision)
+
+    async def _lost(self, why: str) -> None:
+        self._metrics.store_up.set(0)
+        store = Verdict(Status.FALSE, "Unreachable", why)
+        if self._known.newest is None and self._journal.raw:
+            await self._restore(store)
+        else:
+            self._know(store=store)
+
+    async def _restore(self, store: Verdict) -> None:
+        """No store since this daemon started: the state that was valid last is in force."""
+        kept = self._journal
+        snapshot = journal.snapshot(kept)
+        newest = evaluate(replace(self._place, groups=kept.groups), snapshot, self._kinds)
+        newest = replace(newest, is_paused=newest.is_paused or kept.is_paused)
+        log.info("journal.in_force", revision=kept.revision)
+        await self._consider(newest, snapshot, store)
+
+    async def _consider(self, newest: Desired, snapshot: Snapshot, store: Verdict) -> None:
+        reading = Reading(
+            snapshot.revision, newest.digest, {d.key: d.revision for d in newest.documents}
+        )
+        async with self._turn:
+            spec, mistakes = self._known.spec, newest.mistakes
+            if newest.merged is not None and not newest.too_old:
+                try:
+                    spec = await self._resolved(newest, snapshot)
+                    self._valid = (newest, snapshot)
+                except InvalidSpec as error:
+                    mistakes = error.mistakes
+            self._know(newest=newest, reading=reading, mistakes=mistakes, spec=spec, store=store)
+        if store.status is Status.TRUE:
+            self._remember(newest, snapshot.epoch)
+
+    def _remember(self, newest: Desired, epoch: str) -> None:
+        fresh = replace(self._journal, is_paused=newest.is_paused, epoch=epoch)
+        if self._valid is not None and self._valid[0] is newest:
+            snapshot = self._valid[1]
+            fresh = replace(
+                fresh,
+                revision=snapshot.revision,
+                raw=_raw(snapshot),
+                revisions={k: e.revision for k, e in snapshot.entries.items()},
+                groups=self._place.groups,
+            )
+        if fresh != self._journal:
+            self._journal = fresh
+            self._save()
+
+    def _save(self) -> None:
+        fault = None
+        try:
+            journal.save(self._journal_path, self._journal)
+        except OSError as error:
+            fault = (
+                f"{self._journal_path}: {error.strerror}: this state holds, but would not "
+                "survive a restart; make room or make the folder writable"
+            )
+            log.warning("journal.not_kept", error=fault)
+        if fault != self._known.journal_fault:
+            self._know(journal_fault=fault)
+
+    # -- addresses and orders ----------------------------------------------
+
+    async def _resolved(self, newest: Desired, snapshot: Snapshot) -> NodeSpec:
+        """Raises InvalidSpec. An address found is kept from now on."""
+        try:
+            found = await find_address(newest.merged or {}, self._place)
+        except Unavailable as error:
+            doubt = Verdict(Status.UNKNOWN, "Unavailable", str(error))
+            found = address.AgentAddress(doubt=doubt)
+        if found.kept is not None and found.kept != orders.kept_address(self._place.state):
+            orders.keep_address(self._place.state, found.kept)
+        spec = resolve(self._place, newest, snapshot, found, self._kinds)
+        self._redactor.learn(secrets_of(spec))
+        return spec
+
+    async def _resolve_again(self) -> None:
+        if self._valid is None or desired.addresses(self._valid[0].merged or {})[1] is None:
+            return
+        async with self._turn:
+            spec = await self._resolved(*self._valid)
+            if spec != self._known.spec:
+                self._know(spec=spec)
+
+    async def _follow_network(self) -> None:
+        while True:
+            try:
+                async for _ in network.changes():
+                    await self._resolve_again()
+            except Unavailable as error:
+                log.warning("network.watch_broke", error=str(error))
+            await anyio.sleep(RECONNECT_S)
+
+    async def _follow_orders(self) -> None:
+        files = [self._place.state / name for name in (orders.PAUSE, orders.ADDRESS)]
+        async for _ in inotify.changes(files):
+            self._take_orders()
+            await self._resolve_again()
+
+    async def _follow_pause(self) -> None:
+        """Ends a pause whose time is over: no file changes then."""
+        while True:
+            self._ordered = anyio.Event()
+            until_s = self._known.pause.until_s if self._known.pause else None
+            left_s = None if until_s is None else max(0.0, until_s - time.time())
+            with anyio.move_on_after(left_s):
+                await self._ordered.wait()
+            self._take_orders()
+
+    def _take_orders(self) -> None:
+        pause = orders.current_pause(self._place.state, time.time())
+        if pause != self._known.pause:
+            self._know(pause=pause)
+            self._ordered.set()
+
+    def _know(self, **news: object) -> None:
+        self._known = replace(self._known, **news)  # type: ignore[arg-type]
+        self._publish(judge(self._known))

@@ -1,0 +1,57 @@
+"""structlog: for a terminal to read, else one JSON object a line (journald keeps it whole).
+
+No traceback ever shows local variables: they hold secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from .redact import Redactor
+
+
+def configure(level: str, log_format: str, redactor: Redactor) -> None:
+    """Sends all logs to stderr; `log_format` is "auto", "console" or "json"."""
+    is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    if is_console:
+        ends: list[Processor] = [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f"),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+                pad_event_to=20,
+            ),
+        ]
+    else:
+        tracer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        ends = [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(tracer),
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+
+    def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {key: redactor.value(value) for key, value in event.items()}
+
+    def mask_text(_logger: WrappedLogger, _method: str, line: Any) -> Any:
+        return redactor(line) if isinstance(line, str) else line
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.contextvars.merge_contextvars,
+            mask,
+            *ends,
+            mask_text,  # tracebacks are text only now
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,203 @@
+"""Puts together what the node says of itself, and writes it to the store when it changes.
+
+The answer to a new desired state is written at once: the verdict on the
+documents, and the first Ready, Degraded or Paused after it. Everything else
+goes through a small budget, always the newest, so that a crash loop on a
+thousand nodes is no load on etcd.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import anyio
+import structlog
+
+from . import status
+from .follow import RECONNECT_S, InForce
+from .metrics import Metrics
+from .model import Outcome, Status, Unavailable, Verdict
+from .redact import Redactor
+from .schedule import WriteBudget
+from .status import Applied, NodeStatus
+from .store.base import Store
+
+# A repair that is over within this time is told as done, not as under way.
+UNDER_WAY_S = 1.0
+ANSWERS = ("Ready", "Degraded", "Paused", "Invalid", "Missing")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The part of a status that stays."""
+
+    node: str
+    daemon: str
+    boot_id: str
+    started_at: str
+
+
+class Reporter:
+    """`newest` is always up to date; `run` writes it to the store.
+
+    `applied` is called when the node has come wholly into line with a state.
+    """
+
+    def __init__(
+        self,
+        who: Who,
+        store: Store,
+        redactor: Redactor,
+        metrics: Metrics,
+        applied: Callable[[Applied], None],
+    ) -> None:
+        self._store = store
+        self._redactor = redactor
+        self._metrics = metrics
+        self._tell_applied = applied
+        self._write_fault: str | None = None
+        self._changed = anyio.Event()
+        self._seen_s = time.monotonic()
+        self.newest = NodeStatus(
+            who.node, who.daemon, who.boot_id, who.started_at, status.Reading(), None, "Missing",
+            (), {},
+        )  # fmt: skip
+
+    def update(
+        self, in_force: InForce, outcomes: dict[str, Outcome], applied: Applied | None
+    ) -> None:
+        """Takes in how things stand now."""
+        now = status.timestamp(datetime.now(UTC))
+        if in_force.reading.digest != self.newest.desired.digest:
+            self._seen_s = time.monotonic()
+        applied = self._applied(in_force, outcomes, applied, now)
+        store = self._store_verdict(in_force)
+        summary = status.summary(
+            in_force.desired,
+            store,
+            outcomes.values(),
+            is_paused=in_force.is_paused,
+            is_applied=applied is not None and applied.digest == in_force.reading.digest,
+        )
+        verdicts = {
+            status.DESIRED_STATE: in_force.desired,
+            status.STORE: store,
+            **{name: outcome.verdict for name, outcome in outcomes.items()},
+        }
+        masked = {
+            name: replace(v, message=self._redactor(v.message)) for name, v in verdicts.items()
+        }
+        revision = in_force.spec.revision if in_force.spec else in_force.reading.revision
+        before = self.newest
+        self.newest = replace(
+            before,
+            desired=in_force.reading,
+            applied=applied,
+            summary=summary,
+            conditions=status.updated(before.conditions, masked, now, revision),
+            facts={k: v for o in outcomes.values() for k, v in o.facts.items()},
+        )
+        self._show(before)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Writes statuses until cancelled. A store that is away gets the newest once it is back."""
+        budget = WriteBudget(at_s=time.monotonic())
+        written: NodeStatus | None = None
+        has_answered = False
+        while True:
+            self._changed = anyio.Event()
+            newest = self.newest
+            if written is not None and newest.desired != written.desired:
+                has_answered = False
+            is_answer = written is None or _is_answer(newest, written, has_answered=has_answered)
+            if written is not None and status.without_facts(newest) == status.without_facts(
+                written
+            ):
+                await self._changed.wait()
+                continue
+            wait_s = 0.0 if is_answer else budget.wait_s(time.monotonic())
+            if not is_answer and newest.summary == "Progressing":
+                wait_s = max(wait_s, UNDER_WAY_S)
+            if wait_s > 0:
+                with anyio.move_on_after(wait_s):
+                    await self._changed.wait()
+                    continue
+                if newest.summary == "Progressing" and self.newest is not newest:
+                    continue
+            if await self._write(newest):
+                budget = budget if is_answer else budget.spent(time.monotonic())
+                has_answered = has_answered or newest.summary in ANSWERS
+                written = newest
+
+    async def farewell(self) -> None:
+        """The last status before the daemon ends, if it differs from what stands there."""
+        await self._write(self.newest)
+
+    async def _write(self, newest: NodeStatus) -> bool:
+        try:
+            await self._store.put(f"node/{newest.node}/status", status.to_json(newest))
+        except Unavailable as error:
+            if self._write_fault is None:
+                log.warning("status.not_written", error=str(error))
+            self._write_fault = str(error)
+            await anyio.sleep(RECONNECT_S * (0.5 + random.random() / 2))  # noqa: S311
+            return False
+        self._write_fault = None
+        return True
+
+    def _store_verdict(self, in_force: InForce) -> Verdict:
+        if in_force.store.status is Status.TRUE and self._write_fault is not None:
+            text = f"the status can't be written: {self._write_fault}"
+            return Verdict(Status.FALSE, "StatusNotWritten", text)
+        return in_force.store
+
+    def _applied(
+        self,
+        in_force: InForce,
+        outcomes: dict[str, Outcome],
+        applied: Applied | None,
+        now: str,
+    ) -> Applied | None:
+        """What was applied last; just now, if everything is in line with what is in the store."""
+        reading, spec = in_force.reading, in_force.spec
+        if spec is None or reading.digest != spec.digest or reading.digest is None:
+            return applied
+        if not all(outcome.verdict.status is Status.TRUE for outcome in outcomes.values()):
+            return applied
+        if applied and (applied.revision, applied.digest) == (reading.revision, reading.digest):
+            return applied
+        fresh = Applied(reading.revision, reading.digest, now)
+        self._tell_applied(fresh)
+        return fresh
+
+    def _show(self, before: NodeStatus) -> None:
+        newest = self.newest
+        self._metrics.conditions(newest.conditions, newest.facts)
+        self._metrics.desired_revision.set(newest.desired.revision)
+        self._metrics.applied_revision.set(newest.applied.revision if newest.applied else 0)
+        if newest.summary != before.summary:
+            log.info("node.summary", summary=newest.summary, before=before.summary)
+            if newest.summary == "Ready":
+                self._metrics.converge.observe(time.monotonic() - self._seen_s)
+
+
+def _is_answer(newest: NodeStatus, written: NodeStatus, *, has_answered: bool) -> bool:
+    """Whether it is what somebody who has just changed the desired state waits for."""
+    if newest.desired != written.desired or _verdict(newest) != _verdict(written):
+        return True
+    return not has_answered and newest.summary in ANSWERS
+
+
+def _verdict(node_status: NodeStatus) -> tuple[object, ...]:
+    return tuple(
+        (c.status, c.reason, c.message)
+        for c in node_status.conditions
+        if c.type == status.DESIRED_STATE
+    )

@@ -1,0 +1,123 @@
+"""The daemon's own folders, lock, keys and identity: what every command finds or makes first."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import identity
+from .desired import canonical
+from .follow import Place
+from .model import Host
+from .redact import Redactor
+from .settings import Settings
+from .store import EtcdSettings, FileSettings, open_store
+from .store.base import Store
+from .system import files
+from .system.etcd_access import EtcdAccess, parse_endpoints
+
+LOCK = "lock"
+NODE_ID = "node-id"
+DIGEST_KEY = "digest.key"
+
+
+class CannotStart(Exception):
+    """What the daemon finds around itself is wrong; the text says what to change."""
+
+
+class AlreadyRunning(Exception):
+    """Another `run` or `apply` keeps this node."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a command works with."""
+
+    settings: Settings
+    place: Place
+    host: Host
+    redactor: Redactor
+    store: Store
+
+
+def open_site(settings: Settings, *, writes: bool) -> Site:
+    """Finds out who we are and where things lie; with `writes` makes what is missing.
+
+    Raises CannotStart.
+    """
+    try:
+        if writes:
+            for folder in (settings.state, settings.runtime):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        who = identity.resolve(settings.node_id, socket.gethostname(), settings.state / NODE_ID)
+        if writes and files.read_if_there(settings.state / NODE_ID) is None:
+            files.replace(settings.state / NODE_ID, f"{who.node_id}\n".encode(), mode=0o600)
+        key = _digest_key(settings.state / DIGEST_KEY, writes=writes)
+    except identity.NoIdentity as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"{error.filename}: {error.strerror}") from error
+    redactor = Redactor()
+    place = Place(who, settings.cluster, socket.gethostname(), settings.groups, settings.state)
+    host = Host(settings.state, settings.runtime, _keyed(key), redactor)
+    return Site(settings, place, host, redactor, store_of(settings, writes=writes))
+
+
+def store_of(settings: Settings, *, writes: bool) -> Store:
+    """The store that the configuration names. Connects to nothing yet."""
+    given = settings.store
+    if given.url.startswith("file:"):
+        folder = Path(given.url.removeprefix("file:"))
+        return open_store(FileSettings(folder, settings.state, is_counted=writes))
+    access = EtcdAccess(
+        parse_endpoints(given.url),
+        given.user,
+        given.password_file,
+        given.ca,
+        given.cert,
+        given.key,
+    )
+    return open_store(EtcdSettings(access, settings.cluster, given.prefix))
+
+
+@contextmanager
+def locked(runtime: Path) -> Iterator[None]:
+    """Holds the node for one `run` or `apply`. Raises AlreadyRunning, CannotStart."""
+    try:
+        fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStart(f"{error.filename}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise AlreadyRunning(f"{runtime / LOCK}: another bai-nodeagent keeps this node") from error
+    finally:
+        os.close(fd)
+
+
+def _digest_key(path: Path, *, writes: bool) -> bytes:
+    key = files.read_if_there(path)
+    if key is None:
+        key = secrets.token_bytes(32)
+        if writes:
+            files.replace(path, key, mode=0o600)
+    return key
+
+
+def _keyed(key: bytes) -> Callable[[object], str]:
+    def digest(value: object) -> str:
+        return "hmac-sha256:" + hmac.new(key, canonical(value), hashlib.sha256).hexdigest()
+
+    return digest
