@@ -20,6 +20,9 @@ from . import dbus
 
 SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 CALL_DEADLINE_S = 5.0
+# journald notes a unit's last words some time after the unit has died. `journalctl
+# --sync` does not wait for what journald has not read yet.
+_JOURNAL_LAG_S = (0.0, 0.05, 0.2, 0.5)
 
 _SERVICE = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
@@ -134,7 +137,7 @@ class Systemd:
 
         systemd forgets an invocation when it unloads a unit: one that is down,
         not failed, not wanted by another unit and not watched by `changes`.
-        Raises Stuck while an earlier look has not come back.
+        Takes 0.8 s when there is nothing. Raises Stuck while an earlier look has not come back.
         """
         invocation = (await self.unit(name)).invocation_id
         if not invocation:
@@ -147,11 +150,16 @@ class Systemd:
             f"--lines={count}",
             f"_SYSTEMD_INVOCATION_ID={invocation}",
         ]
-        return await blocking.in_thread(
-            f"systemd: read the journal of {name}",
-            lambda: _read_journal(command, self._deadline_s),
-            deadline_s=2 * self._deadline_s,
-        )
+        for patience_s in _JOURNAL_LAG_S:
+            await anyio.sleep(patience_s)
+            lines = await blocking.in_thread(
+                f"systemd: read the journal of {name}",
+                lambda: _read_journal(command, self._deadline_s),
+                deadline_s=2 * self._deadline_s,
+            )
+            if lines:
+                return lines
+        return ""
 
     async def _run_job(self, method: str, name: str) -> dict[str, Any]:
         """The unit's properties after the job. Raises Refused when it did not end as "done"."""
