@@ -102,7 +102,7 @@ class KeepBroken(Action):
 
 @dataclass(frozen=True)
 class Write(Action):
-    """With the folders that it lacks. `expected` is what has to stand there still; None: nothing."""
+    """With missing folders. `expected` is what has to stand there still; None: nothing."""
 
     verb: ClassVar[str] = "write"
     target: Path
