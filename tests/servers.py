@@ -163,6 +163,7 @@ class EtcdServer(Etcd):
 
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
+        wait_until(self._is_stopped, f"etcd {self.name} is not frozen")
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -183,6 +184,10 @@ class EtcdServer(Etcd):
         ]
         env = {**os.environ, "ETCDCTL_API": "3"}
         subprocess.run(restore, env=env, check=True, capture_output=True)
+
+    def _is_stopped(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def _is_healthy(self) -> bool:
         with urllib.request.urlopen(f"{self.metrics_url}/health", timeout=1) as answer:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import grpc
 import grpc.aio
 
@@ -47,7 +48,6 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3_000),
     ("grpc.max_receive_message_length", 64 << 20),
     # A retired channel must not hand its broken connection, or its backoff, to the next.
@@ -339,13 +339,13 @@ class EtcdClient:
             await self._authenticate(member, patience_s)
         try:
             timeout_s = ends_at - anyio.current_time()
-            return await ask(member, timeout=timeout_s, metadata=member.metadata)
+            return await _answer(ask(member, timeout=timeout_s, metadata=member.metadata))
         except grpc.aio.AioRpcError as error:
             if self._access.user is None or _verdict(error) is not Next.AUTHENTICATE:
                 raise
         await self._authenticate(member, ends_at - anyio.current_time())
         timeout_s = ends_at - anyio.current_time()
-        return await ask(member, timeout=timeout_s, metadata=member.metadata)
+        return await _answer(ask(member, timeout=timeout_s, metadata=member.metadata))
 
     async def _authenticate(self, member: _Member, patience_s: float) -> None:
         """Gets a token. Raises AioRpcError, or Unavailable where no other member would help."""
@@ -356,9 +356,8 @@ class EtcdClient:
             raise Unavailable(f"etcd password file {file}: {error}") from error
         request = etcdrpc.AuthenticateRequest(name=user, password=password.removesuffix("\n"))
         try:
-            answer = await member.authstub.Authenticate(
-                request, timeout=patience_s, metadata=_WITH_LEADER
-            )
+            call = member.authstub.Authenticate(request, timeout=patience_s, metadata=_WITH_LEADER)
+            answer = await _answer(call)
             member.metadata = (*_WITH_LEADER, ("token", answer.token))
         except grpc.aio.AioRpcError as error:
             if _NO_AUTHENTICATION not in (error.details() or ""):
@@ -424,7 +423,7 @@ async def _events(member: _Member, keys: Sequence[str], after: int) -> AsyncGene
     try:
         while True:
             with anyio.fail_after(CALL_DEADLINE_S if pending else SILENCE_LIMIT_S):
-                response = await call.read()
+                response = await _answer(call.read())
             if response is grpc.aio.EOF:
                 raise Unavailable(f"etcd {member.endpoint}: the watch was ended")
             key = pending.pop(0) if response.created and pending else "a key"
@@ -450,6 +449,20 @@ async def _watch_requests(keys: Sequence[str], start: int) -> AsyncGenerator[Any
     while True:
         await asyncio.sleep(PROGRESS_INTERVAL_S)  # in a task of grpc's own
         yield etcdrpc.WatchRequest(progress_request=etcdrpc.WatchProgressRequest())
+
+
+async def _answer(call: Awaitable[Any]) -> Any:
+    """Waits for grpc, and stays within anyio's scopes.
+
+    grpc.aio swallows the CancelledError that it is sent and raises one of its
+    own. anyio would take that for somebody else's and let it out of the scope
+    whose deadline is over: it is exchanged for the scope's.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 async def _close_if_unused(member: _Member) -> None:
