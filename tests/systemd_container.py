@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from bai_nodeagent.system.systemd import Systemd
 from debian_root import LAB, NotPossible, debian_root
 
@@ -91,6 +93,17 @@ class Container:
         self.write(f"/run/systemd/system/{name}", text)
         self.run("systemctl", "daemon-reload")
         return name
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[Container]:
+    """Import it where it is used."""
+    with contextlib.ExitStack() as stack:
+        try:
+            booted = stack.enter_context(systemd_container())
+        except NotPossible as why:
+            pytest.skip(f"no systemd to test with: {why}")
+        yield booted
 
 
 @contextlib.contextmanager

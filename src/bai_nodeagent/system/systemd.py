@@ -6,7 +6,6 @@ Interface: org.freedesktop.systemd1(5), on the system bus.
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,11 @@ from typing import Any
 
 import anyio
 
-from .. import blocking
 from ..model import Refused, Unavailable
-from . import dbus
+from . import dbus, journald
 
 SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 CALL_DEADLINE_S = 5.0
-# journald notes a unit's last words some time after the unit has died. `journalctl
-# --sync` does not wait for what journald has not read yet.
-_JOURNAL_LAG_S = (0.0, 0.05, 0.2, 0.5)
-
 _SERVICE = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
@@ -34,6 +28,7 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 class UnitState:
     """A unit at one moment, in the words of systemctl(1) and systemd.exec(5), $SERVICE_RESULT.
 
+    name             its own, also when asked by an alias
     load_state       "loaded", "not-found", "masked", "bad-setting", "error"
     active_state     "active", "activating", "deactivating", "inactive", "failed", "reloading"
     sub_state        of a service: "running", "auto-restart", "dead", "exited", …
@@ -83,7 +78,7 @@ class Systemd:
         """How a unit stands; one that doesn't exist has load_state "not-found"."""
         with self._deadline(f"how does {name} stand"):
             async with self._connect() as bus:
-                return _unit_state(name, await _properties(bus, name))
+                return _unit_state(await _properties(bus, name))
 
     async def start(self, name: str) -> None:
         """Starts a unit and waits until systemd calls the job done.
@@ -137,29 +132,14 @@ class Systemd:
 
         systemd forgets an invocation when it unloads a unit: one that is down,
         not failed, not wanted by another unit and not watched by `changes`.
-        Takes 0.8 s when there is nothing. Raises Stuck while an earlier look has not come back.
+        Errors and times: journald.last_lines.
         """
-        invocation = (await self.unit(name)).invocation_id
-        if not invocation:
+        unit = await self.unit(name)
+        if not unit.invocation_id:
             return ""
-        command = [
-            *self._journalctl,
-            "--quiet",
-            "--no-pager",
-            "--output=cat",
-            f"--lines={count}",
-            f"_SYSTEMD_INVOCATION_ID={invocation}",
-        ]
-        for patience_s in _JOURNAL_LAG_S:
-            await anyio.sleep(patience_s)
-            lines = await blocking.in_thread(
-                f"systemd: read the journal of {name}",
-                lambda: _read_journal(command, self._deadline_s),
-                deadline_s=2 * self._deadline_s,
-            )
-            if lines:
-                return lines
-        return ""
+        return await journald.last_lines(
+            self._journalctl, unit.name, unit.invocation_id, count, self._deadline_s
+        )
 
     async def _run_job(self, method: str, name: str) -> dict[str, Any]:
         """The unit's properties after the job. Raises Refused when it did not end as "done"."""
@@ -174,7 +154,7 @@ class Systemd:
             with self._deadline(f"how does {name} stand"):
                 properties = await _properties(bus, name)
         if result != "done":
-            unit = _unit_state(name, properties)
+            unit = _unit_state(properties)
             raise Refused(
                 f"Job{result.capitalize()}",
                 f"systemd: {method} {name}: {result}; the unit is {unit.active_state}"
@@ -230,9 +210,9 @@ async def _properties(bus: dbus.Conversation, name: str) -> dict[str, Any]:
     return {key: value for key, (_signature, value) in properties.items()}
 
 
-def _unit_state(name: str, properties: dict[str, Any]) -> UnitState:
+def _unit_state(properties: dict[str, Any]) -> UnitState:
     return UnitState(
-        name=name,
+        name=properties["Id"],
         load_state=properties["LoadState"],
         active_state=properties["ActiveState"],
         sub_state=properties["SubState"],
@@ -252,17 +232,3 @@ def _commands(lines: Iterable[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:
 def _check_gate(name: str, properties: dict[str, Any]) -> None:
     if properties.get("Result") == "exec-condition" or not properties["ConditionResult"]:
         raise Refused("GateClosed", f"systemd: a condition of {name} keeps it from starting")
-
-
-def _read_journal(command: Sequence[str], deadline_s: float) -> str:
-    """What journalctl prints. Raises Unavailable; may hang on a broken disk."""
-    try:
-        journal = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=deadline_s
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"systemd: the journal can't be read: {error}") from error
-    if journal.returncode != 0:
-        why = journal.stderr.decode(errors="replace").strip()
-        raise Unavailable(f"systemd: the journal can't be read: {why}")
-    return journal.stdout.decode(errors="replace").rstrip("\n")
