@@ -1,0 +1,205 @@
+"""The agent as a child of nobody: what to do about a process that we start ourselves. Pure.
+
+The rules, in the order of their weight:
+
+- never a second agent beside one that lives: who is found living is adopted;
+- what an earlier agent left behind is ended before another one is started;
+- the rest is in agent_rules.
+
+A restart is a stop. The start follows because something dead is to run, so a
+crash of ours between the two forgets nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from .agent_record import Cause, Life
+from .agent_rules import (
+    CAUSES,
+    Actual,
+    adopted,
+    facts,
+    judge_dead,
+    judge_running,
+    pids,
+)
+from .agent_spec import AgentSpec
+from .model import Action, Plan, Status, Verdict
+from .system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+
+# exec on a slow disk; on a hung one it never comes back.
+START_DEADLINE_S = 30.0
+_SLACK_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopt(Action):
+    """Takes over an agent that we did not start, or whose start we did not live to note."""
+
+    verb: ClassVar[str] = "adopt"
+    life: Life
+
+    @property
+    def summary(self) -> str:
+        return f"adopt the agent that runs as process {self.life.pid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteEnd(Action):
+    """Notes that the agent ended: as a death, unless we were about to end it."""
+
+    verb: ClassVar[str] = "note_end"
+    at_s: float
+    exit: str
+
+    @property
+    def summary(self) -> str:
+        return f"note that the agent ended ({self.exit or 'how is not known'})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOrphans(Action):
+    """Ends what an agent left behind when its main process died."""
+
+    verb: ClassVar[str] = "end_orphans"
+    processes: tuple[Process, ...]
+    deadline_s: float = ORPHAN_PATIENCE_S + KILL_DEADLINE_S + _SLACK_S
+
+    @property
+    def summary(self) -> str:
+        return f"end what is left of the agent: process {pids(self.processes)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Action):
+    verb: ClassVar[str] = "start"
+    cause: Cause
+    restart_cause: str
+    needs: tuple[str, ...]
+    deadline_s: float = START_DEADLINE_S + _SLACK_S
+
+    @property
+    def summary(self) -> str:
+        return f"start the agent ({CAUSES[self.cause]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop(Action):
+    verb: ClassVar[str] = "stop"
+    is_disruptive: ClassVar[bool] = True
+    process: Process
+    cause: Cause
+    needs: tuple[str, ...]
+    deadline_s: float
+
+    @property
+    def summary(self) -> str:
+        return f"stop the agent, process {self.process.pid} ({CAUSES[self.cause]})"
+
+
+ChildAction = Adopt | NoteEnd | EndOrphans | Start | Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildActual(Actual):
+    """
+    main     the noted main process, if it lives
+    stray    an agent that lives without being noted
+    is_ours  of `stray`: it holds our lock, so inputs noted for a start are its own
+    unit     the agent's systemd unit, when `stray` runs in that
+    orphans  what is left of the noted life without its main process
+    exit     how the noted life ended, where that is known
+    """
+
+    main: Process | None = None
+    stray: Process | None = None
+    is_ours: bool = False
+    unit: str = ""
+    orphans: tuple[Process, ...] = ()
+    exit: str = ""
+
+
+def plan_child(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.main is not None:
+        return _plan_living(spec, actual, actual.main)
+    if actual.unit:
+        return Plan(_in_the_way(actual.unit))
+    if actual.stray is not None:
+        return _plan_stray(spec, actual, actual.stray)
+    if actual.orphans:
+        return _plan_orphans(spec, actual)
+    if actual.record.is_open:
+        return _plan_end(spec, actual)
+    if spec.state == "stopped":
+        return Plan(Verdict(Status.TRUE, "Stopped"))
+    return _plan_dead(spec, actual)
+
+
+def stop(spec: AgentSpec, main: Process, cause: Cause) -> Stop:
+    """A stop for a change leads to a start, so it waits for whatever that one needs."""
+    return Stop(
+        process=main,
+        cause=cause,
+        needs=spec.needs if cause == "changed" else (),
+        deadline_s=spec.stop_timeout_s + ORPHAN_PATIENCE_S + KILL_DEADLINE_S + _SLACK_S,
+    )
+
+
+def _start(spec: AgentSpec, cause: Cause) -> Start:
+    return Start(cause=cause, restart_cause=cause, needs=spec.needs)
+
+
+def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[ChildAction]:
+    if spec.state == "stopped":
+        verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
+        return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))
+    restart = (stop(spec, main, "changed"), _start(spec, "changed"))
+    return judge_running(spec, actual, main, restart)
+
+
+def _in_the_way(unit: str) -> Verdict:
+    text = (
+        f"{unit} runs the agent, and systemd would start it again: "
+        f'`systemctl disable --now {unit}`, or [agent] supervisor = "systemd"'
+    )
+    return Verdict(Status.FALSE, "Blocked", text)
+
+
+def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[ChildAction]:
+    noted = actual.record.life
+    is_noted_start = actual.is_ours and noted is not None and noted.pid is None
+    life = noted if noted and is_noted_start else adopted(spec, actual, stray)
+    life = replace(
+        life,
+        pid=stray.pid,
+        start_ticks=stray.start_ticks,
+        is_leader=stray.session == stray.pid,
+        started_s=stray.started_s,
+    )
+    record = replace(actual.record, life=life, ending="")
+    known = replace(actual, main=stray, stray=None, record=record)
+    verdict = Verdict(Status.UNKNOWN, "Adopting", f"the agent runs as process {stray.pid}")
+    return Plan(verdict, (Adopt(life=life), *plan_child(spec, known).actions))
+
+
+def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    text = f"its main process is gone, but process {pids(actual.orphans)} of the agent lives"
+    after = plan_child(spec, replace(actual, orphans=()))
+    end = EndOrphans(processes=actual.orphans)
+    return Plan(Verdict(Status.FALSE, "Orphaned", text), (end, *after.actions))
+
+
+def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    note = NoteEnd(at_s=actual.now_s, exit=actual.exit)
+    noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
+    after = plan_child(spec, noted)
+    return replace(after, actions=(note, *after.actions))
+
+
+def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    verdict, wait_s, cause = judge_dead(spec, actual)
+    if wait_s > 0:
+        return Plan(verdict, look_again_in_s=wait_s)
+    return Plan(verdict, (_start(spec, cause),))

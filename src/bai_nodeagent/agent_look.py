@@ -1,0 +1,123 @@
+"""What a look at the node finds of the agent, whoever supervises it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .agent_record import Notes, Record, config_text
+from .agent_spec import AgentSpec, differing, found, wanted
+from .model import Host, Refused, Stuck, Unavailable
+from .system import launch, output, process
+from .system.process import Process
+
+LINES_QUOTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a search among all processes finds: fields as in ChildActual."""
+
+    stray: Process | None = None
+    is_ours: bool = False
+    unit: str = ""
+    orphans: tuple[Process, ...] = ()
+
+
+class Desk:
+    """What both supervisors do alike: notes, inputs, questions."""
+
+    def __init__(self, spec: AgentSpec, host: Host) -> None:
+        self.spec = spec
+        self.host = host
+        self.notes = Notes(host.runtime)
+        self.wants = wanted(spec, host.digest)
+        self.lock = host.runtime / "agent.lock"
+        self.log = host.state / "agent.log"
+
+    def finds(self) -> Mapping[str, str]:
+        return found(self.spec, config_text(self.spec), self.host.digest)
+
+    async def common(self, record: Record, main: Process | None, lines: str) -> dict[str, Any]:
+        """The fields of Actual."""
+        now_s = process.now_s()
+        epoch_s = time.time() - now_s
+        return {
+            "now_s": now_s,
+            "epoch_s": epoch_s,
+            "record": record,
+            "wants": self.wants,
+            "finds": self.finds(),
+            "written_s": _written_s(self.spec.config_path, epoch_s),
+            "last_lines": output.quoted(self.host.redact(lines), LINES_QUOTED),
+            "sessions": await self._sessions(record, main),
+        }
+
+    async def _sessions(self, record: Record, main: Process | None) -> int | None:
+        life = record.life
+        if self.spec.restart != "idle" or main is None or life is None:
+            return None
+        if not differing(self.spec, self.wants, life.inputs):
+            return None
+        from .system import docker  # heavy, and only for this question
+
+        try:
+            return len(await docker.session_containers(self.spec.agent_id))
+        except (Unavailable, Stuck):
+            return None
+
+    def search(self, record: Record) -> Around:
+        """Looks for the agent among all processes. Blocks."""
+        everyone = process.living()
+        leader = self._leader(record, everyone)
+        if leader is not None:
+            self._check_exec(leader)
+            return Around(stray=leader, is_ours=True)
+        left = self.left_behind(record)
+        others = [p for p in everyone if p not in left]
+        stray = self.spec.command and process.matching(self.spec.command, self._uids(), others)
+        if stray:
+            unit = process.unit_of(stray)
+            return Around(stray=stray, unit=unit if unit == self.spec.unit else "")
+        return Around(orphans=tuple(sorted(left)))
+
+    def left_behind(self, record: Record) -> set[Process]:
+        """What lives of an agent whose main process does not. Blocks.
+
+        Once an end is noted nothing was left, and its numbers may be others' by now.
+        """
+        life = record.life
+        return process.kin(life.process if life and not life.is_over else None, self.lock)
+
+    def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
+        """The main process that we started without living to note its pid."""
+        if (record.life and record.life.pid) or not process.is_held(self.lock):
+            return None
+        holders = process.holders(self.lock, everyone)
+        return next((p for p in sorted(holders) if p.session == p.pid), None)
+
+    def _check_exec(self, leader: Process) -> None:
+        """A child of ours that has not become the agent yet still shows our own arguments."""
+        if process.command_of(leader) == process.command_of(Process(os.getpid(), 0)):
+            raise Stuck(
+                f"the start of the agent hangs: {self.spec.workdir} or {self.spec.command[0]} "
+                "may be on a mount whose server is gone"
+            )
+
+    def _uids(self) -> set[int]:
+        try:
+            return {0, os.geteuid(), launch.account(self.spec.user).uid}
+        except Refused:
+            return {0, os.geteuid()}
+
+
+def _written_s(path: Path | None, epoch_s: float) -> float | None:
+    """When a file was last written, in seconds since boot; None: it is not there."""
+    try:
+        return path.stat().st_mtime - epoch_s if path else None
+    except OSError:
+        return None

@@ -1,0 +1,211 @@
+"""What is noted of the agent in `<runtime>/agent.json`: how it runs, how often it died.
+
+The notes are of this boot only. They are facts about a process, never orders:
+after a crash at any moment the next look at the node and at these notes says
+what is left to do. Who changes them reads and writes under a lock, since
+`may-start` does so beside the daemon.
+
+Times are seconds since boot, as `process.now_s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .agent_spec import AgentSpec, Inputs, agent_spec, found
+from .model import Host, NodeSpec, Status, Verdict
+from .system import files, process
+from .system.process import Process
+
+# A process that lived longer than this starts the count of deaths anew.
+STABLE_S = 60.0
+_TIMES_AT_MOST = 16
+
+Cause = Literal["", "first", "died", "changed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One run of the agent.
+
+    inputs          as it found them; empty: nobody knows
+    pid             None: about to be started by us, or systemd's affair
+    is_leader       it leads a session of its own, which is then all its own
+    invocation_id   of the unit, when systemd runs it; "" otherwise
+    desired_digest  of the desired state that it was started or adopted under
+    is_over         it is dead, and that is accounted for
+    """
+
+    inputs: Inputs
+    pid: int | None = None
+    start_ticks: int = 0
+    is_leader: bool = True
+    invocation_id: str = ""
+    started_s: float = 0.0
+    is_adopted: bool = False
+    desired_digest: str = ""
+    is_over: bool = False
+
+    @property
+    def process(self) -> Process | None:
+        """Its main process as it was, living or not."""
+        if self.pid is None:
+            return None
+        leads = self.pid if self.is_leader else 0
+        return Process(self.pid, self.start_ticks, group=leads, session=leads)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All notes of this boot.
+
+    ending   why we are ending, or have ended, the last life: "changed" or "stopped"
+    deaths   of processes that did not live long, one after the other; the last of any
+    changes  when the agent was restarted for changed inputs
+    exit     how the last death came about, where that is known
+    """
+
+    boot_id: str
+    life: Life | None = None
+    ending: Cause = ""
+    deaths: tuple[float, ...] = ()
+    changes: tuple[float, ...] = ()
+    exit: str = ""
+
+    def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
+        """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
+        record = self._changed(now_s) if cause == "changed" else self
+        deaths = record.deaths if cause == "died" else ()
+        return replace(record, life=life or self.ended().life, ending="", deaths=deaths)
+
+    def ends(self, cause: Cause, now_s: float) -> Record:
+        """We are about to end the life, so its end will be no death."""
+        record = self._changed(now_s) if cause == "changed" else self
+        return replace(record, ending=cause)
+
+    def _changed(self, now_s: float) -> Record:
+        """Counts a restart for changed inputs, once from its stop to its start."""
+        if self.ending == "changed":
+            return self
+        return replace(self, changes=(*self.changes, now_s)[-_TIMES_AT_MOST:])
+
+    def ended(self) -> Record:
+        return replace(self, life=self.life and replace(self.life, is_over=True))
+
+    def died(self, now_s: float, exit_text: str) -> Record:
+        """The life ended: a death, unless that is what we were about to bring about."""
+        if self.ending:
+            return self.ended()
+        lived_s = now_s - self.life.started_s if self.life else 0.0
+        earlier = () if lived_s > STABLE_S else self.deaths
+        deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
+        return replace(self.ended(), deaths=deaths, exit=exit_text)
+
+    @property
+    def is_open(self) -> bool:
+        """There is a life whose end would have to be noted; not one that was never seen."""
+        life = self.life
+        return life is not None and not life.is_over and bool(life.pid or life.invocation_id)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The record on disk."""
+
+    runtime: Path
+    boot_id: str = field(default_factory=process.boot_id)
+
+    @property
+    def path(self) -> Path:
+        return self.runtime / "agent.json"
+
+    def read(self) -> Record:
+        """The notes of this boot; a file that is missing or unreadable holds none.
+
+        Without notes a living agent is adopted, so losing them costs one restart at most.
+        """
+        data = files.read_if_there(self.path)
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            record = _parse(json.loads(data or b""))
+            if record.boot_id == self.boot_id:
+                return record
+        return Record(self.boot_id)
+
+    def update(self, change: Callable[[Record], Record]) -> Record:
+        """Changes the notes; nobody else does so at the same time. Gives the new ones."""
+        with self._locked():
+            record = change(self.read())
+            files.replace(self.path, json.dumps(asdict(record)).encode(), mode=0o600)
+        return record
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Another file than the notes: those are replaced, and a lock sticks to the old one.
+        fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _parse(data: Mapping[str, Any]) -> Record:
+    life = data["life"]
+    times = {name: tuple(data[name]) for name in ("deaths", "changes")}
+    return Record(**{**data, **times, "life": Life(**life) if life else None})
+
+
+def config_text(spec: AgentSpec) -> str | None:
+    """agent.toml as it stands; None when it is unmanaged, or there is none to be read.
+
+    Why it can't be read is for AgentConfig to say; the agent is kept alive without it.
+    """
+    with contextlib.suppress(OSError):
+        data = files.read_if_there(spec.config_path) if spec.config_path else None
+        return None if data is None else data.decode(errors="replace")
+    return None
+
+
+def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
+    """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
+
+    `invocation_id` is $INVOCATION_ID there. Without `[agent]` nothing is noted.
+    """
+    if "agent" not in node.document:
+        return
+    spec = agent_spec(node)
+    now_s = process.now_s()
+    life = Life(
+        inputs=found(spec, config_text(spec), host.digest),
+        invocation_id=invocation_id,
+        started_s=now_s,
+        desired_digest=node.digest,
+    )
+    Notes(host.runtime).update(lambda record: replace(record, life=life, ending=""))
+
+
+def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
+    """Why the agent may not start now, as a sentence; None when it may.
+
+    `verdicts` by condition type as the node stands, at least of the required
+    mounts. agent.toml is no reason: a start with an old one is put right by a
+    restart, but a node whose file can't be written would stay without agent.
+    """
+    if "agent" not in node.document:
+        return None
+    spec = agent_spec(node)
+    if spec.state == "stopped":
+        return 'the desired state says [agent] state = "stopped"'
+    for need in spec.needs:
+        verdict = verdicts.get(need)
+        if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
+            why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
+            return f"waits for {need} ({why})"
+    return None

@@ -1,0 +1,207 @@
+"""How an agent stands and when it may be started or restarted: rules for every supervisor. Pure.
+
+- What is dead is started at once, and from the second death within a minute
+  on after a growing wait, which ends when the desired inputs change.
+- What runs with other inputs than desired is restarted, as far as `restart`
+  and a token bucket allow.
+
+Times are seconds since boot, suspended time included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from .agent_record import Cause, Life, Record
+from .agent_spec import AgentSpec, Inputs, differing, unread
+from .model import Action, Plan, Scalar, Status, Verdict
+from .system.process import Process
+
+# A process that dies in its first moment was never running; in a crash loop
+# that moment is longer, so that the condition does not flap with each try.
+STARTING_S = 1.0
+RECOVERING_S = 10.0
+CRASH_WAIT_FIRST_S = 1.0
+CRASH_WAIT_MOST_S = 300.0
+# Restarts for changed inputs, against a desired state that flaps.
+CHANGES_BURST = 3
+CHANGES_REFILL_S = 60.0
+# How soon an end of the last session is noticed.
+SESSIONS_LOOK_S = 30.0
+_PARTS_TOLD = 5
+
+CAUSES: Mapping[Cause, str] = {
+    "": "as desired",
+    "first": "it does not run",
+    "died": "it died",
+    "changed": "its inputs changed",
+    "stopped": "it is to be stopped",
+}
+
+ActionT = TypeVar("ActionT", bound=Action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actual:
+    """What every supervisor's look has in common.
+
+    epoch_s     the boot in Unix time, to tell times to people
+    wants       the desired inputs
+    finds       what an agent that starts now would find
+    written_s   when agent.toml was last written; None: it is not there, or unmanaged
+    last_lines  of the agent's output, secrets masked; told of an agent that died
+    sessions    how many sessions run; None: nobody can tell. Asked only where it matters
+    """
+
+    now_s: float
+    epoch_s: float
+    record: Record
+    wants: Inputs = field(repr=False)
+    finds: Inputs = field(repr=False)
+    written_s: float | None = None
+    last_lines: str = ""
+    sessions: int | None = None
+
+
+def judge_running(
+    spec: AgentSpec, actual: Actual, main: Process | None, restart: tuple[ActionT, ...]
+) -> Plan[ActionT]:
+    """The plan for a living agent; `restart` is what brings it into line when it is not."""
+    known = facts(actual, main)
+    life = actual.record.life
+    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    if life is None or not differs:
+        verdict, look_again_in_s = _in_step(actual)
+        return Plan(verdict, (), look_again_in_s, known)
+    what = _listed(differs) if life.inputs else "it is not known what it was started with"
+    verdict, wait_s = _when(spec, actual, what)
+    if wait_s == 0:
+        return Plan(verdict, restart, facts=known)
+    return Plan(verdict, (), wait_s, known)
+
+
+def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
+    record, life = actual.record, actual.record.life
+    lived_s = actual.now_s - life.started_s if life else STARTING_S
+    needed_s = RECOVERING_S if len(record.deaths) > 1 else STARTING_S
+    if lived_s >= needed_s:
+        changed = unread(actual.wants, life.inputs, actual.finds) if life else ()
+        text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
+        return Verdict(Status.TRUE, "Running", text if changed else ""), None
+    if len(record.deaths) > 1:
+        return died(actual, "; it runs again"), needed_s - lived_s
+    return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
+        needed_s - lived_s
+    )
+
+
+def _when(spec: AgentSpec, actual: Actual, what: str) -> tuple[Verdict, float | None]:
+    """Whether a due restart may be: 0 is now; None: not before something changes."""
+    text = f"the agent runs with other inputs than desired: {what}"
+    if spec.restart == "manual":
+        by_hand = (
+            f"`systemctl restart {spec.unit}`"
+            if spec.supervisor == "systemd"
+            else "end it (SIGINT), and it is started anew"
+        )
+        message = f'{text}; restart = "manual", so restart it by hand: {by_hand}'
+        return Verdict(Status.FALSE, "RestartPending", message), None
+    if spec.restart == "idle" and actual.sessions != 0:
+        who = (
+            "Docker can't be asked for sessions"
+            if actual.sessions is None
+            else (f"sessions run: {actual.sessions}")
+        )
+        message = f'{text}; restart = "idle", and {who}'
+        return Verdict(Status.UNKNOWN, "RestartPending", message), SESSIONS_LOOK_S
+    wait_s = change_wait_s(actual.record.changes, actual.now_s)
+    if wait_s > 0:
+        at = moment(actual, actual.now_s + wait_s)
+        message = f"{text}; restarted too often for changes, the next restart is at {at}"
+        return Verdict(Status.UNKNOWN, "RestartPending", message), wait_s
+    return Verdict(Status.UNKNOWN, "RestartPending", text), 0.0
+
+
+def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
+    """How a dead agent stands, how long its start has to wait, and the cause of that start."""
+    record = actual.record
+    if record.ending or not record.deaths:
+        cause: Cause = "changed" if record.ending == "changed" else "first"
+        return Verdict(Status.UNKNOWN, "Starting", "the agent does not run yet"), 0.0, cause
+    crash_s = crash_wait_s(record.deaths)
+    wait_s = max(0.0, record.deaths[-1] + crash_s - actual.now_s)
+    # Never stuck on a bad target after somebody has fixed it.
+    if wait_s > 0 and record.life and differing(spec, actual.wants, record.life.inputs):
+        wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
+        return died(actual), wait_s, "changed"
+    return died(actual, f", waits {crash_s:.0f} s before the next start"), wait_s, "died"
+
+
+def died(actual: Actual, then: str = "") -> Verdict:
+    """The verdict on a death, or on several in a row, with the agent's last words."""
+    record = actual.record
+    how = record.exit or "its exit status is not known"
+    said = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
+    if len(record.deaths) < 2:
+        return Verdict(Status.FALSE, "Died", f"the agent died ({how}){said}")
+    text = f"the agent died {len(record.deaths)} times in a row ({how}){then}{said}"
+    return Verdict(Status.FALSE, "CrashLoop", text)
+
+
+def crash_wait_s(deaths: tuple[float, ...]) -> float:
+    """Time between the last death and the next start."""
+    if len(deaths) < 2:
+        return 0.0
+    step = min(CRASH_WAIT_FIRST_S * 2.0 ** (len(deaths) - 2), CRASH_WAIT_MOST_S)
+    # The last digits of the time of death are as good as dice, and each look
+    # finds them the same.
+    chance = deaths[-1] * 1e3 % 1.0
+    return step * (0.75 + 0.25 * chance)
+
+
+def change_wait_s(changes: tuple[float, ...], now_s: float) -> float:
+    """Time until inputs may be changed again: a token bucket, told by the times of taking."""
+    full_s = 0.0
+    for at_s in changes:
+        full_s = max(full_s, at_s) + CHANGES_REFILL_S
+    return max(0.0, full_s - (CHANGES_BURST - 1) * CHANGES_REFILL_S - now_s)
+
+
+def adopted(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
+    """The life of an agent that somebody else started.
+
+    It found agent.toml as it is if that is older than itself; else nobody
+    knows what it found.
+    """
+    is_known = spec.config_path is None or (
+        main is not None and actual.written_s is not None and actual.written_s < main.started_s
+    )
+    return Life(
+        inputs=actual.finds if is_known else {},
+        started_s=main.started_s if main else actual.now_s,
+        is_adopted=True,
+        desired_digest=spec.desired_digest,
+    )
+
+
+def facts(actual: Actual, main: Process | None) -> Mapping[str, Scalar]:
+    if main is None:
+        return {}
+    return {"agent-pid": main.pid, "agent-started-at": moment(actual, main.started_s)}
+
+
+def moment(actual: Actual, at_s: float) -> str:
+    """RFC 3339 in UTC, whole seconds."""
+    return datetime.fromtimestamp(actual.epoch_s + at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pids(processes: Iterable[Process]) -> str:
+    return ", ".join(str(process.pid) for process in sorted(processes))
+
+
+def _listed(parts: tuple[str, ...]) -> str:
+    more = f" and {len(parts) - _PARTS_TOLD} more" if len(parts) > _PARTS_TOLD else ""
+    return ", ".join(parts[:_PARTS_TOLD]) + more

@@ -1,0 +1,189 @@
+"""What is wanted of the agent, and the inputs that it runs with. Pure.
+
+Inputs are compared part by part, each as a keyed digest: a message can then
+say *what* differs without a value standing anywhere. A running agent is
+recorded with every leaf of the agent.toml that it found, managed or not. So
+a key that a document takes over with the value that it already has is no
+reason for a restart, and neither is a key that nobody manages any more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .agent_toml import managed
+from .desired.formats import duration_s
+from .model import UNSET, KeyPath, NodeSpec
+
+DEFAULT_UNIT = "backendai-agent.service"
+STOP_TIMEOUT_S = 10.0
+
+Digest = Callable[[object], str]
+Inputs = Mapping[str, str]
+"""Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host"."""
+
+ABSENT = "absent"
+PRESENT = "present"
+_FILE = "agent.toml"
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """`[agent]`, with all of the document that bears on the agent.
+
+    command         empty: only with the supervisor "systemd", whose unit has its own
+    env             secrets filled in
+    config_path     None: agent.toml is unmanaged, and `values` is empty
+    needs           condition types that must hold before a start
+    desired_digest  of the document; notes say by it what a process was started for
+    """
+
+    supervisor: Literal["child", "systemd"]
+    state: Literal["running", "stopped"] = "running"
+    restart: Literal["auto", "idle", "manual"] = "auto"
+    unit: str = DEFAULT_UNIT
+    command: tuple[str, ...] = ()
+    workdir: Path = Path("/")
+    user: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stop_timeout_s: float = STOP_TIMEOUT_S
+    agent_id: str = ""
+    config_path: Path | None = None
+    values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
+    optional: frozenset[KeyPath] = frozenset()
+    needs: tuple[str, ...] = ()
+    desired_digest: str = field(default="", compare=False)
+
+
+def agent_spec(node: NodeSpec) -> AgentSpec:
+    """The typed `[agent]` of a checked document, which must have one."""
+    section = node.document["agent"]
+    values = node.agent_values
+    return AgentSpec(
+        supervisor=section["supervisor"],
+        state=section.get("state", "running"),
+        restart=section.get("restart", "auto"),
+        unit=section.get("unit", DEFAULT_UNIT),
+        command=tuple(section.get("command", ())),
+        workdir=Path(section.get("workdir", "/")),
+        user=section.get("user"),
+        env={name: _text(value, node.secrets) for name, value in section.get("env", {}).items()},
+        stop_timeout_s=duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s")),
+        agent_id=(values or {}).get(("agent", "id"), node.node_id),
+        config_path=None if values is None else node.agent_config_path,
+        values=values or {},
+        optional=node.optional,
+        needs=_needs(node),
+        desired_digest=node.digest,
+    )
+
+
+def _text(value: str | Mapping[str, str], secrets: Mapping[str, str]) -> str:
+    return value if isinstance(value, str) else secrets[value["secret"]]
+
+
+def _needs(node: NodeSpec) -> tuple[str, ...]:
+    mounts = [m["name"] for m in node.document.get("mount", ()) if m.get("required")]
+    config = () if node.agent_values is None else ("AgentConfig",)
+    return (*config, *(f"Mount/{name}" for name in mounts))
+
+
+def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
+    """The inputs that the agent is to run with.
+
+    ABSENT for what must not be in the file, PRESENT for what only has to be there.
+    """
+    rules = {place: _rule(value, digest) for place, value in spec.values.items()}
+    return {**_own_parts(spec, digest), **{_part(place): rule for place, rule in rules.items()}}
+
+
+def _rule(value: Any, digest: Digest) -> str:
+    if value is UNSET:
+        return ABSENT
+    return PRESENT if value == {} else digest(value)
+
+
+def found(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
+    """The inputs of a process that starts while agent.toml reads `text` (None: no such file).
+
+    A file that is not TOML counts as an empty one: nobody knows what the
+    agent makes of it.
+    """
+    if spec.config_path is None:
+        return _own_parts(spec, digest)
+    try:
+        document = tomllib.loads(text or "")
+    except tomllib.TOMLDecodeError:
+        return _own_parts(spec, digest)
+    # An address may be spelled in several ways; `managed` reads them all.
+    values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
+    file = {_part(at): digest(value) for at, value in values.items() if value is not UNSET}
+    return {**_own_parts(spec, digest), **file}
+
+
+def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:
+    """The parts in which a running agent is not as wanted.
+
+    An optional place counts only for an agent that found its table.
+    """
+    spared = {_part(place) for place in spec.optional if not _stands(_part(place[:1]), has)}
+    return tuple(p for p in wants if p not in spared and not _is_met(p, wants[p], has))
+
+
+def _is_met(part: str, rule: str, has: Inputs) -> bool:
+    if rule in (ABSENT, PRESENT):
+        return _stands(part, has) is (rule == PRESENT)
+    return has.get(part) == rule
+
+
+def unread(wants: Inputs, has: Inputs, stands: Inputs) -> tuple[str, ...]:
+    """Keys of agent.toml that no document names and that changed after the agent read them."""
+    changed = {part for part in {*has, *stands} if has.get(part) != stands.get(part)}
+    return tuple(
+        sorted(
+            part
+            for part in changed
+            if part.startswith(f"{_FILE} ")
+            and not any(_is_within(part, w) or _is_within(w, part) for w in wants)
+        )
+    )
+
+
+def _own_parts(spec: AgentSpec, digest: Digest) -> Inputs:
+    """What this daemon itself starts the agent with; with systemd that is the unit's affair."""
+    if spec.supervisor == "systemd":
+        return {}
+    return {
+        "command": digest(list(spec.command)),
+        "env": digest(dict(spec.env)),
+        "user": digest(spec.user or ""),
+        "workdir": digest(str(spec.workdir)),
+    }
+
+
+def _part(place: KeyPath) -> str:
+    words = (word if _BARE.fullmatch(word) else json.dumps(word) for word in place)
+    return f"{_FILE} {'.'.join(words)}"
+
+
+def _is_within(part: str, outer: str) -> bool:
+    return part == outer or part.startswith(f"{outer}.")
+
+
+def _stands(part: str, inputs: Inputs) -> bool:
+    return any(_is_within(each, part) for each in inputs)
+
+
+def _leaves(table: Mapping[str, Any], place: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*place, key))
+        else:
+            yield (*place, key), value

@@ -1,0 +1,198 @@
+"""The agent as a systemd unit: what to do about it. Pure.
+
+systemd starts and restarts the agent; we only give it jobs. Its own
+restarting goes first: we step in when it has given up, never against it.
+What the unit found at its start is noted by `may-start`, the unit's gate, or
+by us around a job; for a run without a note, what is known of it is adopted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import ClassVar
+
+from .agent_child import Adopt, NoteEnd, Stop, stop
+from .agent_record import Cause
+from .agent_rules import (
+    CAUSES,
+    Actual,
+    adopted,
+    facts,
+    judge_dead,
+    judge_running,
+)
+from .agent_spec import AgentSpec
+from .model import Action, Plan, Status, Verdict
+from .system.process import Process
+from .system.systemd import UnitState
+
+# A unit has time-outs of its own, 90 s each by default; they are waited for.
+JOB_DEADLINE_S = 240.0
+_CRASHES_OF_A_LOOP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartUnit(Action):
+    verb: ClassVar[str] = "start"
+    unit: str
+    has_failed: bool
+    cause: Cause
+    restart_cause: str
+    needs: tuple[str, ...]
+    deadline_s: float = JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        reset = "forget its failure and " if self.has_failed else ""
+        return f"{reset}start {self.unit} ({CAUSES[self.cause]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartUnit(Action):
+    verb: ClassVar[str] = "restart"
+    is_disruptive: ClassVar[bool] = True
+    unit: str
+    needs: tuple[str, ...]
+    restart_cause: str = "changed"
+    deadline_s: float = 2 * JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"restart {self.unit} ({CAUSES['changed']})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopUnit(Action):
+    verb: ClassVar[str] = "stop"
+    is_disruptive: ClassVar[bool] = True
+    unit: str
+    deadline_s: float = JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"stop {self.unit} ({CAUSES['stopped']})"
+
+
+UnitAction = Adopt | NoteEnd | StartUnit | RestartUnit | StopUnit | Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitActual(Actual):
+    """
+    main      the unit's main process
+    outside   an agent that runs outside the unit
+    is_child  of `outside`: we started it, when the supervisor was "child"
+    """
+
+    unit: UnitState
+    main: Process | None = None
+    outside: Process | None = None
+    is_child: bool = False
+
+
+def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    is_stopped = spec.state == "stopped"
+    if not is_stopped and (fault := _fault(actual.unit)):
+        return Plan(fault, facts=facts(actual, actual.main))
+    if actual.outside is not None:
+        return _plan_outside(spec, actual, actual.outside)
+    match actual.unit.active_state:
+        case "deactivating":
+            text = f"{spec.unit} is being stopped"
+            return Plan(Verdict(Status.UNKNOWN, "Stopping", text))
+        case "inactive" | "failed":
+            return _plan_down(spec, actual)
+    if is_stopped:
+        verdict = Verdict(Status.UNKNOWN, "Stopping", f"{spec.unit} is to be stopped")
+        return Plan(verdict, (StopUnit(unit=spec.unit),), facts=facts(actual, actual.main))
+    if actual.unit.active_state == "activating":
+        return Plan(_activating(actual))
+    return _plan_active(spec, actual)
+
+
+def _fault(unit: UnitState) -> Verdict | None:
+    match unit.load_state:
+        case "loaded":
+            return None
+        case "masked":
+            text = f"{unit.name} is masked, and that is left so: `systemctl unmask {unit.name}`"
+            return Verdict(Status.FALSE, "Blocked", text)
+        case "not-found":
+            text = f"there is no unit {unit.name}; install it, or name yours in [agent] unit"
+            return Verdict(Status.FALSE, "NoUnit", text)
+    text = f"systemd can't load {unit.name} ({unit.load_state}): `systemd-analyze verify` says why"
+    return Verdict(Status.FALSE, "BadUnit", text)
+
+
+def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan[UnitAction]:
+    """Ours, from when the supervisor was "child", makes way; with another's, people decide."""
+    if not actual.is_child:
+        text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
+        return Plan(Verdict(Status.FALSE, "Blocked", text))
+    text = f"process {outside.pid} makes way for {spec.unit}"
+    cause: Cause = "stopped" if spec.state == "stopped" else "changed"
+    return Plan(Verdict(Status.UNKNOWN, "Stopping", text), (stop(spec, outside, cause),))
+
+
+def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    life = actual.record.life
+    if life is None or life.is_over or life.invocation_id != actual.unit.invocation_id:
+        fresh = replace(adopted(spec, actual, actual.main), invocation_id=actual.unit.invocation_id)
+        known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
+        verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
+        return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))
+    restart = RestartUnit(unit=spec.unit, needs=spec.needs)
+    plan: Plan[UnitAction] = judge_running(spec, actual, actual.main, (restart,))
+    if plan.verdict.reason == "Running" and not _is_gated(actual.unit):
+        return replace(plan, verdict=_ungated(spec.unit))
+    return plan
+
+
+def _is_gated(unit: UnitState) -> bool:
+    return any(
+        "may-start" in words and any("nodeagent" in PurePath(word).name for word in words)
+        for words in unit.exec_conditions
+    )
+
+
+def _ungated(unit: str) -> Verdict:
+    text = (
+        f"it runs, but {unit} lacks ExecCondition= with `bai-nodeagent may-start`: "
+        "systemd may start it before its mounts are there"
+    )
+    return Verdict(Status.TRUE, "Ungated", text)
+
+
+def _activating(actual: UnitActual) -> Verdict:
+    unit = actual.unit
+    if unit.sub_state != "auto-restart":
+        return Verdict(Status.UNKNOWN, "Starting", f"{unit.name} starts ({unit.sub_state})")
+    said = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
+    is_loop = unit.n_restarts >= _CRASHES_OF_A_LOOP
+    text = f"the agent died ({unit.result}), systemd starts it again ({unit.n_restarts} so far)"
+    return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", f"{text}{said}")
+
+
+def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    if actual.record.is_open:
+        note = NoteEnd(at_s=actual.now_s, exit=actual.unit.result)
+        noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
+        after = _plan_down(spec, noted)
+        return replace(after, actions=(note, *after.actions))
+    if spec.state == "stopped":
+        return Plan(Verdict(Status.TRUE, "Stopped"))
+    verdict, wait_s, cause = judge_dead(spec, actual)
+    if wait_s > 0:
+        return Plan(verdict, look_again_in_s=wait_s)
+    return Plan(verdict, (_start(spec, actual, cause),))
+
+
+def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
+    return StartUnit(
+        unit=spec.unit,
+        has_failed=actual.unit.active_state == "failed",
+        cause=cause,
+        restart_cause=cause,
+        needs=spec.needs,
+    )

@@ -1,0 +1,311 @@
+"""The agent process: kept running with the inputs that are desired.
+
+What it runs with is noted when it starts (agent_record), compared with what
+is desired (agent_spec), and the rest follows by rule (agent_rules,
+agent_child, agent_unit). Here is the doing: to look, and to apply one action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from ..agent_child import (
+    START_DEADLINE_S,
+    Adopt,
+    ChildAction,
+    ChildActual,
+    EndOrphans,
+    NoteEnd,
+    Start,
+    Stop,
+    plan_child,
+)
+from ..agent_look import LINES_QUOTED, Around, Desk
+from ..agent_record import Cause, Life, Record
+from ..agent_spec import AgentSpec, agent_spec
+from ..agent_unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
+from ..blocking import in_thread
+from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
+from ..system import launch, output, process
+from ..system.process import Process
+from ..system.systemd import Systemd
+
+NAME = "Agent"
+OBSERVE_DEADLINE_S = 20.0
+ROTATE_EVERY_S = 30.0
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "state": {"enum": ["running", "stopped"]},
+        "supervisor": {"enum": ["child", "systemd"]},
+        "health": {"enum": ["auto", "process"]},
+        "unit": {
+            "title": 'the name of a service, such as "backendai-agent.service"',
+            "type": "string",
+            "pattern": r"^[A-Za-z0-9:_.\\@-]+\.service$",
+        },
+        "command": {
+            "title": "a program by its absolute path, and its arguments",
+            "type": "array",
+            "prefixItems": [{"$ref": "#/$defs/path"}],
+            "items": {"$ref": "#/$defs/text"},
+            "minItems": 1,
+        },
+        "workdir": {"$ref": "#/$defs/path"},
+        "user": {
+            "title": "the name of an account on the node",
+            "type": "string",
+            "pattern": r"^[A-Za-z_][A-Za-z0-9_.-]*$",
+        },
+        "env": {
+            "type": "object",
+            "patternProperties": {
+                "^[A-Za-z_][A-Za-z0-9_]*$": {"$ref": "#/$defs/text-or-secret"},
+            },
+            "additionalProperties": False,
+        },
+        "stop-timeout": {"$ref": "#/$defs/duration"},
+        "restart": {"enum": ["auto", "idle", "manual"]},
+        "health-timeout": {"$ref": "#/$defs/reserved"},
+        "on-unhealthy": {"$ref": "#/$defs/reserved"},
+        "allow-session-loss": {"$ref": "#/$defs/reserved"},
+        "install": {"$ref": "#/$defs/reserved"},
+        "source": {"$ref": "#/$defs/reserved"},
+    },
+    "required": ["supervisor"],
+    "if": {"properties": {"supervisor": {"const": "child"}}, "required": ["supervisor"]},
+    "then": {"required": ["command"]},
+    "additionalProperties": False,
+}
+
+
+class ChildAgent:
+    """The agent as a process that we start, in a session of its own, and that outlives us."""
+
+    name = NAME
+    deadline_s = OBSERVE_DEADLINE_S
+
+    def __init__(self, spec: AgentSpec, host: Host) -> None:
+        self.spec = spec
+        self._desk = Desk(spec, host)
+        self._main: Process | None = None
+        self._moved = anyio.Event()
+
+    async def observe(self) -> ChildActual:
+        record = self._desk.notes.read()
+        life = record.life
+        main = process.find(life.pid, life.start_ticks) if life and life.pid else None
+        around = Around()
+        if main is None:
+            around = await in_thread(
+                "agent: who lives", lambda: self._desk.search(record), process.SCAN_DEADLINE_S
+            )
+        self._follow(main)
+        lines = output.tail(self._desk.log) if main is None or record.deaths else ""
+        return ChildActual(
+            main=main,
+            stray=around.stray,
+            is_ours=around.is_ours,
+            unit=around.unit,
+            orphans=around.orphans,
+            exit=launch.exit_of(life.pid) if life and life.pid and main is None else "",
+            **await self._desk.common(record, main, lines),
+        )
+
+    def plan(self, actual: ChildActual) -> Plan[ChildAction]:
+        return plan_child(self.spec, actual)
+
+    async def apply(self, action: ChildAction) -> None:
+        notes = self._desk.notes
+        match action:
+            case Adopt(life=life):
+                notes.update(lambda record: replace(record, life=life, ending=""))
+            case NoteEnd(at_s=at_s, exit=how):
+                notes.update(lambda record: record.died(at_s, how))
+            case EndOrphans(processes=left):
+                await process.end(left, lambda: self._desk.left_behind(notes.read()))
+            case Start(cause=cause):
+                await in_thread("agent: start", lambda: self._launch(cause), START_DEADLINE_S)
+            case Stop(process=main, cause=cause):
+                await _stop(self._desk, main, cause)
+
+    def _launch(self, cause: Cause) -> None:
+        """Starts the agent, with notes before and after. Blocks.
+
+        The lock comes first, so that these notes can only be of a process
+        that we start; and it is the process's own from fork on, so that it is
+        found again with these notes when we are killed before we know its pid.
+        """
+        desk, spec = self._desk, self.spec
+        with launch.held(desk.lock) as lock_fd:
+            now_s = process.now_s()
+            life = Life(desk.finds(), started_s=now_s, desired_digest=spec.desired_digest)
+            desk.notes.update(lambda record: record.begins(life, cause, now_s))
+            output.rotate(desk.log)
+            output.begin(desk.log, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            main = launch.start(
+                spec.command,
+                user=spec.user,
+                env=spec.env,
+                workdir=spec.workdir,
+                output=desk.log,
+                lock_fd=lock_fd,
+            )
+            born = replace(
+                life, pid=main.pid, start_ticks=main.start_ticks, started_s=main.started_s
+            )
+            desk.notes.update(lambda record: replace(record, life=born))
+
+    def _follow(self, main: Process | None) -> None:
+        if main != self._main:
+            self._main, moved, self._moved = main, self._moved, anyio.Event()
+            moved.set()
+
+    async def watch(self, wake: Wake) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_output_small)
+            while True:
+                await self._wake_at_end(wake)
+
+    async def _wake_at_end(self, wake: Wake) -> None:
+        """Follows the process that the last look found, until a look finds another."""
+        main, moved = self._main, self._moved
+        async with anyio.create_task_group() as tasks:
+            if main is not None:
+                tasks.start_soon(_wake_after, main, wake)
+            await moved.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _keep_output_small(self) -> None:
+        while True:
+            # A full or a hung disk is for others to tell; the next round tries again.
+            with contextlib.suppress(OSError, Stuck):
+                await in_thread(
+                    "agent: rotate its output",
+                    lambda: output.rotate(self._desk.log),
+                    ROTATE_EVERY_S,
+                )
+            await anyio.sleep(ROTATE_EVERY_S)
+
+
+class UnitAgent:
+    """The agent as a systemd unit."""
+
+    name = NAME
+    deadline_s = OBSERVE_DEADLINE_S
+
+    def __init__(self, spec: AgentSpec, host: Host, systemd: Systemd) -> None:
+        self.spec = spec
+        self._desk = Desk(spec, host)
+        self._systemd = systemd
+
+    async def observe(self) -> UnitActual:
+        # The notes first: what `may-start` notes after this is of a later run
+        # than the unit shows, and adopting that one leaves the note alone.
+        record = self._desk.notes.read()
+        unit = await self._systemd.unit(self.spec.unit)
+        main = process.find(unit.main_pid) if unit.main_pid else None
+        outside, is_child = await self._outside(record, is_down=main is None)
+        is_in_trouble = main is None and unit.load_state == "loaded"
+        lines = await self._last_lines() if is_in_trouble or record.deaths else ""
+        return UnitActual(
+            unit=unit,
+            main=main,
+            outside=outside,
+            is_child=is_child,
+            **await self._desk.common(record, main, lines),
+        )
+
+    async def _outside(self, record: Record, *, is_down: bool) -> tuple[Process | None, bool]:
+        life = record.life
+        child = process.find(life.pid, life.start_ticks) if life and life.pid else None
+        if child is not None or not is_down:
+            return child, child is not None
+        around = await in_thread(
+            "agent: who lives", lambda: self._desk.search(record), process.SCAN_DEADLINE_S
+        )
+        return (None if around.unit else around.stray), around.is_ours
+
+    async def _last_lines(self) -> str:
+        try:
+            return await self._systemd.last_lines(self.spec.unit, LINES_QUOTED)
+        except (Unavailable, Refused, Stuck):
+            return ""  # a comfort; the verdict stands without it
+
+    def plan(self, actual: UnitActual) -> Plan[UnitAction]:
+        return plan_unit(self.spec, actual)
+
+    async def apply(self, action: UnitAction) -> None:
+        notes = self._desk.notes
+        match action:
+            case Adopt(life=life):
+                notes.update(lambda record: _with_life(record, life))
+            case NoteEnd(at_s=at_s, exit=how):
+                notes.update(lambda record: record.died(at_s, how))
+            case Stop(process=main, cause=cause):
+                await _stop(self._desk, main, cause)
+            case StopUnit(unit=unit):
+                notes.update(lambda record: record.ends("stopped", process.now_s()))
+                await self._systemd.stop(unit)
+                notes.update(Record.ended)
+            case StartUnit(unit=unit, cause=cause, has_failed=has_failed):
+                notes.update(lambda record: record.begins(None, cause, process.now_s()))
+                if has_failed:
+                    await self._systemd.reset_failed(unit)
+                await self._noting(self._systemd.start(unit))
+            case RestartUnit(unit=unit):
+                notes.update(lambda record: record.ends("changed", process.now_s()))
+                await self._noting(self._systemd.restart(unit))
+
+    async def _noting(self, job: Awaitable[None]) -> None:
+        """Notes what a unit found at its start, unless its own gate has done so."""
+        inputs = self._desk.finds()
+        await job
+        unit = await self._systemd.unit(self.spec.unit)
+        life = Life(
+            inputs,
+            invocation_id=unit.invocation_id,
+            started_s=process.now_s(),
+            desired_digest=self.spec.desired_digest,
+        )
+        self._desk.notes.update(lambda record: _with_life(record, life))
+
+    async def watch(self, wake: Wake) -> None:
+        async for _ in self._systemd.changes(self.spec.unit):
+            wake()
+
+
+def _with_life(record: Record, life: Life) -> Record:
+    """Notes a run of the unit; what its gate has noted of that run is nearer to the truth."""
+    noted = record.life
+    if noted is not None and noted.invocation_id == life.invocation_id:
+        return replace(record, ending="")
+    return replace(record, life=life, ending="")
+
+
+async def _stop(desk: Desk, main: Process, cause: Cause) -> None:
+    desk.notes.update(lambda record: record.ends(cause, process.now_s()))
+    await process.stop(main, desk.lock, desk.spec.stop_timeout_s)
+    desk.notes.update(Record.ended)
+
+
+async def _wake_after(main: Process, wake: Wake) -> None:
+    await process.ended(main)
+    wake()
+
+
+def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
+    spec = agent_spec(node)
+    if spec.supervisor == "systemd":
+        return [UnitAgent(spec, host, Systemd())]
+    return [ChildAgent(spec, host)]
+
+
+KIND = Kind(section="agent", schema=SCHEMA, resources=_resources)

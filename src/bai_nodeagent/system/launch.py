@@ -1,0 +1,152 @@
+"""Starting a process that outlives us.
+
+It gets a session of its own, nothing to read, a file to write to, and the
+lock: see `process`. Everything here may block, on accounts (NSS) or on a
+program that lies on a dead mount: call it through `blocking.in_thread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model import Refused, Unavailable
+from . import process
+from .process import Process
+
+# Not that of the daemon: the same agent must come out however the daemon was started.
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCK_TRIES = 25
+_LOCK_PAUSE_S = 0.02
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a process runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+@contextlib.contextmanager
+def held(lock: Path) -> Iterator[int]:
+    """Takes the lock and gives its descriptor; who inherits that keeps the lock. Blocks.
+
+    Raises Unavailable when somebody else holds it.
+    """
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take(fd, lock)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int, lock: Path) -> None:
+    for _ in range(_LOCK_TRIES):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)  # somebody may just be asking: process.is_held
+    raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
+
+
+def account(user: str | None) -> Account:
+    """Looks an account up, our own for None. Blocks. Raises Refused when there is none."""
+    try:
+        entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    except KeyError as error:
+        who = f"user {user!r}" if user else f"uid {os.geteuid()}"
+        raise Refused("NoSuchUser", f"there is no {who} on this node") from error
+    groups = [g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem]
+    everyone = tuple(sorted({entry.pw_gid, *groups}))
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, everyone, entry.pw_dir)
+
+
+def environment(who: Account, extra: Mapping[str, str]) -> dict[str, str]:
+    """What a started process finds: nothing of ours, above all no NOTIFY_SOCKET."""
+    return {
+        "PATH": SEARCH_PATH,
+        "HOME": who.home,
+        "USER": who.name,
+        "LOGNAME": who.name,
+        "LANG": "C.UTF-8",
+        **extra,
+    }
+
+
+def start(
+    command: Sequence[str],
+    *,
+    user: str | None,
+    env: Mapping[str, str],
+    workdir: Path,
+    output: Path,
+    lock_fd: int,
+) -> Process:
+    """Starts a process in a session of its own that keeps `lock_fd` and outlives us. Blocks.
+
+    It returns after exec, so with a program or folder on a hung mount maybe
+    never. The process may have ended already. Raises Refused with what exec
+    or the accounts say.
+    """
+    who = account(user)
+    is_other = who.uid != os.geteuid()
+    _forget_dead_children()
+    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=workdir,
+            env=environment(who, env),
+            user=who.uid if is_other else None,
+            group=who.gid if is_other else None,
+            extra_groups=who.groups if is_other else None,
+            umask=0o022,
+            start_new_session=True,
+            pass_fds=(lock_fd,),
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Refused(
+            "CantStart", f"{command[0]} can't be started in {workdir}: {error}"
+        ) from error
+    finally:
+        os.close(log)
+    _children[child.pid] = child
+    return process.born(child.pid)  # there even when it has ended: nobody has reaped it yet
+
+
+def _forget_dead_children() -> None:
+    for pid, child in list(_children.items()):
+        if child.poll() is not None:
+            del _children[pid]
+
+
+def exit_of(pid: int) -> str:
+    """How a child of ours ended, for people, and reaps it; "" when that can't be known."""
+    child = _children.get(pid)
+    code = child.poll() if child else None
+    if code is None:
+        return ""
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"

@@ -1,0 +1,73 @@
+"""The output of a process that outlives us: one file that several write to at once.
+
+The file is only ever opened for appending. So it can be cut while a process
+holds it: what that writes next stands at the new end. What is written between
+copy and cut is lost; no other way needs neither a pipe to us, which would
+break when we go, nor a signal to the process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+BYTES_AT_MOST = 10 * 1024 * 1024
+_TAIL_BYTES = 16 * 1024
+_QUOTED_BYTES = 1024
+_MARK = b"[bai-nodeagent] started at "
+# Colours and cursor movements, then whatever else is not text (ECMA-48).
+_NOT_TEXT = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+
+
+def begin(path: Path, when: str) -> None:
+    """Marks where a new process's output begins. Makes the file, 0600."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, _MARK + when.encode() + b"\n")
+    finally:
+        os.close(fd)
+
+
+def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
+    """Moves what is in a file that has grown too big to FILE.1, the last part of it at least."""
+    try:
+        with path.open("r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= bytes_at_most:
+                return
+            file.seek(size - bytes_at_most)
+            old = file.read()
+            before = path.with_name(f"{path.name}.1")
+            with os.fdopen(os.open(before, _FRESH, 0o600), "wb") as copy:
+                copy.write(old)
+            file.truncate(0)
+    except FileNotFoundError:
+        return
+
+
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+def tail(path: Path) -> str:
+    """The end of what the last process wrote; "" when there is nothing. May hold secrets."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            data = file.read()
+    except FileNotFoundError:
+        return ""
+    mark = data.rfind(_MARK)
+    if mark >= 0:
+        data = data[mark:].partition(b"\n")[2]
+    return data.decode(errors="replace")
+
+
+def quoted(text: str, lines: int = 10) -> str:
+    """The last lines of a text, fit for a message: without control characters, 1 KB at most.
+
+    Mask secrets before: half of one can't be recognised.
+    """
+    plain = "\n".join(_NOT_TEXT.sub("", text).strip().splitlines()[-lines:])
+    return plain.encode()[-_QUOTED_BYTES:].decode(errors="ignore")
