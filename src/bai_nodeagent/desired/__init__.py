@@ -5,11 +5,12 @@ evaluate                  bytes -> Desired: everything that is wrong, or the mer
 resolve                   Desired, this node's variables, secrets -> NodeSpec
 """
 
-from .documents import Document
+from .documents import Document, Unreadable, parse
 from .evaluate import Desired, addresses, check_alone, evaluate
 from .formats import duration_s
 from .layers import layer_keys, wanted_keys
 from .merge import canonical
+from .places import spelled, walk
 from .resolve import resolve
 from .schema import json_schema
 from .secrecy import MASK, is_secret_key, is_secret_place, mask
@@ -19,6 +20,7 @@ __all__ = [
     "MASK",
     "Desired",
     "Document",
+    "Unreadable",
     "Variables",
     "addresses",
     "canonical",
@@ -30,6 +32,9 @@ __all__ = [
     "json_schema",
     "layer_keys",
     "mask",
+    "parse",
     "resolve",
+    "spelled",
+    "walk",
     "wanted_keys",
 ]

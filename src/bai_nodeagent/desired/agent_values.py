@@ -39,17 +39,19 @@ def agent_values(
 ) -> AgentValues:
     """From the checked, expanded document. Leaves with an unresolved variable are left out,
     so that the value that stands in the file stays there."""
+    waiting = {text for place, text in walk(document) if place in unresolved}
     explicit = dict(_leaves(document.get("agent-config", {}).get("values", {}), ()))
     pending = {place[2:] for place in unresolved if place[:2] == ("agent-config", "values")}
     derived = {
         place: value
         for place, value in _derived(document, agent_ip, kinds).items()
-        if not any(_overlap(place, said, value) for said, value in explicit.items())
+        if not any(_overlap(place, said, item) for said, item in explicit.items())
+        and not any(isinstance(text, str) and text in waiting for _, text in walk(value))
     }
     known = {
         place: _filled(value, secrets)
         for place, value in explicit.items()
-        if not any(place == waiting[: len(place)] for waiting in pending)
+        if not any(place == missing[: len(place)] for missing in pending)
         and not (value == {} and any(below[: len(place)] == place for below in derived))
     }
     is_managed = "agent-config" in document or derived or addresses(document) != (None, None)

@@ -12,8 +12,8 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from ..model import Kind, Mistake
-from . import documents, schema, sentences, variables
-from .documents import Fault, clipped
+from . import schema, sentences, variables
+from .documents import MOST_FAULTS, Fault
 from .formats import FORMATS, NAME, VERBATIM, is_name
 from .places import (
     SECRET_KEY,
@@ -26,9 +26,8 @@ from .places import (
 )
 from .secrecy import Place
 
+_MOST_ERRORS = 10 * MOST_FAULTS
 VALUES: Place = ("agent-config", "values")
-MOST_FAULTS = 100
-"""Of one document. Somebody who has more of them has put the wrong file."""
 
 
 class Rules:
@@ -51,22 +50,17 @@ class Rules:
     def _expanded(self) -> Any:
         return _Strict(schema.whole(self.kinds), format_checker=FORMATS)
 
-    def layer(self, layer: str, table: dict[str, Any]) -> list[Fault]:
-        """The faults of one layer as it was parsed."""
-        document = clipped(table)
-        own = list(
-            islice(
-                chain(
-                    documents.faults(table),
-                    _marker_faults(document, self),
-                    _item_faults(document, self.named),
-                    _variable_faults(document, self),
-                    _groups_fault(layer, document),
-                ),
-                MOST_FAULTS + 1,
-            )
+    def layer(self, layer: str, document: dict[str, Any], known: Sequence[Fault]) -> list[Fault]:
+        """The faults of one layer, with those that are `known` from reading it."""
+        own = chain(
+            known,
+            _marker_faults(document, self),
+            _item_faults(document, self.named),
+            _variable_faults(document, self),
+            _groups_fault(layer, document),
         )
-        found = own + self._found(self._layer, without_unset(document, self), covered=own)
+        covered = list(islice(own, MOST_FAULTS + 1))
+        found = covered + self._found(self._layer, without_unset(document, self), covered)
         return [Fault(named(f.place, document, self.named), f.what) for f in found]
 
     def merged(self, document: dict[str, Any]) -> list[Fault]:
@@ -89,7 +83,7 @@ class Rules:
         validator: Any, document: Mapping[str, Any], covered: Sequence[Fault] = ()
     ) -> list[Fault]:
         places = {fault.place for fault in covered}
-        found = (fault for e in validator.iter_errors(document) for fault in sentences.faults(e))
+        found = sentences.faults(islice(validator.iter_errors(document), _MOST_ERRORS))
         fresh = (f for f in found if not is_below(f.place, places))
         return list(dict.fromkeys(islice(fresh, MOST_FAULTS + 1)))
 

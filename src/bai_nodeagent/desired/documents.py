@@ -15,12 +15,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, time
+from itertools import islice
 from typing import Any
 
 from .secrecy import Place
 
 LARGEST = 1 << 20
 DEEPEST = 32
+MOST_FAULTS = 100
+"""Of one document. Somebody who has more of them has put the wrong file."""
 _INT64 = range(-(1 << 63), 1 << 63)
 
 # tomllib needs time and memory by the square of a dotted key's length: 200 kB
@@ -61,8 +64,23 @@ class _Twice(dict[str, Any]):
         self.twice = sorted(key for key, count in counts.items() if count > 1)
 
 
+def read(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
+    """The table in a document, in TOML or JSON, and what no document may hold.
+
+    What is nested too deeply is a fault and is cut off, so that whoever walks
+    through the table needs no care. Raises Unreadable.
+    """
+    table = _parsed(raw)
+    return _clipped(table), list(islice(_faults(table, ()), MOST_FAULTS + 1))
+
+
 def parse(raw: bytes) -> dict[str, Any]:
-    """The table in a document, in TOML or JSON. Raises Unreadable."""
+    """The table alone. Raises Unreadable."""
+    table: dict[str, Any] = _clipped(_parsed(raw))
+    return table
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
     if len(raw) > LARGEST:
         raise Unreadable(f"is {len(raw)} bytes long; allowed: at most {LARGEST} (1 MiB)")
     try:
@@ -107,11 +125,6 @@ def _parts(chain: str) -> int:
     if chain.count(".") < _LONGEST_KEY:
         return 1
     return len(re.findall(_PART, chain))
-
-
-def faults(table: dict[str, Any]) -> Iterator[Fault]:
-    """What no value of a document may be, wherever it stands."""
-    return _faults(table, ())
 
 
 def _faults(value: object, place: Place) -> Iterator[Fault]:
@@ -171,12 +184,10 @@ def fault_of_text(text: str) -> str | None:
     return None
 
 
-def clipped(value: Any, depth: int = 0) -> Any:
-    """A copy without what is nested too deeply, so that the rest can be checked safely."""
+def _clipped(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict):
-        if depth >= DEEPEST:
-            return {}
-        return {key: clipped(item, depth + 1) for key, item in value.items()}
+        items = value.items() if depth < DEEPEST else ()
+        return {key: _clipped(item, depth + 1) for key, item in items}
     if isinstance(value, list):
-        return [] if depth >= DEEPEST else [clipped(item, depth + 1) for item in value]
+        return [_clipped(item, depth + 1) for item in value] if depth < DEEPEST else []
     return value

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model import Kind, Mistake
 from .check import Rules, is_below, mistakes
-from .documents import Document, Fault, Unreadable, clipped, parse
+from .documents import Document, Fault, Unreadable, read
 from .formats import satisfies
 from .merge import Merged, digest, layer_of, merge
 from .places import secret_names, spelled
@@ -81,12 +81,15 @@ def evaluate(
     merged = merge(tables, rules.named)
     if tables and len(tables) == len(readings) and not missing:
         told = _with_mistakes_of_merged(told, merged, readings, rules)
+    is_paused = any(table.get("paused") is True for _, table in tables)
+    if is_paused:  # no layer takes back what another one says
+        merged.document["paused"] = True
     is_valid = bool(tables) and not told and not missing
     return Desired(
         documents=tuple(documents),
         mistakes=tuple(told),
         missing=tuple(missing),
-        is_paused=any(table.get("paused") is True for _, table in tables),
+        is_paused=is_paused,
         merged=merged.document if is_valid else None,
         digest=digest(merged.document) if is_valid else None,
         too_old=_too_old(tables, daemon_version),
@@ -114,10 +117,10 @@ def _rank(reading: _Reading) -> int:
 
 def _read(document: Document, rules: Rules) -> _Reading:
     try:
-        table = parse(document.raw)
+        table, found = read(document.raw)
     except Unreadable as exc:
         return _Reading(document.layer, None, [Fault((), str(exc))])
-    return _Reading(document.layer, clipped(table), rules.layer(document.layer, table))
+    return _Reading(document.layer, table, rules.layer(document.layer, table, found))
 
 
 def _with_mistakes_of_merged(

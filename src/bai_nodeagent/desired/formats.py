@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import PurePosixPath
+from typing import TypeGuard
 
 from jsonschema import FormatChecker
 
@@ -22,7 +23,7 @@ VERBATIM = frozenset({"host-address", "agent-ip", "versions"})
 """Formats of strings in which variables are not filled in."""
 
 
-def is_name(text: object) -> bool:
+def is_name(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 

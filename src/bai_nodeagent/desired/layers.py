@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .documents import Unreadable, clipped, parse
+from .documents import Unreadable, parse
 from .formats import is_name
 from .places import secret_names
 
@@ -68,7 +68,6 @@ def _table(raw: bytes | None) -> dict[str, Any] | None:
     if raw is None:
         return None
     try:
-        table: dict[str, Any] = clipped(parse(raw))
+        return parse(raw)
     except Unreadable:
         return None
-    return table

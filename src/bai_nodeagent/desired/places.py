@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
+from .formats import is_name
 from .secrecy import Place
 
 UNSET_KEY = "unset"
@@ -40,8 +41,13 @@ def spelled(place: Place) -> str:
 def _key(key: str) -> str:
     if len(key) > _LONGEST_SHOWN:
         key = key[:_LONGEST_SHOWN] + "…"
-    # ASCII where it is quoted: control characters and halves of surrogate pairs must not get out.
-    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=not key.isprintable())
+    return key if _BARE.fullmatch(key) else literal(key)
+
+
+def literal(value: object) -> str:
+    """A value as a message may show it: nothing in it that a terminal would obey."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else json.dumps(value, default=str)
 
 
 def named(place: Place, document: Mapping[str, Any], sections: Collection[str]) -> Place:
@@ -50,7 +56,7 @@ def named(place: Place, document: Mapping[str, Any], sections: Collection[str]) 
         case (str(section), int(index), *rest) if section in sections:
             item = document[section][index]
             name = item.get("name") if isinstance(item, Mapping) else None
-            return (section, name if isinstance(name, str) else index, *rest)
+            return (section, name if is_name(name) else index, *rest)
         case _:
             return place
 

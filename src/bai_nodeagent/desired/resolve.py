@@ -17,8 +17,6 @@ from .places import SECRET_KEY, is_secret, named, spelled, walk
 from .secrecy import Place
 from .variables import Variables, expand
 
-_ABOUT_DOCUMENT = frozenset({"api-version", "requires-daemon", "paused"})
-
 
 def resolve(
     desired: Desired,
@@ -53,7 +51,7 @@ def resolve(
         revision=revision,
         digest=desired.digest,
         documents={each.key: each.revision for each in desired.documents},
-        document={k: v for k, v in document.items() if k not in _ABOUT_DOCUMENT},
+        document=document,
         agent_config_path=_agent_config_path(document),
         agent_values=leaves.values,
         optional=leaves.optional,

@@ -2,8 +2,9 @@
 
 A kind may refer to these "#/$defs/…": text, name, path, address, duration,
 mode, secret-reference, text-or-secret, reserved. A `title` says in a few words
-what is allowed; it ends up in the sentences. `not` always means "reserved for
-later", never a rule about today's values.
+what is allowed; it ends up in the sentences. `{"not": {"enum": […]}}` beside an
+"enum" reserves values for later, as "reserved" does for keys. A key is forbidden
+by `{"not": {}}`, not by `false`, whose error lacks the place.
 """
 
 from __future__ import annotations
@@ -190,4 +191,4 @@ def resolved(schema: Any) -> Schema:
 
 
 def is_reserved(schema: Any) -> bool:
-    return resolved(schema) is DEFS["reserved"]
+    return resolved(schema) == DEFS["reserved"]

@@ -6,7 +6,6 @@ a key, or a short value where no key on its way names a secret.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
@@ -17,6 +16,7 @@ from typing import Any
 from jsonschema import ValidationError
 
 from .documents import Fault
+from .places import literal
 from .schema import is_reserved, resolved
 from .secrecy import Place, is_secret_place
 
@@ -33,12 +33,27 @@ _WORDS = {
 }
 
 
-def faults(error: ValidationError) -> Iterator[Fault]:
-    """One or more faults for each error; a fault may come more than once."""
-    place: Place = tuple(error.absolute_path)
-    handler = _HANDLERS.get(str(error.validator), _other)
-    for below, what in handler(error, place):
-        yield Fault((*place, *below), what)
+def faults(errors: Iterable[ValidationError]) -> Iterator[Fault]:
+    """One or more faults for each error that says something of its own.
+
+    A value of the wrong type, or one that is reserved, has no other fault. A
+    fault may come more than once.
+    """
+    by_place: dict[Place, list[ValidationError]] = {}
+    for error in errors:
+        by_place.setdefault(tuple(error.absolute_path), []).append(error)
+    for place, found in by_place.items():
+        for error in _telling(found):
+            for below, what in _HANDLERS.get(str(error.validator), _other)(error, place):
+                yield Fault((*place, *below), what)
+
+
+def _telling(errors: list[ValidationError]) -> list[ValidationError]:
+    for word in ("not", "type"):
+        alone = [error for error in errors if error.validator == word]
+        if alone:
+            return alone
+    return errors
 
 
 Said = Iterator[tuple[Place, str]]
@@ -49,6 +64,7 @@ def _unknown_keys(error: ValidationError, place: Place) -> Said:
     known = error.schema.get("properties", {})
     patterns = error.schema.get("patternProperties", {})
     allowed = sorted(key for key, schema in known.items() if not is_reserved(schema))
+    allowed += [f"keys like {pattern}" for pattern in patterns]
     for key in error.instance:
         if key not in known and not any(re.search(pattern, key) for pattern in patterns):
             hint = _near(key, known)
@@ -86,7 +102,7 @@ def _does_not_fit(error: ValidationError, place: Place) -> Said:
 
 
 def _not(error: ValidationError, place: Place) -> Said:
-    is_later = not error.validator_value or error.validator_value.keys() <= {"enum", "const"}
+    is_later = is_reserved(error.schema) or error.validator_value.keys() in ({"enum"}, {"const"})
     yield (), NOT_YET if is_later else _sentence("is not allowed", allowed(error.schema))
 
 
@@ -100,9 +116,8 @@ def _no_branch(error: ValidationError, place: Place) -> Said:
     branches = [list(errors) for _, errors in groupby(context, key=_branch)]
     meant = [errors for errors in branches if not any(_is_of_other_type(e) for e in errors)]
     if len(meant) == 1:
-        for child in meant[0]:
-            for fault in faults(child):
-                yield fault.place[len(place) :], fault.what
+        for fault in faults(meant[0]):
+            yield fault.place[len(place) :], fault.what
     elif meant:
         yield from _does_not_fit(error, place)
     else:
@@ -114,7 +129,16 @@ def _branch(error: ValidationError) -> int:
 
 
 def _is_of_other_type(error: ValidationError) -> bool:
-    return error.validator == "type" and not error.path
+    if error.path:
+        return False
+    match error.validator:
+        case "type":
+            return True
+        case "const" | "enum":
+            choices = error.schema.get("enum", [error.schema.get("const")])
+            return all(type(choice) is not type(error.instance) for choice in choices)
+        case _:
+            return False
 
 
 def _other(error: ValidationError, place: Place) -> Said:
@@ -157,12 +181,8 @@ def _quoted(value: object, place: Place) -> str:
     """The value, or "the value" where it might be a secret or is long."""
     if isinstance(value, dict | list) or is_secret_place(place):
         return "the value"
-    text = _literal(value)
+    text = literal(value)
     return text if len(text) <= _LONGEST_QUOTED else "the value"
-
-
-def _literal(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _kind_of(value: object) -> str:
@@ -192,7 +212,7 @@ def allowed(schema: Any) -> str:
         case {"title": str(title)}:
             return title
         case {"const": value}:
-            return _literal(value)
+            return literal(value)
         case {"enum": values}:
             return _choices(values)
         case {"anyOf": branches} | {"oneOf": branches}:
@@ -209,12 +229,12 @@ _LIMITS = {
     "maximum": "at most {}",
     "exclusiveMinimum": "above {}",
     "exclusiveMaximum": "below {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "minProperties": "at least {} keys",
-    "maxProperties": "at most {} keys",
+    "minLength": "characters: at least {}",
+    "maxLength": "characters: at most {}",
+    "minItems": "items: at least {}",
+    "maxItems": "items: at most {}",
+    "minProperties": "keys: at least {}",
+    "maxProperties": "keys: at most {}",
     "pattern": "like {}",
 }
 
@@ -225,4 +245,4 @@ def _limits(schema: Mapping[str, Any]) -> str:
 
 
 def _choices(values: Iterable[object]) -> str:
-    return ", ".join(_literal(value) for value in values)
+    return ", ".join(literal(value) for value in values)
