@@ -29,7 +29,9 @@ from .store.base import Store
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `bai-nodeagent`."""
-    arguments = _parser().parse_args(argv)
+    # Options may stand before and after the command: argparse keeps both only
+    # when neither parser has a default of its own.
+    arguments = _parser().parse_args(argv, argparse.Namespace(config=None, json=False))
     try:
         answer = arguments.does(arguments)
     except InvalidSettings as error:
@@ -74,7 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"bai-nodeagent {__version__}")
-    parser.set_defaults(config=None, json=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, does: Callable[[argparse.Namespace], Answer], text: str) -> Any:

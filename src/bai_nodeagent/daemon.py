@@ -101,9 +101,9 @@ class Node:
         ):
             tasks.start_soon(self.follower.run)
             tasks.start_soon(self.loop.run)
-            tasks.start_soon(self.reporter.run)
             tasks.start_soon(self._pulse, presence)
             await self._first_word()
+            tasks.start_soon(self.reporter.run)
             notify("READY=1")
             log.info("daemon.ready", node=self._site.place.identity.node_id)
 

@@ -65,7 +65,7 @@ class Reporter:
         self._changed = anyio.Event()
         self._seen_s = time.monotonic()
         self.newest = NodeStatus(
-            who.node, who.daemon, who.boot_id, who.started_at, status.Reading(), None, "Missing",
+            who.node, who.daemon, who.boot_id, who.started_at, status.Reading(), None, "Progressing",
             (), {},
         )  # fmt: skip
 

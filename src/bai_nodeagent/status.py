@@ -95,11 +95,8 @@ def summary(
         return "Invalid"
     if desired.reason == "NoDesiredState":
         return "Missing"
-    if (
-        Status.FALSE in (desired.status, store.status)
-        or store.status is Status.UNKNOWN
-        or any(is_fault(outcome) for outcome in outcomes)
-    ):
+    is_lost = Status.FALSE in (desired.status, store.status)
+    if is_lost or any(is_fault(outcome) for outcome in outcomes):
         return "Degraded"
     if is_applied and all(outcome.verdict.status is Status.TRUE for outcome in outcomes):
         return "Ready"

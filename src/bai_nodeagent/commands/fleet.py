@@ -141,6 +141,9 @@ def shown(report: Report, note: str | None = None) -> Answer:
         part = report.document.get(name)
         if isinstance(part, dict):
             lines.append(f"  {name}: revision {part.get('revision')}, {part.get('digest')}")
+    facts = report.document.get("facts")
+    if isinstance(facts, dict):
+        lines += [f"  {name}: {value}" for name, value in facts.items()]
     return Answer(
         code, lines, {**report.document, "alive": report.is_alive}, [note] if note else []
     )

@@ -1,0 +1,74 @@
+# Two commands are all that is needed: `make run` and `make test`. Both build what they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without pip's own version check: it asks the network, and says nothing of use here.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+
+.PHONY: run test check unit integration e2e node-shell bench wheel clean help
+
+help:
+	@echo "make run          the daemon on an example node below .run/; no root, no etcd"
+	@echo "make test         everything: static checks, unit, integration and end-to-end tests"
+	@echo "make check        ruff, mypy, import contracts, unit tests: the quick round"
+	@echo "make integration  against real etcds, processes, a real systemd in a container"
+	@echo "make e2e          on a real node in a virtual machine (make node-shell: a shell there)"
+	@echo "make bench        speed and memory, as ratios"
+
+run: $(VENV)/.installed
+	@$(BIN)/python examples/run.py
+
+test: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest tests
+
+check: $(VENV)/.tested lint unit
+
+.PHONY: lint
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.tested
+	$(BIN)/python -m pytest tests/unit
+
+integration: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	$(BIN)/python -m pytest tests/integration
+
+e2e: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	$(BIN)/python -m pytest tests/e2e
+
+node-shell: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	@cd tests && ../$(BIN)/python -m e2e.lab shell
+
+bench: $(VENV)/.tested
+	@for each in bench/*.py; do $(BIN)/python $$each || exit 1; done
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) .run .lab dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "bai-nodeagent needs Python 3.11 or later; say which: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) can't make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing what the daemon needs into $(VENV) (once)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV) (once)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

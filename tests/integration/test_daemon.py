@@ -1,0 +1,290 @@
+"""The daemon's main job on a real etcd, and on a folder, seen from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node_under_test import Node
+from servers import Etcd, EtcdServer
+
+
+@pytest.fixture(params=["etcd", "files"])
+def node(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Node]:
+    etcd = request.getfixturevalue("etcd") if request.param == "etcd" else None
+    node = Node(tmp_path / "node", etcd, prefix)
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def etcd_node(tmp_path: Path, prefix: str, etcd: Etcd) -> Iterator[Node]:
+    node = Node(tmp_path / "node", etcd, prefix)
+    yield node
+    node.close()
+
+
+def test_put_brings_the_node_into_line_with_one_start(node: Node) -> None:
+    node.start()
+    node.wait_summary("Missing")
+    assert "api-version = 1" in node.condition("DesiredState")["message"]
+    node.desire()
+    node.wait_ready("one")
+    config = tomllib.loads(node.agent_toml.read_text())
+    assert config["agent"]["id"] == "i-test01"
+    assert config["etcd"]["addr"] == {"host": "127.0.0.1", "port": 2379}
+    assert len(node.starts) == 1
+    status = node.status()
+    assert status["applied"]["digest"] == status["desired"]["digest"]
+    assert status["facts"]["agent-pid"] == node.living()[0]
+    assert node.http("/readyz") == (200, "Ready\n")
+    assert node.metric("bai_nodeagent_agent_up") == 1
+
+
+def test_a_changed_key_is_one_restart_with_what_is_on_disk(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.desire(node.document("two"))
+    node.wait_ready("two")
+    assert [marker for _, marker in node.starts] == ["one", "two"]
+
+
+def test_many_changes_at_once_are_one_restart(etcd_node: Node) -> None:
+    etcd_node.desire()
+    etcd_node.start()
+    etcd_node.wait_ready("one")
+    for number in range(12):
+        etcd_node.desire(etcd_node.document(f"m{number}"))
+    etcd_node.wait_ready("m11")
+    assert len(etcd_node.starts) <= 3
+
+
+def test_an_equal_document_is_no_write_and_no_restart(etcd_node: Node) -> None:
+    node = etcd_node
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    before = node.agent_toml.stat()
+    digest = node.status()["desired"]["digest"]
+    node.desire("# the same, said otherwise\n" + node.document() + "\n[meta]\nticket = 'x'\n")
+    revision = node.status()["desired"]["revision"]
+    node.wait("seen", lambda: node.status()["desired"]["revision"] > revision or revision > 0)
+    node.wait_ready("one")
+    assert node.status()["desired"]["digest"] == digest
+    after = node.agent_toml.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert len(node.starts) == 1
+
+
+def test_a_hand_edit_is_taken_back_without_a_restart(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    before = node.agent_toml.read_bytes()
+    node.agent_toml.write_bytes(before.replace(b'"one"', b'"by hand"'))
+    node.wait("repaired", lambda: node.agent_toml.read_bytes() == before)
+    node.wait_ready("one")
+    assert len(node.starts) == 1
+    assert node.metric('bai_nodeagent_drift_total{resource="agent_config"}') == 1
+
+
+def test_an_agent_that_read_a_hand_edit_is_restarted(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    good = node.agent_toml.read_bytes()
+    node.stop()
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("dead", lambda: not node.living())
+    node.agent_toml.write_bytes(good.replace(b'"one"', b'"by hand"'))
+    import subprocess
+    import sys
+
+    command = [sys.executable, f"{node.folder}/agent.py", str(node.folder)]
+    by_hand = subprocess.Popen(command, start_new_session=True)
+    node.wait("started by hand", lambda: node.starts[-1][1] == "by hand")
+    node.start()
+    node.wait_ready("one")
+    assert by_hand.wait(timeout=10) is not None
+    assert [marker for _, marker in node.starts] == ["one", "by hand", "one"]
+
+
+def test_a_killed_agent_is_back(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("a second start", lambda: len(node.starts) == 2)
+    node.wait_ready("one")
+    assert node.metric('bai_nodeagent_agent_restarts_total{cause="died"}') == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_daemons_end_leaves_the_agent_alone(node: Node, how: signal.Signals) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    code = node.stop(how)
+    assert code == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+    assert len(node.living()) == 1
+    node.start()
+    node.wait("up", lambda: node.http("/readyz") == (200, "Ready\n"))
+    assert len(node.starts) == 1
+
+
+def test_an_invalid_document_changes_nothing_and_a_fix_is_taken_at_once(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.desire(node.document("two", values="backnd = 'x'").replace("stop-timeout", "stop-timeot"))
+    node.wait_summary("Invalid")
+    message = node.condition("DesiredState")["message"]
+    assert "stop-timeot" in message
+    assert "stop-timeout" in message
+    good = node.agent_toml.read_bytes()
+    node.agent_toml.unlink()
+    node.wait("drift still repaired", lambda: node.agent_toml.read_bytes() == good)
+    node.desire(node.document("three"))
+    node.wait_ready("three")
+    assert [marker for _, marker in node.starts] == ["one", "three"]
+
+
+def test_a_deleted_document_is_never_read_as_remove_everything(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.remove("desired/cluster")
+    node.wait_summary("Missing")
+    assert "desired/cluster" in node.condition("DesiredState")["message"]
+    good = node.agent_toml.read_bytes()
+    node.agent_toml.write_text("")
+    node.wait("drift still repaired", lambda: node.agent_toml.read_bytes() == good)
+    assert len(node.living()) == 1
+    node.desire()
+    node.wait_ready("one")
+    assert len(node.starts) == 1
+
+
+def test_paused_observes_and_reports_but_changes_nothing(node: Node) -> None:
+    node.desire(node.document(top="paused = true"))
+    node.start()
+    node.wait_summary("Paused")
+    assert not node.agent_toml.exists()
+    assert node.starts == []
+    assert node.http("/readyz")[0] == 200
+    node.desire()
+    node.wait_ready("one")
+
+
+def test_a_local_pause_needs_no_store_and_outlives_the_daemon(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    assert node.run("pause").returncode == 0
+    node.wait_summary("Paused")
+    node.agent_toml.write_text("spoilt = [")
+    node.stop()
+    node.start()
+    node.wait("paused again", lambda: node.http("/readyz") == (200, "Paused\n"))
+    assert node.agent_toml.read_text() == "spoilt = ["
+    assert node.run("resume").returncode == 0
+    node.wait_ready("one")
+
+
+def test_a_crash_loop_says_what_the_agent_said(node: Node) -> None:
+    (node.folder / "poison").touch()
+    node.desire()
+    node.start()
+    found = node.wait_reason("Agent", "CrashLoop")
+    assert "poisoned: the agent gives up" in found["message"]
+    (node.folder / "poison").unlink()
+    node.desire(node.document("two"))
+    node.wait_ready("two")
+
+
+def test_stopped_stops_and_running_starts(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.desire(node.document(agent='state = "stopped"'))
+    node.wait("stopped", lambda: not node.living() and node.status()["summary"] == "Ready")
+    node.desire()
+    node.wait("started", lambda: len(node.living()) == 1)
+
+
+def test_without_etcd_the_journal_holds_and_drift_is_repaired(tmp_path: Path) -> None:
+    with EtcdServer(tmp_path / "own") as server:
+        node = Node(tmp_path / "node", server)
+        try:
+            node.desire()
+            node.start()
+            node.wait_ready("one")
+            server.kill()
+            node.wait("noticed", lambda: "StoreUnreachable" in node.http("/status")[1], 40)
+            good = node.agent_toml.read_bytes()
+            node.agent_toml.write_text("spoilt")
+            node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)
+            node.stop(signal.SIGKILL)  # and now a boot without etcd
+            os.kill(node.living()[0], signal.SIGKILL)
+            node.agent_toml.unlink()
+            node.start()
+            node.wait("file", lambda: node.agent_toml.read_bytes() == good)
+            node.wait("agent", lambda: len(node.living()) == 1)
+            assert "Degraded" in node.http("/readyz")[1]
+            answer = node.run("status")
+            assert (answer.returncode, "Degraded" in answer.stdout) == (3, True)
+            assert "local daemon" in answer.stderr
+            assert node.run("plan").returncode == 0
+            server.start()
+            node.desire(node.document("two"))
+            node.wait_ready("two")
+        finally:
+            node.close()
+
+
+def test_secrets_are_nowhere_but_where_they_belong(etcd_node: Node) -> None:
+    node = etcd_node
+    first, second = "hunter2-very-secret", "another-hunter3-secret"
+    document = node.document(
+        values='[agent-config.values.etcd]\npassword = { secret = "agent-etcd" }',
+        agent='env = { TOKEN = { secret = "agent-etcd" } }',
+    )
+    node.put("secret/cluster/agent-etcd", first)
+    node.desire(document)
+    node.start()
+    node.wait_ready("one")
+    assert tomllib.loads(node.agent_toml.read_text())["etcd"]["password"] == first
+    assert node.agent_toml.stat().st_mode & 0o007 == 0
+    node.put("secret/cluster/agent-etcd", second)
+    node.wait("rotated", lambda: second in node.agent_toml.read_text())
+    node.wait("restarted", lambda: len(node.starts) == 2)
+    node.wait_ready("one")
+    node.agent_toml.write_text(node.agent_toml.read_text().replace(second, first))
+    node.wait("rotated", lambda: second in node.agent_toml.read_text())
+    shown = [
+        node.log,
+        str(node.status()),
+        node.http("/metrics")[1],
+        node.http("/status")[1],
+        node.run("plan").stdout,
+        *(Path(f"/proc/{pid}/cmdline").read_text() for pid in node.living()),
+    ]
+    for secret in (first, second):
+        assert [text for text in shown if secret in text] == []
+    for path in [*(node.folder / "state").iterdir(), *(node.folder / "runtime").iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_second_daemon_is_refused(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    for command in ("run", "apply"):
+        answer = node.run(command)
+        assert (answer.returncode, "another bai-nodeagent" in answer.stderr) == (5, True)
