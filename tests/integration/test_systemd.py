@@ -60,6 +60,7 @@ async def test_start_restart_stop(container: Container, systemd: Systemd) -> Non
     await systemd.stop(name)
     assert (await systemd.unit(name)).active_state == "inactive"
     await systemd.stop(name)
+    await systemd.reset_failed(name)  # unloaded by now, which is no fault
 
 
 async def test_a_unit_that_is_not_there(systemd: Systemd) -> None:

@@ -45,6 +45,15 @@ def test_systemds_own_words_are_not_the_units() -> None:
     assert written(journal, NEW) == ["its own"]
 
 
+def test_a_late_mark_of_the_earlier_invocation_hides_nothing() -> None:
+    journal = newest_first(
+        by_unit("new", NEW),
+        by_systemd("Stopping b.service...", OLD),
+        by_systemd("Starting b.service...", NEW),
+    )
+    assert written(journal, NEW) == ["new"]
+
+
 def test_nothing_is_there_yet_of_the_last_invocation() -> None:
     assert written(newest_first(by_unit("old", OLD)), NEW) == []
     assert written("", NEW) == []

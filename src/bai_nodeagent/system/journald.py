@@ -54,17 +54,18 @@ def written(entries: str, invocation_id: str) -> list[str]:
     """What an invocation wrote, oldest first, from entries as JSON lines, newest first.
 
     What a process writes in its last milliseconds, journald may note without
-    an invocation, as it looks that up when the process is gone. So an entry
-    without one belongs to the invocation of the next newer entry that has one;
-    systemd's own entries on the unit (they have a field UNIT) mark the ends.
+    an invocation, as it looks that up when the process is gone. Such a line
+    counts unless something of another invocation is newer. systemd's own
+    entries on the unit (they have a field UNIT) serve as marks; they may come
+    some milliseconds out of order, so they don't end the search.
     """
     lines: list[str] = []
+    is_last = True
     for entry in map(json.loads, entries.splitlines()):
         is_mark = "UNIT" in entry
         its = entry.get("INVOCATION_ID" if is_mark else "_SYSTEMD_INVOCATION_ID")
-        if its not in (None, invocation_id):
-            break
-        if not is_mark:
+        is_last = is_last and its in (None, invocation_id)
+        if not is_mark and (its == invocation_id or (its is None and is_last)):
             lines.append(_text(entry.get("MESSAGE")))
     return lines[::-1]
 

@@ -104,7 +104,7 @@ class Systemd:
         """Forgets a unit's failure and its count towards the start limit."""
         with self._deadline(f"reset {name}"):
             async with self._connect() as bus:
-                await _load(bus, name)
+                await _keep_loaded(bus, name)
                 await _ask_manager(bus, "ResetFailedUnit", "s", name)
 
     async def changes(self, name: str) -> AsyncGenerator[None]:

@@ -1,0 +1,174 @@
+"""The two units as they are shipped, under a real systemd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
+
+from bai_nodeagent.system.systemd import Systemd, UnitState
+from systemd_container import Container, container
+
+__all__ = ["container"]  # a fixture: used by name
+
+pytestmark = [pytest.mark.root, pytest.mark.anyio]
+
+DAEMON = "bai-nodeagent.service"
+AGENT = "backendai-agent.service"
+STORE = "/var/lib/bai-nodeagent/store"
+
+# Stands where the unit expects Backend.AI's Python: a main process that ends
+# by SIGINT only, and a worker that notes what it is sent.
+FAKE_AGENT = """#!/usr/bin/python3
+import os, signal, time
+def note(what):
+    with open("/run/agent-notes", "a") as notes:
+        print(what, file=notes)
+worker = os.fork()
+name = "main" if worker else "worker"
+def end(number, _frame):
+    note(f"{name} {signal.Signals(number).name}")
+    if worker:
+        os._exit(0)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, end)
+if worker:
+    note(f"born {os.getpid()} {worker}")
+    print("started handling RPC requests at", flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def systemd(container: Container) -> Systemd:
+    return container.systemd()
+
+
+@pytest.fixture
+async def node(container: Container, systemd: Systemd) -> AsyncIterator[Container]:
+    """A node with both units, shortened times, and nothing desired or running yet."""
+    container.write("/opt/backend.ai/venv/bin/python", FAKE_AGENT, mode=0o755)
+    container.write(
+        f"/run/systemd/system/{DAEMON}.d/times.conf",
+        "[Service]\nRestartSec=100ms\nWatchdogSec=3\nTimeoutAbortSec=1\n",
+    )
+    container.write(f"/run/systemd/system/{AGENT}.d/times.conf", "[Service]\nRestartSec=300ms\n")
+    container.write("/etc/bai-nodeagent/config.toml", 'node-id = "i-test"\n')
+    container.run("systemctl", "daemon-reload")
+    yield container
+    for unit in (DAEMON, AGENT):
+        await systemd.stop(unit)
+        await systemd.reset_failed(unit)
+    container.run("sh", "-c", "kill -KILL $(cat /run/child-agents) 2>&1", check=False)
+    container.run("rm", "-rf", "/var/lib/bai-nodeagent", "/run/bai-nodeagent")
+    container.run("rm", "-rf", "/run/agent-notes", "/run/child-agents", "/etc/backend.ai")
+
+
+async def until(systemd: Systemd, name: str, is_so: Callable[[UnitState], bool]) -> UnitState:
+    with anyio.fail_after(30):
+        while True:
+            unit = await systemd.unit(name)
+            if is_so(unit):
+                return unit
+            await anyio.sleep(0.05)
+
+
+def is_running(unit: UnitState) -> bool:
+    return unit.sub_state == "running" and unit.main_pid > 0
+
+
+def notes(node: Container) -> list[str]:
+    file = node.root / "run/agent-notes"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+async def test_systemd_has_nothing_to_say_against_the_units(node: Container) -> None:
+    for unit in (DAEMON, AGENT):
+        assert node.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}") == ""
+
+
+async def test_an_agent_that_ends_with_0_is_started_again(
+    node: Container, systemd: Systemd
+) -> None:
+    await systemd.start(AGENT)
+    first = await systemd.unit(AGENT)
+    node.run("sh", "-c", "until grep -q born /run/agent-notes; do sleep 0.02; done")
+    node.run("kill", "-INT", str(first.main_pid))
+    second = await until(systemd, AGENT, lambda unit: unit.n_restarts == 1 and is_running(unit))
+    assert second.main_pid != first.main_pid
+
+
+async def test_a_worker_never_outlives_its_main_process(node: Container, systemd: Systemd) -> None:
+    await systemd.start(AGENT)
+    node.run("sh", "-c", "until grep -q born /run/agent-notes; do sleep 0.02; done")
+    _born, main, worker = notes(node)[0].split()
+    node.run("kill", "-KILL", main)
+    await until(systemd, AGENT, lambda unit: unit.n_restarts == 1 and is_running(unit))
+    assert not (node.root / "proc" / worker).exists()
+
+
+async def test_a_stop_asks_the_main_process_alone_and_by_sigint(
+    node: Container, systemd: Systemd
+) -> None:
+    await systemd.start(AGENT)
+    node.run("sh", "-c", "until grep -q born /run/agent-notes; do sleep 0.02; done")
+    await systemd.stop(AGENT)
+    assert notes(node)[1:] == ["main SIGINT"]
+    assert (await systemd.unit(AGENT)).result == "success"
+
+
+async def test_the_daemon_is_ready_without_its_store(node: Container, systemd: Systemd) -> None:
+    node.write(
+        "/etc/bai-nodeagent/config.toml",
+        'node-id = "i-test"\n[store]\nurl = "etcd://127.0.0.1:1"\n',
+    )
+    await systemd.start(DAEMON)
+    assert is_running(await systemd.unit(DAEMON))
+    status = node.run("systemctl", "show", "--property=StatusText", DAEMON)
+    assert len(status.strip()) > len("StatusText=")
+
+
+async def test_the_daemon_mounts_for_the_host(node: Container, systemd: Systemd) -> None:
+    await systemd.start(DAEMON)
+    daemon = (await systemd.unit(DAEMON)).main_pid
+    of_daemon, of_host = node.run("readlink", f"/proc/{daemon}/ns/mnt", "/proc/1/ns/mnt").split()
+    assert of_daemon == of_host
+    status = node.run("cat", f"/proc/{daemon}/status")
+    assert "NoNewPrivs:\t0" in status
+
+
+async def test_folders_are_private_and_outlive_the_daemon(
+    node: Container, systemd: Systemd
+) -> None:
+    await systemd.start(DAEMON)
+    await systemd.stop(DAEMON)
+    for folder in ("run/bai-nodeagent", "var/lib/bai-nodeagent"):
+        assert oct((node.root / folder).stat().st_mode & 0o777) == "0o700"
+
+
+async def test_a_frozen_daemon_is_replaced(node: Container, systemd: Systemd) -> None:
+    await systemd.start(DAEMON)
+    first = await systemd.unit(DAEMON)
+    node.run("kill", "-STOP", str(first.main_pid))
+    second = await until(systemd, DAEMON, lambda unit: unit.n_restarts == 1 and is_running(unit))
+    assert second.main_pid != first.main_pid
+
+
+async def test_an_aborted_daemon_leaves_its_stacks(node: Container, systemd: Systemd) -> None:
+    await systemd.start(DAEMON)
+    first = await systemd.unit(DAEMON)
+    node.run("kill", "-ABRT", str(first.main_pid))
+    await until(systemd, DAEMON, lambda unit: unit.n_restarts == 1 and is_running(unit))
+    log = node.run("journalctl", "--output=cat", f"_SYSTEMD_INVOCATION_ID={first.invocation_id}")
+    assert "Fatal Python error: Aborted" in log
+    assert "daemon.py" in log or "asyncio" in log
+
+
+async def test_a_wrong_configuration_is_not_tried_twice(node: Container, systemd: Systemd) -> None:
+    node.write("/etc/bai-nodeagent/config.toml", "nod-id = 1\n")
+    node.run("systemctl", "start", DAEMON, check=False)
+    unit = await until(systemd, DAEMON, lambda unit: unit.active_state == "failed")
+    assert (unit.result, unit.n_restarts) == ("exit-code", 0)
+    assert "node-id" in await systemd.last_lines(DAEMON, 5)
