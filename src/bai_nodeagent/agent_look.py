@@ -11,6 +11,7 @@ from typing import Any
 
 from .agent_record import Notes, Record, config_text
 from .agent_spec import AgentSpec, differing, found, wanted
+from .blocking import in_thread
 from .model import Host, Refused, Stuck, Unavailable
 from .system import launch, output, process
 from .system.process import Process
@@ -70,8 +71,13 @@ class Desk:
         except (Unavailable, Stuck):
             return None
 
-    def search(self, record: Record) -> Around:
-        """Looks for the agent among all processes. Blocks."""
+    async def around(self, record: Record, command: tuple[str, ...]) -> Around:
+        return await in_thread(
+            "agent: who lives", lambda: self._search(record, command), process.SCAN_DEADLINE_S
+        )
+
+    def _search(self, record: Record, command: tuple[str, ...]) -> Around:
+        """Looks for the agent, that command, among all processes. Blocks."""
         everyone = process.living()
         leader = self._leader(record, everyone)
         if leader is not None:
@@ -79,8 +85,8 @@ class Desk:
             return Around(stray=leader, is_ours=True)
         left = self.left_behind(record)
         others = [p for p in everyone if p not in left]
-        stray = self.spec.command and process.matching(self.spec.command, self._uids(), others)
-        if stray:
+        stray = process.matching(command, self._uids(), others) if command else None
+        if stray is not None:
             unit = process.unit_of(stray)
             return Around(stray=stray, unit=unit if unit == self.spec.unit else "")
         return Around(orphans=tuple(sorted(left)))
@@ -104,7 +110,7 @@ class Desk:
         """A child of ours that has not become the agent yet still shows our own arguments."""
         if process.command_of(leader) == process.command_of(Process(os.getpid(), 0)):
             raise Stuck(
-                f"the start of the agent hangs: {self.spec.workdir} or {self.spec.command[0]} "
+                f"the start of the agent hangs: {self.spec.workdir} or its program "
                 "may be on a mount whose server is gone"
             )
 

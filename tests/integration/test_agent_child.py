@@ -363,6 +363,16 @@ async def test_one_started_before_its_file_was_written_is_restarted(bench: Bench
     assert len(bench.alive()) == 1
 
 
+async def test_a_launcher_is_not_the_agent(bench: Bench) -> None:
+    launcher = subprocess.Popen(["/usr/bin/timeout", "600", *bench.command("worker")])
+    await until(bench.alive)
+    plan = await bench.converge(bench.spec("worker"), at_most=1)
+    assert plan.facts["agent-pid"] == bench.born()[0] != launcher.pid
+    await bench.converge(bench.spec("worker", state="stopped"))
+    assert launcher.wait() == 0
+    assert not bench.alive("worker")
+
+
 async def test_a_worker_of_a_dead_life_is_not_adopted_for_its_arguments(bench: Bench) -> None:
     """A fork has the arguments of its main process."""
     spec = bench.spec("worker")
@@ -390,6 +400,7 @@ async def changed(bench: Bench) -> AgentSpec:
 async def died(bench: Bench) -> AgentSpec:
     await bench.converge(bench.spec("worker"))
     os.kill(bench.born()[-1], signal.SIGKILL)
+    await until(lambda: not bench.alive())
     return bench.spec("worker")
 
 

@@ -34,7 +34,7 @@ from ..blocking import in_thread
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import launch, output, process
 from ..system.process import Process
-from ..system.systemd import Systemd
+from ..system.systemd import Systemd, UnitState
 
 NAME = "Agent"
 OBSERVE_DEADLINE_S = 20.0
@@ -104,9 +104,7 @@ class ChildAgent:
         main = process.find(life.pid, life.start_ticks) if life and life.pid else None
         around = Around()
         if main is None:
-            around = await in_thread(
-                "agent: who lives", lambda: self._desk.search(record), process.SCAN_DEADLINE_S
-            )
+            around = await self._desk.around(record, self.spec.command)
         self._follow(main)
         lines = output.tail(self._desk.log) if main is None or record.deaths else ""
         return ChildActual(
@@ -212,7 +210,7 @@ class UnitAgent:
         record = self._desk.notes.read()
         unit = await self._systemd.unit(self.spec.unit)
         main = process.find(unit.main_pid) if unit.main_pid else None
-        outside, is_child = await self._outside(record, is_down=main is None)
+        outside, is_child = await self._outside(record, unit)
         is_in_trouble = main is None and unit.load_state == "loaded"
         lines = await self._last_lines() if is_in_trouble or record.deaths else ""
         return UnitActual(
@@ -223,14 +221,14 @@ class UnitAgent:
             **await self._desk.common(record, main, lines),
         )
 
-    async def _outside(self, record: Record, *, is_down: bool) -> tuple[Process | None, bool]:
+    async def _outside(self, record: Record, unit: UnitState) -> tuple[Process | None, bool]:
+        """An agent beside the unit, and whether it is one that we started."""
         life = record.life
         child = process.find(life.pid, life.start_ticks) if life and life.pid else None
-        if child is not None or not is_down:
+        if child is not None or unit.main_pid:
             return child, child is not None
-        around = await in_thread(
-            "agent: who lives", lambda: self._desk.search(record), process.SCAN_DEADLINE_S
-        )
+        command = self.spec.command or next(iter(unit.exec_start), ())
+        around = await self._desk.around(record, command)
         return (None if around.unit else around.stray), around.is_ours
 
     async def _last_lines(self) -> str:

@@ -1,0 +1,428 @@
+"""What is done about an agent, as tables of looks and plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bai_nodeagent.agent_child import (
+    Adopt,
+    ChildActual,
+    EndOrphans,
+    NoteEnd,
+    Start,
+    Stop,
+    plan_child,
+)
+from bai_nodeagent.agent_record import Life, Record
+from bai_nodeagent.agent_rules import change_wait_s, crash_wait_s
+from bai_nodeagent.agent_spec import AgentSpec
+from bai_nodeagent.agent_unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
+from bai_nodeagent.model import Plan, Status
+from bai_nodeagent.system.process import TICKS_PER_S, Process
+from bai_nodeagent.system.systemd import UnitState
+
+NOW_S = 10_000.0
+WANTED = {"command": "c1", "agent.toml agent.id": "i1"}
+OTHER = {"command": "c1", "agent.toml agent.id": "i0"}
+
+SPEC = AgentSpec(
+    supervisor="child",
+    command=("/bin/agent",),
+    config_path=Path("/etc/agent.toml"),
+    needs=("AgentConfig", "Mount/vfroot"),
+)
+MAIN = Process(71, int((NOW_S - 500) * TICKS_PER_S), 1, 71, 71)
+LIFE = Life(WANTED, pid=71, start_ticks=MAIN.start_ticks, started_s=MAIN.started_s)
+DEAD = replace(LIFE, is_over=True)
+
+
+def looked(record: Record | None = None, **seen: Any) -> ChildActual:
+    return ChildActual(
+        now_s=NOW_S,
+        epoch_s=1_700_000_000.0,
+        record=record or Record("boot"),
+        wants=WANTED,
+        finds=WANTED,
+        written_s=NOW_S - 1000,
+        **seen,
+    )
+
+
+def verbs(plan: Plan[Any]) -> list[str]:
+    return [action.verb for action in plan.actions]
+
+
+def said(plan: Plan[Any]) -> tuple[Status, str]:
+    return plan.verdict.status, plan.verdict.reason
+
+
+# --- child: what lives -------------------------------------------------------------------
+
+
+def test_in_step_is_running_with_facts() -> None:
+    plan = plan_child(SPEC, looked(Record("boot", LIFE), main=MAIN))
+    assert said(plan) == (Status.TRUE, "Running")
+    assert not plan.actions
+    assert plan.facts == {"agent-pid": 71, "agent-started-at": "2023-11-15T00:51:40Z"}
+
+
+def test_a_first_second_is_not_running_yet() -> None:
+    life = replace(LIFE, started_s=NOW_S - 0.25)
+    plan = plan_child(SPEC, looked(Record("boot", life), main=MAIN))
+    assert said(plan) == (Status.UNKNOWN, "Starting")
+    assert plan.look_again_in_s == 0.75
+
+
+def test_one_that_runs_again_after_crashes_has_to_prove_itself() -> None:
+    life = replace(LIFE, started_s=NOW_S - 4)
+    record = Record("boot", life, deaths=(1.0, 2.0), exit="exit status 0")
+    plan = plan_child(SPEC, looked(record, main=MAIN, last_lines="no etcd"))
+    assert said(plan) == (Status.FALSE, "CrashLoop")
+    assert "runs again" in plan.verdict.message
+    assert plan.verdict.message.endswith("no etcd")
+    assert plan.look_again_in_s == 6.0
+
+
+def test_unmanaged_keys_are_told_and_no_reason() -> None:
+    life = replace(LIFE, inputs={**WANTED, "agent.toml debug.on": "1"})
+    actual = looked(Record("boot", life), main=MAIN)
+    plan = plan_child(SPEC, actual)
+    assert said(plan) == (Status.TRUE, "Running")
+    assert "agent.toml debug.on" in plan.verdict.message
+
+
+def test_drift_that_it_never_read_is_no_reason() -> None:
+    actual = replace(looked(Record("boot", LIFE), main=MAIN), finds=OTHER)
+    plan = plan_child(SPEC, actual)
+    assert (said(plan), plan.verdict.message) == ((Status.TRUE, "Running"), "")
+
+
+def test_other_inputs_are_a_stop_and_a_start_that_need_what_the_start_needs() -> None:
+    life = replace(LIFE, inputs=OTHER)
+    plan = plan_child(SPEC, looked(Record("boot", life), main=MAIN))
+    assert said(plan) == (Status.UNKNOWN, "RestartPending")
+    assert "agent.toml agent.id" in plan.verdict.message
+    stop, start = plan.actions
+    assert isinstance(stop, Stop)
+    assert isinstance(start, Start)
+    assert stop.is_disruptive
+    assert not start.is_disruptive
+    assert stop.needs == start.needs == SPEC.needs
+    assert (stop.restart_cause, start.restart_cause) == ("", "changed")
+    assert stop.deadline_s > SPEC.stop_timeout_s
+
+
+def test_manual_waits_for_a_person() -> None:
+    record = Record("boot", replace(LIFE, inputs=OTHER))
+    plan = plan_child(replace(SPEC, restart="manual"), looked(record, main=MAIN))
+    assert said(plan) == (Status.FALSE, "RestartPending")
+    assert not plan.actions
+    assert "by hand" in plan.verdict.message
+    assert "i0" not in plan.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("sessions", "actions", "told"),
+    [
+        (None, [], "Docker can't be asked"),
+        (2, [], "sessions run: 2"),
+        (0, ["stop", "start"], ""),
+    ],
+)
+def test_idle_waits_for_the_last_session(
+    sessions: int | None, actions: list[str], told: str
+) -> None:
+    record = Record("boot", replace(LIFE, inputs=OTHER))
+    actual = looked(record, main=MAIN, sessions=sessions)
+    plan = plan_child(replace(SPEC, restart="idle"), actual)
+    assert verbs(plan) == actions
+    assert told in plan.verdict.message
+
+
+def test_a_flapping_desired_state_runs_out_of_restarts() -> None:
+    life = replace(LIFE, inputs=OTHER)
+    record = Record("boot", life, changes=(NOW_S - 3, NOW_S - 2, NOW_S - 1))
+    plan = plan_child(SPEC, looked(record, main=MAIN))
+    assert said(plan) == (Status.UNKNOWN, "RestartPending")
+    assert not plan.actions
+    assert plan.look_again_in_s == pytest.approx(57)
+
+
+def test_stopped_stops_without_needs() -> None:
+    plan = plan_child(replace(SPEC, state="stopped"), looked(Record("boot", LIFE), main=MAIN))
+    (stop,) = plan.actions
+    assert isinstance(stop, Stop)
+    assert (stop.cause, stop.needs) == ("stopped", ())
+    plan = plan_child(replace(SPEC, state="stopped"), looked())
+    assert said(plan) == (Status.TRUE, "Stopped")
+
+
+# --- child: who lives unnoted ------------------------------------------------------------
+
+
+def test_a_stray_older_than_its_file_is_not_known() -> None:
+    actual = replace(looked(stray=MAIN), written_s=NOW_S - 100)
+    plan = plan_child(SPEC, actual)
+    adopt = plan.actions[0]
+    assert isinstance(adopt, Adopt)
+    assert adopt.life.inputs == {}
+    assert verbs(plan) == ["adopt", "stop", "start"]
+
+
+def test_a_stray_younger_than_its_file_is_in_step() -> None:
+    plan = plan_child(SPEC, looked(stray=MAIN))
+    (adopt,) = plan.actions
+    assert isinstance(adopt, Adopt)
+    assert adopt.life == replace(LIFE, is_adopted=True)
+
+
+def test_one_of_our_own_starts_keeps_what_was_noted_for_it() -> None:
+    intent = Life(OTHER, desired_digest="d0")
+    plan = plan_child(SPEC, looked(Record("boot", intent), stray=MAIN, is_ours=True))
+    adopt = plan.actions[0]
+    assert isinstance(adopt, Adopt)
+    assert adopt.life.inputs == OTHER
+    assert (adopt.life.pid, adopt.life.desired_digest) == (71, "d0")
+    assert verbs(plan) == ["adopt", "stop", "start"]
+
+
+def test_a_stray_of_the_agents_unit_is_left_to_people() -> None:
+    plan = plan_child(SPEC, looked(stray=MAIN, unit="backendai-agent.service"))
+    assert said(plan) == (Status.FALSE, "Blocked")
+    assert not plan.actions
+
+
+def test_a_stray_is_stopped_where_none_is_wanted() -> None:
+    plan = plan_child(replace(SPEC, state="stopped"), looked(stray=MAIN))
+    assert verbs(plan) == ["adopt", "stop"]
+
+
+# --- child: what is dead -----------------------------------------------------------------
+
+
+def test_nothing_there_is_started_when_its_needs_are_met() -> None:
+    plan = plan_child(SPEC, looked())
+    (start,) = plan.actions
+    assert isinstance(start, Start)
+    assert (start.cause, start.needs) == ("first", SPEC.needs)
+
+
+def test_a_first_death_is_answered_at_once() -> None:
+    plan = plan_child(SPEC, looked(Record("boot", LIFE), exit="exit status 0"))
+    note, start = plan.actions
+    assert isinstance(note, NoteEnd)
+    assert isinstance(start, Start)
+    assert (note.at_s, note.exit, note.needs) == (NOW_S, "exit status 0", ())
+    assert start.cause == "died"
+    assert said(plan) == (Status.FALSE, "Died")
+
+
+def test_a_second_death_within_a_minute_waits() -> None:
+    life = replace(LIFE, started_s=NOW_S - 5)
+    record = Record("boot", life, deaths=(NOW_S - 6,))
+    plan = plan_child(SPEC, looked(record, last_lines="port taken"))
+    assert verbs(plan) == ["note_end"]
+    assert said(plan) == (Status.FALSE, "CrashLoop")
+    assert plan.look_again_in_s is not None
+    assert 0.75 <= plan.look_again_in_s <= 1
+
+
+def test_a_death_after_a_long_life_counts_anew() -> None:
+    record = Record("boot", LIFE, deaths=(1.0, 2.0, 3.0))
+    assert verbs(plan_child(SPEC, looked(record))) == ["note_end", "start"]
+
+
+def test_a_wait_ends_when_the_inputs_change() -> None:
+    record = Record("boot", replace(DEAD, inputs=OTHER), deaths=(NOW_S - 3, NOW_S - 2, NOW_S - 1))
+    plan = plan_child(SPEC, looked(record))
+    (start,) = plan.actions
+    assert isinstance(start, Start)
+    assert start.cause == "changed"
+
+
+def test_a_wait_for_ever_changing_inputs_does_not_end() -> None:
+    deaths = tuple(NOW_S - 9 + i for i in range(9))
+    record = Record("boot", replace(DEAD, inputs=OTHER), deaths=deaths, changes=deaths[-3:])
+    plan = plan_child(SPEC, looked(record))
+    assert not plan.actions
+    assert plan.look_again_in_s is not None
+    assert plan.look_again_in_s > 50
+
+
+def test_an_end_that_we_brought_about_is_no_death() -> None:
+    record = Record("boot", LIFE, ending="changed", changes=(NOW_S - 1,))
+    plan = plan_child(SPEC, looked(record))
+    assert verbs(plan) == ["note_end", "start"]
+    assert plan.actions[1].restart_cause == "changed"
+    assert plan.verdict.status is Status.UNKNOWN
+
+
+def test_orphans_are_ended_before_a_start() -> None:
+    orphan = Process(72, MAIN.start_ticks)
+    plan = plan_child(SPEC, looked(Record("boot", LIFE), orphans=(orphan,)))
+    assert said(plan) == (Status.FALSE, "Orphaned")
+    assert isinstance(plan.actions[0], EndOrphans)
+    assert verbs(plan) == ["end_orphans", "note_end", "start"]
+    plan = plan_child(replace(SPEC, state="stopped"), looked(orphans=(orphan,)))
+    assert verbs(plan) == ["end_orphans"]
+
+
+@pytest.mark.parametrize(("deaths", "step"), [(2, 1), (3, 2), (4, 4), (10, 256), (16, 300)])
+def test_waits_double_up_to_a_limit(deaths: int, step: float) -> None:
+    waits = {crash_wait_s((0.0,) * (deaths - 1) + (n * 0.0123457,)) for n in range(50)}
+    assert min(waits) >= 0.75 * step
+    assert max(waits) <= step
+    assert len(waits) > 40
+
+
+def test_restarts_for_changes_are_a_burst_and_then_one_a_minute() -> None:
+    times: tuple[float, ...] = ()
+    now_s = 1000.0
+    restarts = []
+    while now_s < 1400:
+        if change_wait_s(times, now_s) == 0:
+            restarts.append(now_s)
+            times = (*times, now_s)[-16:]
+        now_s += 1
+    assert restarts == [1000, 1001, 1002, 1060, 1120, 1180, 1240, 1300, 1360]
+
+
+# --- systemd -----------------------------------------------------------------------------
+
+UNIT_SPEC = replace(SPEC, supervisor="systemd", command=())
+GATE = ("/usr/bin/bai-nodeagent", "may-start")
+ACTIVE = UnitState(
+    name="backendai-agent.service",
+    load_state="loaded",
+    active_state="active",
+    sub_state="running",
+    main_pid=71,
+    invocation_id="ab",
+    result="success",
+    exec_conditions=(GATE,),
+    n_restarts=0,
+)
+DOWN = replace(ACTIVE, active_state="inactive", sub_state="dead", main_pid=0)
+FAILED = replace(DOWN, active_state="failed", sub_state="failed", result="start-limit-hit")
+RUN = Life(WANTED, invocation_id="ab", started_s=MAIN.started_s)
+
+
+def unit_looked(unit: UnitState, record: Record | None = None, **seen: Any) -> UnitActual:
+    return UnitActual(
+        now_s=NOW_S,
+        epoch_s=1_700_000_000.0,
+        record=record or Record("boot", RUN),
+        wants=WANTED,
+        finds=WANTED,
+        written_s=NOW_S - 1000,
+        unit=unit,
+        main=MAIN if unit.main_pid else None,
+        **seen,
+    )
+
+
+def test_a_unit_in_step_is_running() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(ACTIVE))
+    assert said(plan) == (Status.TRUE, "Running")
+    assert plan.facts["agent-pid"] == 71
+
+
+def test_a_unit_without_the_gate_is_ungated() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(replace(ACTIVE, exec_conditions=())))
+    assert said(plan) == (Status.TRUE, "Ungated")
+    assert "may-start" in plan.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("load_state", "reason"), [("masked", "Blocked"), ("not-found", "NoUnit"), ("error", "BadUnit")]
+)
+def test_a_unit_that_cannot_run_is_told(load_state: str, reason: str) -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(replace(DOWN, load_state=load_state)))
+    assert said(plan) == (Status.FALSE, reason)
+    assert not plan.actions
+
+
+def test_another_invocation_is_adopted() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(replace(ACTIVE, invocation_id="cd")))
+    (adopt,) = plan.actions
+    assert isinstance(adopt, Adopt)
+    assert (adopt.life.invocation_id, adopt.life.inputs) == ("cd", WANTED)
+
+
+def test_an_invocation_older_than_the_file_is_restarted() -> None:
+    actual = replace(unit_looked(ACTIVE, Record("boot")), written_s=NOW_S - 1)
+    assert verbs(plan_unit(UNIT_SPEC, actual)) == ["adopt", "restart"]
+
+
+def test_other_inputs_are_a_restart_of_the_unit() -> None:
+    record = Record("boot", replace(RUN, inputs=OTHER))
+    (restart,) = plan_unit(UNIT_SPEC, unit_looked(ACTIVE, record)).actions
+    assert isinstance(restart, RestartUnit)
+    assert restart.is_disruptive
+    assert (restart.needs, restart.restart_cause) == (SPEC.needs, "changed")
+
+
+def test_manual_names_the_command() -> None:
+    record = Record("boot", replace(RUN, inputs=OTHER))
+    plan = plan_unit(replace(UNIT_SPEC, restart="manual"), unit_looked(ACTIVE, record))
+    assert said(plan) == (Status.FALSE, "RestartPending")
+    assert "systemctl restart backendai-agent.service" in plan.verdict.message
+
+
+def test_restarting_is_left_to_systemd() -> None:
+    unit = replace(DOWN, active_state="activating", sub_state="auto-restart", n_restarts=3)
+    plan = plan_unit(UNIT_SPEC, unit_looked(unit, last_lines="no etcd"))
+    assert said(plan) == (Status.FALSE, "CrashLoop")
+    assert plan.verdict.message.endswith("no etcd")
+    assert not plan.actions
+
+
+@pytest.mark.parametrize(("unit", "has_failed"), [(DOWN, False), (FAILED, True)])
+def test_where_systemd_has_given_up_the_unit_is_started(unit: UnitState, has_failed: bool) -> None:
+    note, start = plan_unit(UNIT_SPEC, unit_looked(unit)).actions
+    assert isinstance(note, NoteEnd)
+    assert isinstance(start, StartUnit)
+    assert start.has_failed is has_failed
+    assert start.needs == SPEC.needs
+
+
+def test_a_unit_that_fails_again_and_again_waits() -> None:
+    record = Record("boot", replace(RUN, started_s=NOW_S - 5), deaths=(NOW_S - 8, NOW_S - 6))
+    plan = plan_unit(UNIT_SPEC, unit_looked(FAILED, record))
+    assert verbs(plan) == ["note_end"]
+    assert said(plan) == (Status.FALSE, "CrashLoop")
+
+
+@pytest.mark.parametrize("active_state", ["activating", "deactivating"])
+def test_a_unit_on_its_way_is_waited_for(active_state: str) -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(replace(DOWN, active_state=active_state)))
+    assert plan.verdict.status is Status.UNKNOWN
+    assert not plan.actions
+
+
+def test_a_unit_is_stopped_even_from_its_restart_loop() -> None:
+    spec = replace(UNIT_SPEC, state="stopped")
+    restarting = replace(DOWN, active_state="activating", sub_state="auto-restart")
+    for unit in (ACTIVE, restarting, replace(ACTIVE, load_state="masked")):
+        (stop,) = plan_unit(spec, unit_looked(unit)).actions
+        assert isinstance(stop, StopUnit)
+    masked = unit_looked(replace(DOWN, load_state="masked"), Record("boot"))
+    for actual in (unit_looked(DOWN, Record("boot")), masked):
+        assert said(plan_unit(spec, actual)) == (Status.TRUE, "Stopped")
+
+
+def test_a_child_of_ours_makes_way_for_the_unit() -> None:
+    actual = unit_looked(DOWN, Record("boot", LIFE), outside=MAIN, is_child=True)
+    (stop,) = plan_unit(UNIT_SPEC, actual).actions
+    assert isinstance(stop, Stop)
+    assert stop.process == MAIN
+
+
+def test_a_second_agent_is_never_started_beside_anothers() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, outside=MAIN))
+    assert said(plan) == (Status.FALSE, "Blocked")
+    assert not plan.actions

@@ -1,0 +1,266 @@
+"""The typed `[agent]`, and which inputs count as different."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bai_nodeagent.agent_record import Life, Notes, Record, may_start, record_start
+from bai_nodeagent.agent_spec import AgentSpec, agent_spec, differing, found, unread, wanted
+from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
+from bai_nodeagent.system import output
+
+
+def digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return "hmac-sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def node(agent: dict[str, Any], values: dict[KeyPath, Any] | None = None, **more: Any) -> NodeSpec:
+    return NodeSpec(
+        node_id="i-node01",
+        cluster="local",
+        revision=7,
+        digest="sha256:d",
+        documents={},
+        document={"agent": agent, **more},
+        agent_values=values,
+        secrets={"token": "hunter2"},
+    )
+
+
+def test_the_document_becomes_typed() -> None:
+    section = {
+        "supervisor": "child",
+        "command": ["/bin/agent", "-v"],
+        "env": {"A": "b", "TOKEN": {"secret": "token"}},
+        "stop-timeout": "250ms",
+    }
+    mounts = [
+        {"name": "vfroot", "required": True},
+        {"name": "scratch", "required": False},
+        {"name": "home"},
+    ]
+    spec = agent_spec(node(section, {("agent", "id"): "i-other"}, mount=mounts))
+    assert spec.command == ("/bin/agent", "-v")
+    assert spec.env == {"A": "b", "TOKEN": "hunter2"}
+    assert spec.stop_timeout_s == 0.25
+    assert spec.agent_id == "i-other"
+    assert spec.needs == ("AgentConfig", "Mount/vfroot")
+    assert spec.config_path == Path("/etc/backend.ai/agent.toml")
+    assert "hunter2" not in repr(spec)
+
+
+def test_what_is_not_said_is_default() -> None:
+    spec = agent_spec(node({"supervisor": "systemd"}))
+    assert (spec.unit, spec.state, spec.restart) == ("backendai-agent.service", "running", "auto")
+    assert (spec.agent_id, spec.needs, spec.config_path) == ("i-node01", (), None)
+    assert spec.stop_timeout_s == 10
+
+
+# --- inputs ------------------------------------------------------------------------------
+
+TEXT = '[agent]\nid = "i-one"\nmounts = ["/a"]\nday = 2026-01-02\n[etcd]\naddr = "10.0.0.1:2379"\n'
+VALUES: dict[KeyPath, Any] = {
+    ("agent", "id"): "i-one",
+    ("agent", "mounts"): ["/a"],
+    ("agent", "day"): date(2026, 1, 2),
+    ("etcd", "addr", "host"): "10.0.0.1",
+}
+SPEC = AgentSpec(
+    supervisor="systemd", config_path=Path("/etc/backend.ai/agent.toml"), values=VALUES
+)
+
+
+def differs(spec: AgentSpec, text: str | None, started: AgentSpec | None = None) -> set[str]:
+    has = found(started or spec, text, digest)
+    return {part.removeprefix("agent.toml ") for part in differing(spec, wanted(spec, digest), has)}
+
+
+def test_a_file_in_line_is_no_difference() -> None:
+    assert differs(SPEC, TEXT) == set()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "part"),
+    [
+        (("agent", "id"), "i-two", "agent.id"),
+        (("agent", "mounts"), [], "agent.mounts"),
+        (("etcd", "addr", "host"), "10.0.0.2", "etcd.addr.host"),
+        (("agent", "new"), 1, "agent.new"),
+        (("agent", "id"), UNSET, "agent.id"),
+        (("a.b", "c d"), True, '"a.b"."c d"'),
+        (("container",), {}, "container"),
+    ],
+)
+def test_each_managed_place_counts_by_itself(place: KeyPath, value: Any, part: str) -> None:
+    assert differs(replace(SPEC, values={**VALUES, place: value}), TEXT) == {part}
+
+
+def test_a_place_that_is_to_be_absent_and_is() -> None:
+    assert differs(replace(SPEC, values={("agent", "gone"): UNSET}), TEXT) == set()
+
+
+def test_a_table_that_only_has_to_be_there() -> None:
+    assert differs(replace(SPEC, values={("agent",): {}, ("etcd",): {}}), TEXT) == set()
+
+
+def test_a_key_is_taken_over_or_given_up_without_a_restart() -> None:
+    fewer = replace(SPEC, values={("agent", "id"): "i-one"})
+    assert (
+        differs(SPEC, TEXT, started=replace(fewer, values={**fewer.values}))
+        - {
+            "etcd.addr.host"  # how an address is spelled is known of managed ones only
+        }
+        == set()
+    )
+    assert differs(fewer, TEXT, started=SPEC) == set()
+
+
+def test_one_is_not_true() -> None:
+    spec = replace(SPEC, values={("debug", "on"): True})
+    assert differs(spec, "[debug]\non = 1\n") == {"debug.on"}
+
+
+def test_an_optional_place_counts_only_with_its_table() -> None:
+    place = ("watcher", "service-addr", "host")
+    spec = replace(SPEC, values={**VALUES, place: "10.0.0.9"}, optional=frozenset({place}))
+    assert differs(spec, TEXT) == set()
+    assert differs(spec, TEXT + "[watcher]\n") == {"watcher.service-addr.host"}
+
+
+@pytest.mark.parametrize("text", [None, "", "[agent"])
+def test_a_file_that_says_nothing_differs_in_everything(text: str | None) -> None:
+    assert len(differs(SPEC, text)) == len(VALUES)
+
+
+def test_with_a_child_our_own_part_counts_as_well() -> None:
+    child = replace(SPEC, supervisor="child", command=("/bin/agent",))
+    for change in (
+        {"command": ("/bin/agent", "-v")},
+        {"env": {"A": "b"}},
+        {"user": "bai"},
+        {"workdir": Path("/opt")},
+    ):
+        spec = replace(child, **change)
+        assert differs(spec, TEXT, started=child) == set(change)
+
+
+def test_an_unmanaged_file_is_not_looked_at() -> None:
+    spec = AgentSpec(supervisor="child", command=("/bin/agent",))
+    assert differs(spec, "not even TOML") == set()
+
+
+def test_unread_are_the_keys_that_nobody_manages() -> None:
+    wants = wanted(SPEC, digest)
+    has = found(SPEC, TEXT, digest)
+    now = TEXT.replace("i-one", "drift").replace(":2379", ":2380") + "[debug]\non = true\n"
+    assert unread(wants, has, found(SPEC, now, digest)) == ("agent.toml debug.on",)
+
+
+# --- notes -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(state=tmp_path, runtime=tmp_path, digest=digest, redact=str)
+
+
+def test_notes_come_back_as_they_were_written(tmp_path: Path) -> None:
+    life = Life({"command": "c"}, pid=7, start_ticks=9, started_s=1.5, desired_digest="d")
+    record = Record("boot", life, "stopped", (1.0, 2.5), (3.0,), "exit status 1")
+    notes = Notes(tmp_path, "boot")
+    assert notes.update(lambda _none: record) == record
+    assert notes.read() == record
+    assert notes.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"boot_id": "boot"}', '{"life": 7}'])
+def test_unreadable_notes_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "agent.json").write_text(text)
+    assert Notes(tmp_path, "boot").read() == Record("boot")
+
+
+def test_notes_of_another_boot_are_none(tmp_path: Path) -> None:
+    Notes(tmp_path, "before").update(lambda record: replace(record, deaths=(1.0,)))
+    assert Notes(tmp_path, "after").read() == Record("after")
+
+
+def test_the_gate_notes_what_the_unit_will_find(tmp_path: Path, host: Host) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(TEXT)
+    desired = replace(node({"supervisor": "systemd"}, VALUES), agent_config_path=config)
+    Notes(tmp_path).update(lambda record: replace(record, deaths=(1.0,), ending="changed"))
+    record_start(host, desired, "abcd")
+    record = Notes(tmp_path).read()
+    assert record.life is not None
+    assert record.life.invocation_id == "abcd"
+    assert not differing(SPEC, wanted(SPEC, digest), record.life.inputs)
+    assert (record.ending, record.deaths) == ("", (1.0,))
+
+
+# --- may-start ---------------------------------------------------------------------------
+
+MOUNT = [{"name": "vfroot", "required": True}]
+IN_LINE = Verdict(Status.TRUE, "InSync")
+AWAY = Verdict(Status.FALSE, "ServerGone", "10.0.0.1 does not answer")
+
+
+@pytest.mark.parametrize(
+    ("desired", "verdicts", "why"),
+    [
+        (node({"supervisor": "systemd"}), {}, None),
+        (node({"supervisor": "systemd"}, VALUES), {"AgentConfig": AWAY}, None),
+        (node({"supervisor": "systemd"}, mount=MOUNT), {"Mount/vfroot": IN_LINE}, None),
+        (node({"supervisor": "systemd"}, mount=MOUNT), {"Mount/vfroot": AWAY}, "does not answer"),
+        (node({"supervisor": "systemd"}, mount=MOUNT), {}, "Mount/vfroot"),
+        (node({"supervisor": "systemd", "state": "stopped"}), {}, "stopped"),
+        (replace(node({}), document={}), {}, None),
+    ],
+)
+def test_the_gate(desired: NodeSpec, verdicts: dict[str, Verdict], why: str | None) -> None:
+    answer = may_start(desired, verdicts)
+    if why is None:
+        assert answer is None
+    else:
+        assert answer is not None
+        assert why in answer
+
+
+# --- output ------------------------------------------------------------------------------
+
+
+def test_only_the_last_start_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    output.begin(log, "2026-11-23T10:00:00Z")
+    with log.open("a") as file:
+        file.write("of the first\n")
+    output.begin(log, "2026-11-23T10:00:01Z")
+    assert output.tail(log) == ""
+    with log.open("a") as file:
+        file.write("of the second\n")
+    assert output.tail(log) == "of the second\n"
+
+
+def test_a_quote_is_short_and_plain() -> None:
+    text = "\n".join(f"line {n}" for n in range(30))
+    assert output.quoted(text) == "\n".join(f"line {n}" for n in range(20, 30))
+    assert output.quoted("\x1b[31mred\x1b[0m\x07 é\r\n") == "red é"
+    assert len(output.quoted("é" * 5000).encode()) <= 1024
+
+
+def test_rotation_keeps_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    output.rotate(log)
+    log.write_bytes(b"0123456789")
+    output.rotate(log, bytes_at_most=10)
+    assert log.read_bytes() == b"0123456789"
+    output.rotate(log, bytes_at_most=4)
+    assert log.read_bytes() == b""
+    assert (tmp_path / "agent.log.1").read_bytes() == b"6789"
