@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..model import UNSET, KeyPath, Kind
 from .evaluate import addresses
-from .places import SECRET_KEY, is_secret, is_unset, secret_names, walk
+from .places import SECRET_KEY, VALUES, is_secret, is_unset, secret_names, walk
 from .secrecy import Place, is_secret_place
 
 _MANAGER: tuple[KeyPath, ...] = (("etcd", "addr", "host"),)
@@ -39,20 +39,19 @@ def agent_values(
 ) -> AgentValues:
     """From the checked, expanded document. Leaves with an unresolved variable are left out,
     so that the value that stands in the file stays there."""
-    waiting = {text for place, text in walk(document) if place in unresolved}
     explicit = dict(_leaves(document.get("agent-config", {}).get("values", {}), ()))
-    pending = {place[2:] for place in unresolved if place[:2] == ("agent-config", "values")}
+    waiting = {text for place, text in walk(document) if place in unresolved}
     derived = {
         place: value
         for place, value in _derived(document, agent_ip, kinds).items()
         if not any(_overlap(place, said, item) for said, item in explicit.items())
         and not any(isinstance(text, str) and text in waiting for _, text in walk(value))
     }
+    pending = _leaves_around(unresolved)
     known = {
         place: _filled(value, secrets)
         for place, value in explicit.items()
-        if not any(place == missing[: len(place)] for missing in pending)
-        and not (value == {} and any(below[: len(place)] == place for below in derived))
+        if place not in pending and not _is_implied(place, value, derived)
     }
     is_managed = "agent-config" in document or derived or addresses(document) != (None, None)
     return AgentValues(
@@ -91,6 +90,21 @@ def _derived(
         if kind.section in document:
             values |= kind.agent_values(document[kind.section])
     return values
+
+
+def _leaves_around(unresolved: frozenset[Place]) -> set[Place]:
+    """The places in agent.toml that a variable's place is, or lies in."""
+    return {
+        place[2:length]
+        for place in unresolved
+        if place[:2] == VALUES
+        for length in range(len(VALUES) + 1, len(place) + 1)
+    }
+
+
+def _is_implied(place: KeyPath, value: object, derived: Collection[KeyPath]) -> bool:
+    """Whether an empty table is there anyway, for the derived values in it."""
+    return value == {} and any(below[: len(place)] == place for below in derived)
 
 
 def _overlap(derived: KeyPath, explicit: KeyPath, value: object) -> bool:

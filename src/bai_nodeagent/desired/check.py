@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any
@@ -18,6 +18,7 @@ from .formats import FORMATS, NAME, VERBATIM, is_name
 from .places import (
     SECRET_KEY,
     UNSET_KEY,
+    VALUES,
     is_secret,
     is_unset,
     named,
@@ -27,7 +28,6 @@ from .places import (
 from .secrecy import Place
 
 _MOST_ERRORS = 10 * MOST_FAULTS
-VALUES: Place = ("agent-config", "values")
 
 
 class Rules:
@@ -117,8 +117,9 @@ def without_unset(document: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
 
 
 def _known(document: Mapping[str, Any], rules: Rules) -> Iterator[tuple[Place, Any]]:
-    for section in rules.sections & document.keys():
-        yield from walk(document[section], (section,))
+    for section, value in document.items():
+        if section in rules.sections:
+            yield from walk(value, (section,))
 
 
 def _marker_faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:
@@ -165,9 +166,10 @@ def _secret_fault(place: Place, value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _item_faults(document: Mapping[str, Any], sections: Iterable[str]) -> Iterator[Fault]:
-    for section in sections:
-        items = document.get(section)
+def _item_faults(document: Mapping[str, Any], sections: Collection[str]) -> Iterator[Fault]:
+    for section, items in document.items():
+        if section not in sections:
+            continue
         names = [
             item.get("name") if isinstance(item, Mapping) else None
             for item in (items if isinstance(items, list) else ())

@@ -12,6 +12,7 @@ from .secrecy import Place
 
 UNSET_KEY = "unset"
 SECRET_KEY = "secret"  # noqa: S105 - the key's name
+VALUES: Place = ("agent-config", "values")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SHOWN = 80
 
