@@ -124,7 +124,7 @@ def _plain(document: dict[str, Any], place: Place) -> Any:
 
 def _sections(text: str, is_owned: Callable[[Statement], bool]) -> dict[Place, _Section]:
     headers: dict[Place, str] = {}
-    bodies: dict[Place, list[_Line]] = {}
+    bodies: dict[Place, list[_Line]] = {(): []}
     for s in scan(text):
         line = text[s.start : s.end]
         body = bodies.setdefault(s.section, [])

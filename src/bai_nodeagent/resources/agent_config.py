@@ -152,6 +152,8 @@ def plan(
     text = _text_of(file)
     wanted = agent_toml.edit(text or last or "", spec.values, spec.optional, last)
     mode, owner = _access(spec, actual, wanted)
+    if file is None and not wanted:
+        return Plan(_in_line(spec, wanted))  # nobody asks that it be there
     if file is None or file.raw != wanted.encode():
         return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
