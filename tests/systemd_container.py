@@ -168,7 +168,7 @@ def _install(container: Container) -> None:
         mode=0o755,
     )
     for unit in (PROJECT / "deploy/systemd").glob("*.service"):
-        container.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
+        container.write(f"/usr/lib/systemd/system/{unit.name}", unit.read_text())
 
 
 Docker = Callable[..., str]

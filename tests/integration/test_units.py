@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anyio
 import pytest
 
+from bai_nodeagent.model import Refused
 from bai_nodeagent.system.systemd import Systemd, UnitState
 from systemd_container import Container, container
 
@@ -61,9 +64,7 @@ async def node(container: Container, systemd: Systemd) -> AsyncIterator[Containe
     for unit in (DAEMON, AGENT):
         await systemd.stop(unit)
         await systemd.reset_failed(unit)
-    container.run("sh", "-c", "kill -KILL $(cat /run/child-agents) 2>&1", check=False)
-    container.run("rm", "-rf", "/var/lib/bai-nodeagent", "/run/bai-nodeagent")
-    container.run("rm", "-rf", "/run/agent-notes", "/run/child-agents", "/etc/backend.ai")
+    container.run("rm", "-rf", "/var/lib/bai-nodeagent", "/run/bai-nodeagent", "/run/agent-notes")
 
 
 async def until(systemd: Systemd, name: str, is_so: Callable[[UnitState], bool]) -> UnitState:
@@ -84,9 +85,29 @@ def notes(node: Container) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
+def put(node: Container, agent_section: str) -> None:
+    """An admin's document; the store is a folder here."""
+    node.write(f"{STORE}/desired/cluster.toml", f"api-version = 1\n[agent]\n{agent_section}\n")
+
+
+async def agent_is(node: Container, reason: str, **facts: object) -> dict[str, Any]:
+    """The node's status once its Agent condition has this reason."""
+    file = node.root / STORE.lstrip("/") / "node/i-test/status"
+    seen: Any = None
+    with anyio.move_on_after(30):
+        while True:
+            if file.exists():
+                seen = json.loads(file.read_text())
+                told = {each["type"]: each["reason"] for each in seen["conditions"]}
+                if told.get("Agent") == reason and facts.items() <= seen["facts"].items():
+                    return dict(seen)
+            await anyio.sleep(0.05)
+    raise AssertionError(f"Agent is not {reason} {facts}: {seen}")
+
+
 async def test_systemd_has_nothing_to_say_against_the_units(node: Container) -> None:
     for unit in (DAEMON, AGENT):
-        assert node.run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}") == ""
+        assert node.run("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit}") == ""
 
 
 async def test_an_agent_that_ends_with_0_is_started_again(
@@ -172,3 +193,62 @@ async def test_a_wrong_configuration_is_not_tried_twice(node: Container, systemd
     unit = await until(systemd, DAEMON, lambda unit: unit.active_state == "failed")
     assert (unit.result, unit.n_restarts) == ("exit-code", 0)
     assert "node-id" in await systemd.last_lines(DAEMON, 5)
+
+
+async def test_a_child_agent_outlives_the_daemon(node: Container, systemd: Systemd) -> None:
+    put(node, 'supervisor = "child"\ncommand = ["/bin/sleep", "infinity"]')
+    await systemd.start(DAEMON)
+    pid = (await agent_is(node, "Running"))["facts"]["agent-pid"]
+    try:
+        await systemd.restart(DAEMON)
+        await agent_is(node, "Running", **{"agent-pid": pid})
+        daemon = await systemd.unit(DAEMON)
+        node.run("kill", "-KILL", str(daemon.main_pid))
+        await until(systemd, DAEMON, lambda unit: unit.n_restarts == 1 and is_running(unit))
+        await agent_is(node, "Running", **{"agent-pid": pid})
+        await systemd.stop(DAEMON)
+        assert node.run("cat", f"/proc/{pid}/comm").strip() == "sleep"
+        assert "NoNewPrivs:\t0" in node.run("cat", f"/proc/{pid}/status")
+    finally:
+        await systemd.stop(DAEMON)
+        node.run("kill", "-KILL", str(pid))
+
+
+async def test_the_agents_unit_is_started_and_comes_back(node: Container, systemd: Systemd) -> None:
+    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    await systemd.start(DAEMON)
+    await agent_is(node, "Running")
+    first = await systemd.unit(AGENT)
+    node.run("kill", "-KILL", str(first.main_pid))
+    second = await until(systemd, AGENT, lambda unit: unit.n_restarts == 1 and is_running(unit))
+    await agent_is(node, "Running", **{"agent-pid": second.main_pid})
+    await systemd.restart(DAEMON)
+    await agent_is(node, "Running")
+    assert await systemd.unit(AGENT) == second
+
+
+async def test_a_stopped_agent_stays_so_whoever_starts_its_unit(
+    node: Container, systemd: Systemd
+) -> None:
+    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    await systemd.start(DAEMON)
+    await agent_is(node, "Running")
+    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"\nstate = "stopped"')
+    await agent_is(node, "Stopped")
+    assert (await systemd.unit(AGENT)).active_state == "inactive"
+    await systemd.stop(DAEMON)  # it would stop the unit as well
+    with pytest.raises(Refused) as refused:
+        await systemd.start(AGENT)
+    assert refused.value.reason == "GateClosed"
+    assert 'state = "stopped"' in node.run("journalctl", "--lines=5", f"--unit={AGENT}")
+
+
+async def test_a_masked_agent_is_left_so(node: Container, systemd: Systemd) -> None:
+    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    node.run("systemctl", "mask", "--runtime", AGENT)
+    try:
+        await systemd.start(DAEMON)
+        await agent_is(node, "Blocked")
+    finally:
+        node.run("systemctl", "unmask", "--runtime", AGENT)
+    await agent_is(node, "Running")
