@@ -53,9 +53,10 @@ def test_a_restored_node_has_the_present_time(node: Node) -> None:
 
 
 def test_the_project_is_installed_as_documented(node: Node) -> None:
-    installed = node.run("/opt/bai-nodeagent/venv/bin/pip", "show", "bai-nodeagent").out
-    assert "Location: /opt/bai-nodeagent/venv" in installed
-    node.run("/opt/bai-nodeagent/venv/bin/pip", "check")
+    venv = "/opt/bai-nodeagent/venv"
+    import_it = "import bai_nodeagent, grpc, jeepney; print(bai_nodeagent.__file__)"
+    assert node.run(f"{venv}/bin/python", "-c", import_it).out.startswith(venv)
+    node.run("test", "-x", f"{venv}/bin/bai-nodeagent")
 
 
 def test_reboot_keeps_the_disk(node: Node) -> None:
@@ -125,3 +126,10 @@ def test_a_stopped_nfs_server_comes_back_to_its_mounts(node: Node, nfs: Nfs) -> 
         listing.wait(HANGS_AFTER_S)
     nfs.start()
     assert listing.wait(HEALS_WITHIN_S).code == 0
+
+
+def test_a_replaced_share_makes_handles_stale(node: Node, nfs: Nfs) -> None:
+    mount(node, nfs)
+    nfs.replace("vfroot")
+    with pytest.raises(CommandFailed, match="Stale file handle"):
+        node.run("stat", "--file-system", MOUNT_POINT)

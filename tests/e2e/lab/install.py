@@ -20,6 +20,7 @@ HOST_PACKAGES = {
     "etcd-server": "etcd",
     "mmdebstrap": "mmdebstrap",
     "nfs-ganesha": "ganesha.nfsd",
+    "python3": "/usr/bin/python3",
     "qemu-system-x86": "qemu-system-x86_64",
     "qemu-utils": "qemu-img",
     "util-linux": "setpriv",

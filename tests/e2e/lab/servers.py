@@ -8,6 +8,7 @@ the same port with the same data.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,6 +194,16 @@ class Nfs(Server):
             *("ganesha.nfsd", "-F", "-N", "EVENT"),
             *("-f", str(settings), "-L", str(log), "-p", str(pid_file)),
         ]
+
+    def replace(self, share: str) -> None:
+        """A new empty folder in the share's place: what clients hold of the old one is stale.
+
+        The old one has to be deleted for that. Moved away, its handles still lead to it.
+        """
+        self.stop()
+        shutil.rmtree(self.shares[share])
+        self.shares[share].mkdir()
+        self.start()
 
     def source(self, share: str) -> str:
         return f"{HOST_ADDRESS}:/{share}"
