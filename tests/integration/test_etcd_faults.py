@@ -430,6 +430,20 @@ async def test_mutual_tls_with_roles_and_a_renewed_certificate(
             assert (await store.read([CLUSTER])).entries == before.entries
 
 
+async def test_certificate_alone_may_stand_for_the_user(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    admin, node = authority.issue("root"), authority.issue("n1")
+    with EtcdServer(tmp_path / "m0", tls=authority.issue("server"), client_tls=admin) as server:
+        server.etcdctl("put", ROOT + CLUSTER, "1")
+        server.turn_on_auth({"n1": N1})
+        async with connected(server.endpoint, tls=node) as store:
+            start = await store.read([CLUSTER])
+            with pytest.raises(Unavailable, match=ROOT + SECRET):
+                await store.read([SECRET])
+            server.etcdctl("put", ROOT + CLUSTER, "2")
+            await next_change(store, [CLUSTER], start.revision)
+
+
 async def test_unreadable_certificate_is_named(tmp_path: Path, server: Etcd) -> None:
     missing = Tls(tmp_path / "ca.pem", tmp_path / "cert.pem", tmp_path / "key.pem")
     async with connected(server.endpoint, tls=missing) as store:

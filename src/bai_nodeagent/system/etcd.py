@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -126,8 +127,8 @@ def translate(code: Any, details: str, endpoint: str, user: str | None, about: s
 class _Member(etcd3.Etcd3Client):  # type: ignore[misc]  # etcd3 carries no types
     """python-etcd3's client of one endpoint, its stubs moved to an asyncio channel.
 
-    It still sees to credentials and transactions. Its own methods that wait
-    for an answer do so synchronously, and its watcher is never used.
+    What its constructor checks and loads is used; its own calls are not: they
+    wait synchronously, drop what they do not know, and its watcher dies unseen.
     """
 
     channel: Any
@@ -155,8 +156,18 @@ class _Member(etcd3.Etcd3Client):  # type: ignore[misc]  # etcd3 carries no type
         self.users = 0
         self.is_retired = False
 
-
-_Ask = Callable[..., Awaitable[Any]]  # (member, timeout=, metadata=) -> response
+    async def keep_alive(self, request: Any, **how: Any) -> bool:
+        """One refresh. That the lease is gone comes as TTL 0, not as an error."""
+        call = self.leasestub.LeaseKeepAlive(iter([request]), **how)
+        try:
+            response = await call.read()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        finally:
+            call.cancel()
+        return response is not grpc.aio.EOF and response.TTL > 0
 
 
 class EtcdClient:
@@ -188,9 +199,7 @@ class EtcdClient:
         ranges = [etcdrpc.RangeRequest(key=key.encode(), revision=revision) for key in keys]
         request = etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_range=r) for r in ranges])
         try:
-            response = await self._call(
-                lambda member, **how: member.kvstub.Txn(request, **how), f"read {_some(keys)}"
-            )
+            response = await self._call("kvstub.Txn", request, f"read {_some(keys)}")
         except Denied:
             if len(keys) > 1:
                 await self._tell_denied(keys)
@@ -212,10 +221,8 @@ class EtcdClient:
             request = etcdrpc.RangeRequest(
                 key=start, range_end=end, limit=LIST_PAGE, revision=revision
             )
-            response = await self._call(
-                lambda member, **how: member.kvstub.Range(request, **how),  # noqa: B023
-                f"read all keys below {prefix}",
-            )
+            about = f"read all keys below {prefix}"
+            response = await self._call("kvstub.Range", request, about)
             page = _reading(response.header, response.kvs, revision)
             entries |= page.entries
             revision = page.revision
@@ -232,56 +239,33 @@ class EtcdClient:
         so a put whose answer was lost can be repeated.
         """
 
-        def ask(member: _Member, **how: Any) -> Awaitable[Any]:
-            transactions = member.transactions
-            compare = [] if expected is None else [transactions.mod(key) == expected]
-            request = etcdrpc.TxnRequest(
-                compare=[c.build_message() for c in compare],
-                success=member._ops_to_requests([transactions.put(key, value, lease)]),
-                failure=member._ops_to_requests([transactions.get(key)] if compare else []),
-            )
-            call: Awaitable[Any] = member.kvstub.Txn(request, **how)
-            return call
-
-        response = await self._call(ask, f"write {key}")
+        put = etcdrpc.PutRequest(key=key.encode(), value=value, lease=lease)
+        request = etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_put=put)])
+        if expected is not None:
+            there = etcdrpc.RangeRequest(key=key.encode())
+            request.compare.append((etcd3.transactions.Mod(key) == expected).build_message())
+            request.failure.append(etcdrpc.RequestOp(request_range=there))
+        response = await self._call("kvstub.Txn", request, f"write {key}")
         if not response.succeeded:
-            there = response.responses[0].response_range.kvs
-            if not there or (there[0].value, there[0].lease) != (value, lease):
+            kvs = response.responses[0].response_range.kvs
+            if not kvs or (kvs[0].value, kvs[0].lease) != (value, lease):
                 raise Mismatch(f"{key} is not at revision {expected} any more")
         return int(response.header.revision)
 
     async def grant(self, ttl_s: int) -> int:
         """A new lease."""
         request = etcdrpc.LeaseGrantRequest(TTL=ttl_s)
-        response = await self._call(
-            lambda member, **how: member.leasestub.LeaseGrant(request, **how), "get a lease"
-        )
-        return int(response.ID)
+        return int((await self._call("leasestub.LeaseGrant", request, "get a lease")).ID)
 
     async def refresh(self, lease: int) -> bool:
         """Whether the lease was still there, and now is for its whole life again."""
         request = etcdrpc.LeaseKeepAliveRequest(ID=lease)
-
-        async def ask(member: _Member, **how: Any) -> Any:
-            call = member.leasestub.LeaseKeepAlive(iter([request]), **how)
-            try:
-                response = await call.read()
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-                return False
-            finally:
-                call.cancel()
-            return response is not grpc.aio.EOF and response.TTL > 0
-
-        return bool(await self._call(ask, "refresh a lease"))
+        return bool(await self._call("keep_alive", request, "refresh a lease"))
 
     async def revoke(self, lease: int) -> None:
         """Ends the lease, and its keys with it."""
         request = etcdrpc.LeaseRevokeRequest(ID=lease)
-        await self._call(
-            lambda member, **how: member.leasestub.LeaseRevoke(request, **how), "end a lease"
-        )
+        await self._call("leasestub.LeaseRevoke", request, "end a lease")
 
     async def watch(self, keys: Sequence[str], after: int) -> AsyncGenerator[None, None]:
         """Yields when one of the exact keys has changed after that revision; `aclose` it when done.
@@ -317,14 +301,18 @@ class EtcdClient:
             member.is_retired = True
             await _close_if_unused(member)
 
-    async def _call(self, ask: _Ask, about: str) -> Any:
-        """The answer of the first endpoint that has one; each gets its share of the deadline."""
+    async def _call(self, rpc: str, request: Any, about: str) -> Any:
+        """The answer of the first endpoint that has one; each gets its share of the deadline.
+
+        `rpc` is a method below _Member: "kvstub.Txn".
+        """
         ends_at = anyio.current_time() + CALL_DEADLINE_S
         faults: list[str] = []
         for left in range(len(self._access.endpoints), 0, -1):
             async with self._use() as member:
+                patience_s = (ends_at - anyio.current_time()) / left
                 try:
-                    return await self._ask(member, ask, (ends_at - anyio.current_time()) / left)
+                    return await self._ask(member, rpc, request, patience_s)
                 except grpc.aio.AioRpcError as error:
                     fault = self._fault(member, error, about)
                     if not member.is_retired:
@@ -332,20 +320,23 @@ class EtcdClient:
                     faults.append(str(fault))
         raise Unavailable("; ".join(faults))
 
-    async def _ask(self, member: _Member, ask: _Ask, patience_s: float) -> Any:
+    async def _ask(self, member: _Member, rpc: str, request: Any, patience_s: float) -> Any:
         """One answer of one member, with a new token where it wants one. Raises AioRpcError."""
         ends_at = anyio.current_time() + patience_s
-        if member.needs_token:
-            await self._authenticate(member, patience_s)
+
+        async def once() -> Any:
+            if member.needs_token:
+                await self._authenticate(member, ends_at - anyio.current_time())
+            how = {"timeout": ends_at - anyio.current_time(), "metadata": member.metadata}
+            return await _answer(attrgetter(rpc)(member)(request, **how))
+
         try:
-            timeout_s = ends_at - anyio.current_time()
-            return await _answer(ask(member, timeout=timeout_s, metadata=member.metadata))
+            return await once()
         except grpc.aio.AioRpcError as error:
             if self._access.user is None or _verdict(error) is not Next.AUTHENTICATE:
                 raise
-        await self._authenticate(member, ends_at - anyio.current_time())
-        timeout_s = ends_at - anyio.current_time()
-        return await _answer(ask(member, timeout=timeout_s, metadata=member.metadata))
+        member.needs_token = True
+        return await once()
 
     async def _authenticate(self, member: _Member, patience_s: float) -> None:
         """Gets a token. Raises AioRpcError, or Unavailable where no other member would help."""
