@@ -1,0 +1,33 @@
+"""The real daemon, which kills itself with SIGKILL right after its Nth action.
+
+    python crashing_daemon.py N run --config FILE
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from bai_nodeagent import cli
+from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.model import Action
+
+
+def main() -> None:
+    left = int(sys.argv[1])
+    acted = Metrics.acted
+
+    def acted_and_died(self: Metrics, name: str, action: Action, *, is_drift: bool) -> None:
+        nonlocal left
+        acted(self, name, action, is_drift=is_drift)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Metrics.acted = acted_and_died  # type: ignore[method-assign]
+    cli.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

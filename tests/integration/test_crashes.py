@@ -1,0 +1,124 @@
+"""SIGKILL of the daemon after each single action of each plan: the next one converges.
+
+One test over all resources: a situation is set up, a daemon that dies after
+its Nth action is started until its plans are shorter than N, and after each
+death an ordinary daemon has to come to the same end as one that never died.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from node_under_test import Node
+
+CRASHING = Path(__file__).parent.parent / "crashing_daemon.py"
+ACTIONS_AT_MOST = 8
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How it comes about on a node that may be in line already, and how it has to end."""
+
+    arises: Callable[[Node], None]
+    marker: str = "one"
+    starts: int = 1  # of the agent, all in all
+    in_line_before: bool = True
+    is_stopped: bool = False
+
+
+def _kill_agent(node: Node) -> None:
+    os.kill(node.living()[0], signal.SIGKILL)
+
+
+def _break_file(node: Node) -> None:
+    node.agent_toml.write_text("agent = [unfinished")
+
+
+def _spoil_and_kill(node: Node) -> None:
+    node.agent_toml.write_text(node.agent_toml.read_text().replace("one", "by hand"))
+    _kill_agent(node)
+
+
+SITUATIONS = {
+    "a first document": Situation(lambda node: node.desire(), in_line_before=False),
+    "a changed key": Situation(lambda n: n.desire(n.document("two")), "two", starts=2),
+    "a broken file": Situation(_break_file),
+    "a dead agent": Situation(_kill_agent, starts=2),
+    "drift and a dead agent": Situation(_spoil_and_kill, starts=2),
+    "stopped": Situation(
+        lambda n: n.desire(n.document(agent='state = "stopped"')), is_stopped=True
+    ),
+}
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Callable[[], Node]]:
+    made: list[Node] = []
+
+    def make() -> Node:
+        made.append(Node(tmp_path / f"node{len(made)}"))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.close()
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_a_daemon_killed_after_any_action_converges(
+    name: str, nodes: Callable[[], Node]
+) -> None:
+    situation = SITUATIONS[name]
+    for nth in range(1, ACTIONS_AT_MOST + 1):
+        node = nodes()
+        if situation.in_line_before:
+            node.desire()
+            node.start()
+            node.wait_ready("one")
+            node.stop()
+        situation.arises(node)
+        has_died = _run_until_it_dies(node, nth)
+        node.start()
+        _assert_converged(node, situation)
+        node.close()
+        if not has_died:
+            assert nth > 1, "nothing was done in this situation: it tests nothing"
+            return
+    raise AssertionError(f"still dying after {ACTIONS_AT_MOST} actions: the plan does not end")
+
+
+def _run_until_it_dies(node: Node, nth: int) -> bool:
+    command = [sys.executable, str(CRASHING), str(nth), "run", "--config", str(node.config)]
+    with (node.folder / "daemon.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        node.wait(
+            "dead or in line",
+            lambda: process.poll() is not None or node.http("/readyz") == (200, "Ready\n"),
+        )
+        return process.poll() is not None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _assert_converged(node: Node, situation: Situation) -> None:
+    if situation.is_stopped:
+        node.wait("Ready", lambda: node.http("/readyz") == (200, "Ready\n"))
+        assert node.living() == []
+    else:
+        node.wait_ready(situation.marker)
+        config = tomllib.loads(node.agent_toml.read_text())
+        assert config["agent"]["marker"] == situation.marker
+    assert len(node.starts) == situation.starts
+    leftovers = [p.name for p in node.folder.iterdir() if p.name.endswith(".tmp")]
+    assert leftovers == []
