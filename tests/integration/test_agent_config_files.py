@@ -286,6 +286,33 @@ async def test_a_half_written_file_is_not_called_broken(path: Path) -> None:
     assert path.read_text() == whole
 
 
+async def test_a_part_that_happens_to_be_toml_is_not_judged_while_it_is_written(path: Path) -> None:
+    await in_line(path)
+    whole = path.read_text().replace("INFO", "DEBUG")
+    part = whole.index("[container]")
+
+    async def write_slowly() -> None:
+        with path.open("w") as file:
+            for piece in (whole[:part], whole[part:]):
+                file.write(piece)
+                file.flush()
+                await anyio.sleep(0.3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(write_slowly)
+        await anyio.sleep(0.05)
+        await in_line(path)
+    assert path.read_text() == whole
+
+
+async def test_a_file_that_is_held_open_for_ever_is_judged_all_the_same(path: Path) -> None:
+    await in_line(path)
+    with path.open("a") as file:
+        file.write("[agent]\n")
+        file.flush()
+        assert await in_line(path) == ["keep_broken", "write"]
+
+
 async def rewrite(path: Path) -> None:
     path.write_text(path.read_text().replace("i-node01", "x"))
 

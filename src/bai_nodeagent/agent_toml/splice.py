@@ -30,6 +30,8 @@ def put(text: str, path: KeyPath, value: object) -> str:
     standing = nodes(text)
     if node := standing.get(path):
         return _splice(text, node.value, node.end, spelled(value))
+    if any(place[: len(path)] == path for place in standing):
+        return put(remove(text, path), path, value)  # a table of dotted keys, or with a header
     for depth in range(len(path) - 1, 0, -1):
         if node := standing.get(path[:depth]):
             if node.is_table:
@@ -74,9 +76,8 @@ def _nested(path: KeyPath, value: object) -> object:
 
 
 def _obstacle(text: str, path: KeyPath) -> KeyPath | None:
-    """What has to go before `path` can be set: a table in its place, or an array of tables."""
-    for statement in scan(text):
-        place = statement.node.place if statement.node else statement.section
+    """The header that is in the way of `path`: of an empty table, or of an array of tables."""
+    for place in (statement.section for statement in scan(text)):
         for depth, name in enumerate(place):
             if isinstance(name, int) and place[:depth] == path[:depth]:
                 return path[:depth]

@@ -41,8 +41,8 @@ SECTION = "agent-config"
 CREATED_MODE = 0o640
 OTHERS = 0o007
 BROKEN = ".broken-"
-# A plain editor truncates, then writes: half of the reads right after the event
-# see a part. What changes for longer than all these looks is judged as it is.
+# A plain editor truncates, then writes: a read in between sees a part, which may
+# even be TOML. What takes longer than all these looks is judged as it is.
 SETTLE_S = 0.2
 LOOKS_AT_MOST = 6
 
@@ -53,7 +53,7 @@ class AgentConfigSpec:
 
     owner        "user" or "user:group"; None: as it is
     mode         None: as it is, 0640 for a new file
-    fingerprint  the values by type and content; they alone are compared by it, as 1 == True
+    fingerprint  the values for comparison: 1 == True, but not here
     """
 
     path: Path
@@ -196,7 +196,8 @@ def _rewrite(
     actions: list[AgentConfigAction] = []
     file, target = actual.file, actual.target
     if file and file.raw.strip() and _text_of(file) is None and not actual.is_kept:
-        actions.append(KeepBroken(target, _copy_of(target, actual.at), file))
+        copy = target.with_name(f"{target.name}{BROKEN}{actual.at}")
+        actions.append(KeepBroken(target, copy, file))
     old = file.raw.decode(errors="replace") if file else None
     changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
     mode, owner = _access(spec, actual, wanted)
@@ -220,10 +221,6 @@ def _text_of(file: File | None) -> str | None:
     return file.raw.decode() if file and agent_toml.is_usable(file.raw) else None
 
 
-def _copy_of(target: Path, at: str) -> Path:
-    return target.with_name(f"{target.name}{BROKEN}{at}")
-
-
 def _spelled(owner: Owner | None, mode: int) -> str:
     return f"{owner[0]}:{owner[1]} {mode:04o}" if owner else f"{mode:04o}"
 
@@ -238,14 +235,15 @@ class AgentConfig:
         self._last = host.state / "agent-config.last"
 
     async def observe(self) -> Actual:
-        """Looks until what is not TOML has stood still for a moment."""
+        """Looks until its writer has closed the file, and what is not TOML has stood still."""
         actual = self._look()
         for _ in range(LOOKS_AT_MOST):
-            if actual.file is None or agent_toml.is_usable(actual.file.raw):
+            is_open = config_file.is_being_written(actual.target)
+            if actual.file is None or (agent_toml.is_usable(actual.file.raw) and not is_open):
                 break
             await anyio.sleep(SETTLE_S)
             earlier, actual = actual, self._look()
-            if earlier.file == actual.file:
+            if earlier.file == actual.file and not is_open:
                 break
         return actual
 
