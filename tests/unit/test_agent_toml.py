@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from bai_nodeagent.agent_toml import (
     Drift,
     Values,
-    desired_in,
     diff,
     difference,
     edit,
@@ -85,7 +84,6 @@ def test_optional_places_count_only_where_their_table_stands() -> None:
     values: Values = {("watcher", "service-addr", "host"): "10.0.0.1"}
     optional = frozenset(values)
     assert difference("[agent]\n", values, optional) == ()
-    assert desired_in("[agent]\n", values, optional) == {}
     assert edit("[watcher]\n", values, optional) == (
         '[watcher]\nservice-addr = { host = "10.0.0.1", port = 6009 }\n'
     )

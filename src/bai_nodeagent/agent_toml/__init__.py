@@ -36,7 +36,6 @@ from .places import (
 __all__ = [
     "Drift",
     "Values",
-    "desired_in",
     "diff",
     "difference",
     "edit",
@@ -74,11 +73,6 @@ def managed(text: str, values: Values) -> dict[KeyPath, Any]:
     document = tomllib.loads(text)
     found = {path: lookup(document, path) for path in sorted(values)}
     return {path: value for path, value in found.items() if value is not UNSET}
-
-
-def desired_in(text: str, values: Values, optional: Collection[KeyPath] = ()) -> dict[KeyPath, Any]:
-    """What `managed` will say once the text is in line."""
-    return {path: v for path, v in _asked(text, values, optional).items() if v is not UNSET}
 
 
 def difference(text: str, values: Values, optional: Collection[KeyPath] = ()) -> tuple[Drift, ...]:
