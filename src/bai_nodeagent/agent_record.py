@@ -176,11 +176,13 @@ def config_text(spec: AgentSpec) -> str | None:
 def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
 
-    `invocation_id` is $INVOCATION_ID there. Without `[agent]` nothing is noted.
+    `invocation_id` is $INVOCATION_ID there; without one somebody merely asks.
     """
-    if "agent" not in node.document:
+    if "agent" not in node.document or not invocation_id:
         return
     spec = agent_spec(node)
+    if spec.supervisor != "systemd":
+        return  # the notes are of a process that we started
     now_s = process.now_s()
     life = Life(
         inputs=found(spec, config_text(spec), host.digest),

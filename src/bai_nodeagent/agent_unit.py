@@ -176,7 +176,7 @@ def _activating(actual: UnitActual) -> Verdict:
 
 def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     if actual.record.is_open:
-        note = NoteEnd(at_s=actual.now_s, exit=actual.unit.result)
+        note = NoteEnd(at_s=actual.now_s, exit=f"systemd: {actual.unit.result}")
         noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
         after = _plan_down(spec, noted)
         return replace(after, actions=(note, *after.actions))

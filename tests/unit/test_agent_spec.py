@@ -205,6 +205,14 @@ def test_the_gate_notes_what_the_unit_will_find(tmp_path: Path, host: Host) -> N
     assert (record.ending, record.deaths) == ("", (1.0,))
 
 
+@pytest.mark.parametrize(("supervisor", "invocation"), [("systemd", ""), ("child", "abcd")])
+def test_somebody_who_merely_asks_the_gate_changes_no_notes(
+    tmp_path: Path, host: Host, supervisor: str, invocation: str
+) -> None:
+    record_start(host, node({"supervisor": supervisor, "command": ["/bin/agent"]}), invocation)
+    assert Notes(tmp_path).read().life is None
+
+
 # --- may-start ---------------------------------------------------------------------------
 
 MOUNT = [{"name": "vfroot", "required": True}]

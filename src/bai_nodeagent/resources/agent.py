@@ -39,13 +39,15 @@ from ..system.systemd import Systemd, UnitState
 NAME = "Agent"
 OBSERVE_DEADLINE_S = 20.0
 ROTATE_EVERY_S = 30.0
+# systemd forgets a unit that is down: then a run has been, and nobody knows its number.
+_FORGOTTEN = "forgotten"
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "state": {"enum": ["running", "stopped"]},
         "supervisor": {"enum": ["child", "systemd"]},
-        "health": {"enum": ["auto", "process"]},
+        "health": {"enum": ["auto", "process", "backendai"], "not": {"const": "backendai"}},
         "unit": {
             "title": 'the name of a service, such as "backendai-agent.service"',
             "type": "string",
@@ -244,7 +246,7 @@ class UnitAgent:
         notes = self._desk.notes
         match action:
             case Adopt(life=life):
-                notes.update(lambda record: _with_life(record, life))
+                notes.update(lambda record: _with_run(record, life))
             case NoteEnd(at_s=at_s, exit=how):
                 notes.update(lambda record: record.died(at_s, how))
             case Stop(process=main, cause=cause):
@@ -269,23 +271,32 @@ class UnitAgent:
         unit = await self._systemd.unit(self.spec.unit)
         life = Life(
             inputs,
-            invocation_id=unit.invocation_id,
+            invocation_id=unit.invocation_id or _FORGOTTEN,
             started_s=process.now_s(),
             desired_digest=self.spec.desired_digest,
         )
-        self._desk.notes.update(lambda record: _with_life(record, life))
+        self._desk.notes.update(
+            lambda record: (
+                record if _gate_has_noted(record) else replace(record, life=life, ending="")
+            )
+        )
 
     async def watch(self, wake: Wake) -> None:
         async for _ in self._systemd.changes(self.spec.unit):
             wake()
 
 
-def _with_life(record: Record, life: Life) -> Record:
-    """Notes a run of the unit; what its gate has noted of that run is nearer to the truth."""
+def _with_run(record: Record, life: Life) -> Record:
+    """Notes a run of the unit that was found, unless its gate has noted it meanwhile."""
     noted = record.life
-    if noted is not None and noted.invocation_id == life.invocation_id:
-        return replace(record, ending="")
+    if noted and not noted.is_over and noted.invocation_id == life.invocation_id:
+        return record
     return replace(record, life=life, ending="")
+
+
+def _gate_has_noted(record: Record) -> bool:
+    """A job begins by marking the noted life as over or ending; only the gate takes that back."""
+    return record.life is not None and not record.life.is_over and not record.ending
 
 
 async def _stop(desk: Desk, main: Process, cause: Cause) -> None:
