@@ -39,6 +39,7 @@ class Adopt(Action):
     """Takes over an agent that we did not start, or whose start we did not live to note."""
 
     verb: ClassVar[str] = "adopt"
+    is_note: ClassVar[bool] = True
     life: Life
 
     @property
@@ -51,6 +52,7 @@ class NoteEnd(Action):
     """Notes that the agent ended: as a death, unless we were about to end it."""
 
     verb: ClassVar[str] = "note_end"
+    is_note: ClassVar[bool] = True
     at_s: float
     exit: str
 

@@ -182,8 +182,9 @@ class Loop:
         keeper.moves_by_s = time.monotonic() + deadline_s + MOVE_SLACK_S
 
     def acted(self, keeper: _Keeper, action: Action) -> None:
-        self._metrics.acted(keeper.resource.name, action, is_drift=keeper.was_in_line)
-        keeper.was_in_line = False
+        is_drift = keeper.was_in_line and not action.is_note
+        self._metrics.acted(keeper.resource.name, action, is_drift=is_drift)
+        keeper.was_in_line = keeper.was_in_line and action.is_note
 
     def _objection(
         self, keeper: _Keeper, resource: AnyResource, action: Action

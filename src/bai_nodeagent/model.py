@@ -83,6 +83,8 @@ class Action:
 
     verb           names the step in metrics: a fixed snake_case word
     is_disruptive  running work may notice it: `[rollout] spread` delays it
+    is_note        it changes this daemon's own notes alone: no drift, nothing
+                   that a pause forbids or a plan has to announce
     needs          condition types that must be True before it may be applied
     deadline_s     how long `apply` may take
     diff           what changes, as text for people; secrets already masked
@@ -91,6 +93,7 @@ class Action:
 
     verb: ClassVar[str]
     is_disruptive: ClassVar[bool] = False
+    is_note: ClassVar[bool] = False
     deadline_s: float = 30.0
     needs: tuple[str, ...] = ()
     diff: str = ""

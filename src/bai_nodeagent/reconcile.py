@@ -75,7 +75,8 @@ async def reconcile(
             outcome, action = _judged(resource.name, plan, tuple(applied), objection)
             if action is None:
                 return outcome
-            watcher.applies(outcome, action)
+            if not action.is_note:
+                watcher.applies(outcome, action)
             await _apply(resource, action, watcher)
             applied.append(action)
     except Exception as error:
@@ -185,6 +186,8 @@ def _judged(
         text = f"still not in line after {len(applied)} actions; next: {action.summary}"
         verdict = Verdict(Status.FALSE, "NotConverging", text)
         return replace(outcome, result="failed", verdict=verdict), None
+    if action.is_note:
+        return outcome, action
     if held := objection(action):
         verdict = replace(held.verdict, message=f"{held.verdict.message}; to do: {action.summary}")
         blocked = replace(

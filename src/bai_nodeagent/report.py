@@ -64,10 +64,10 @@ class Reporter:
         self._write_fault: str | None = None
         self._changed = anyio.Event()
         self._seen_s = time.monotonic()
+        reading = status.Reading()
         self.newest = NodeStatus(
-            who.node, who.daemon, who.boot_id, who.started_at, status.Reading(), None, "Progressing",
-            (), {},
-        )  # fmt: skip
+            who.node, who.daemon, who.boot_id, who.started_at, reading, None, "Progressing", (), {}
+        )
 
     def update(
         self, in_force: InForce, outcomes: dict[str, Outcome], applied: Applied | None

@@ -25,7 +25,8 @@ class _Seen:
 
     @property
     def actions(self) -> tuple[Action, ...]:
-        return self.found.actions if isinstance(self.found, Plan) else ()
+        found = self.found.actions if isinstance(self.found, Plan) else ()
+        return tuple(action for action in found if not action.is_note)
 
     @property
     def is_in_line(self) -> bool:

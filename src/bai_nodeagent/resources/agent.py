@@ -42,6 +42,7 @@ ROTATE_EVERY_S = 30.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.
 _FORGOTTEN = "forgotten"
 
+SECTION = "agent"
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -311,10 +312,12 @@ async def _wake_after(main: Process, wake: Wake) -> None:
 
 
 def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
+    if SECTION not in node.document:
+        return []
     spec = agent_spec(node)
     if spec.supervisor == "systemd":
         return [UnitAgent(spec, host, Systemd())]
     return [ChildAgent(spec, host)]
 
 
-KIND = Kind(section="agent", schema=SCHEMA, resources=_resources)
+KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources)

@@ -134,6 +134,7 @@ class Remember(Action):
     """Bookkeeping: agent.toml itself is in line."""
 
     verb: ClassVar[str] = "remember"
+    is_note: ClassVar[bool] = True
     file: File = field(repr=False)
 
     @property

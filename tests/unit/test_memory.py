@@ -1,0 +1,116 @@
+"""What is kept on disk: journal and orders; and what must not leave the process."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from bai_nodeagent import journal, logs, orders
+from bai_nodeagent.address import Kept
+from bai_nodeagent.journal import Journal
+from bai_nodeagent.redact import Redactor, strings_in
+from bai_nodeagent.status import Applied
+
+FULL = Journal(
+    "i-1", 7, "epoch", {"desired/cluster": b"\x00\xff", "secret/cluster/a": b"s"},
+    {"desired/cluster": 5}, ("gpu",), True, Applied(7, "sha256:a", "t"),
+)  # fmt: skip
+
+
+def test_a_journal_comes_back_as_it_was_and_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / journal.NAME
+    journal.save(path, FULL)
+    assert journal.load(path, "i-1") == FULL
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert journal.snapshot(FULL).entries["desired/cluster"].revision == 5
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"format": 99}', b"\xff", b'{"format": 1}'])
+def test_a_journal_that_can_not_be_read_is_set_aside_and_never_deleted(
+    tmp_path: Path, raw: bytes
+) -> None:
+    path = tmp_path / journal.NAME
+    path.write_bytes(raw)
+    assert journal.peek(path, "i-1") is None
+    assert journal.load(path, "i-1") == Journal("i-1")
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("journal.json.unreadable-")
+    assert aside.read_bytes() == raw
+
+
+def test_the_journal_of_another_node_is_not_acted_on(tmp_path: Path) -> None:
+    path = tmp_path / journal.NAME
+    journal.save(path, FULL)
+    assert journal.load(path, "i-2") == Journal("i-2")
+
+
+def test_a_pause_holds_until_its_time_or_resume(tmp_path: Path) -> None:
+    assert orders.current_pause(tmp_path, 0) is None
+    orders.pause(tmp_path, 100.0)
+    assert orders.current_pause(tmp_path, 99.0) == orders.Pause(100.0)
+    assert orders.current_pause(tmp_path, 100.0) is None
+    orders.pause(tmp_path, None)
+    assert orders.current_pause(tmp_path, 1e12) == orders.Pause()
+    orders.resume(tmp_path)
+    orders.resume(tmp_path)
+    assert orders.current_pause(tmp_path, 0) is None
+
+
+def test_a_pause_that_can_not_be_read_is_a_pause(tmp_path: Path) -> None:
+    (tmp_path / orders.PAUSE).write_text("garbage")
+    assert orders.current_pause(tmp_path, 0) == orders.Pause()
+
+
+def test_a_kept_address_is_forgotten_by_rebind(tmp_path: Path) -> None:
+    orders.keep_address(tmp_path, Kept("auto", "10.0.0.1"))
+    assert orders.kept_address(tmp_path) == Kept("auto", "10.0.0.1")
+    orders.rebind(tmp_path)
+    assert orders.kept_address(tmp_path) is None
+
+
+def test_every_known_secret_is_masked_old_ones_too_and_in_every_spelling() -> None:
+    redactor = Redactor()
+    redactor.learn(['pa"ss\\word', "line-one\nline-two"])
+    redactor.learn(["newer-secret"])
+    told = 'x pa"ss\\word pa\\"ss\\\\word line-two newer-secret'
+    assert redactor(told) == "x ******** ******** ******** ********"
+    assert redactor.value({"a": ["newer-secret", 1]}) == {"a": ["********", 1]}
+
+
+def test_a_secret_within_a_longer_one_leaves_no_rest() -> None:
+    redactor = Redactor()
+    redactor.learn(["abcd", "abcdefgh"])
+    assert redactor("abcdefgh") == "********"
+
+
+def test_strings_are_found_at_any_depth() -> None:
+    assert sorted(strings_in({"a": ["x", {"b": "y"}], "c": 3})) == ["x", "y"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_log_shows_a_secret_not_even_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    redactor = Redactor()
+    redactor.learn(["hunter2-secret"])
+    logs.configure("info", log_format, redactor)
+    log = structlog.get_logger()
+    local = "hunter2-secret"
+    try:
+        int(local)
+    except ValueError:
+        log.exception("went.wrong", detail={"nested": ["hunter2-secret"]})
+    structlog.reset_defaults()
+    text = stream.getvalue()
+    assert "went.wrong" in text
+    assert "ValueError" in text
+    assert "hunter2-secret" not in text
+    if log_format == "json":
+        assert json.loads(text)["level"] == "error"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import pytest
+
+from bai_nodeagent.model import (
+    Action,
+    Kind,
+    Outcome,
+    Plan,
+    Refused,
+    Status,
+    Stuck,
+    Unavailable,
+    Verdict,
+)
+from bai_nodeagent.reconcile import ACTIONS_AT_MOST, Objection, build, look, reconcile
+from unit.fakes import Countdown, Step, host, node_spec
+
+pytestmark = pytest.mark.anyio
+
+
+class Silent:
+    """Notes what a pass tells."""
+
+    def __init__(self) -> None:
+        self.told: list[Outcome] = []
+        self.done: list[Action] = []
+
+    def begins(self, name: str, deadline_s: float) -> None:
+        pass
+
+    def applies(self, outcome: Outcome, action: Action) -> None:
+        self.told.append(outcome)
+
+    def applied(self, name: str, action: Action) -> None:
+        self.done.append(action)
+
+
+class Note(Step):
+    """A step in the daemon's own notes."""
+
+    is_note = True
+
+
+def never(_action: Action) -> Objection | None:
+    return None
+
+
+async def test_a_plan_is_applied_action_by_action_with_a_look_before_each() -> None:
+    resource, watcher = Countdown(left=3), Silent()
+    outcome = await reconcile(resource, never, watcher)
+    assert (outcome.result, outcome.verdict.reason, len(outcome.actions)) == (
+        "changed",
+        "InSync",
+        3,
+    )
+    assert (resource.looks, len(watcher.done)) == (4, 3)
+    assert all(told.is_progressing for told in watcher.told)
+
+
+async def test_what_is_in_line_is_left_alone() -> None:
+    outcome = await reconcile(Countdown(), never, Silent())
+    assert (outcome.result, outcome.actions) == ("in_sync", ())
+
+
+async def test_an_objection_is_asked_before_each_action_and_says_what_is_left() -> None:
+    paused = Objection(Verdict(Status.FALSE, "Paused", "paused by X"))
+    resource = Countdown(left=2)
+    outcome = await reconcile(resource, lambda _: paused if resource.left == 1 else None, Silent())
+    assert (outcome.result, outcome.verdict.reason, resource.left) == ("blocked", "Paused", 1)
+    assert outcome.verdict.message == "paused by X; to do: take a step"
+    assert len(outcome.pending) == 1
+
+
+async def test_a_plan_that_never_empties_is_given_up_and_told() -> None:
+    resource = Countdown(left=1000)
+    outcome = await reconcile(resource, never, Silent())
+    assert (outcome.result, outcome.verdict.reason) == ("failed", "NotConverging")
+    assert resource.left == 1000 - ACTIONS_AT_MOST
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (Refused("DiskFull", "no room on /etc"), Status.FALSE, "DiskFull"),
+        (Unavailable("docker: refused"), Status.UNKNOWN, "Unavailable"),
+        (Stuck("statvfs /mnt"), Status.UNKNOWN, "Stuck"),
+        (TimeoutError(), Status.UNKNOWN, "Timeout"),
+        (ZeroDivisionError("a bug"), Status.UNKNOWN, "InternalError"),
+    ],
+)
+async def test_every_fault_is_a_condition_and_none_is_raised(
+    error: Exception, status: Status, reason: str
+) -> None:
+    for resource in (Countdown(raises=error), Countdown(left=1, applying=error)):
+        outcome = await reconcile(resource, never, Silent())
+        assert (outcome.result, outcome.verdict.status, outcome.verdict.reason) == (
+            "failed",
+            status,
+            reason,
+        )
+        assert not outcome.is_progressing
+
+
+async def test_a_look_that_takes_too_long_is_a_timeout() -> None:
+    outcome = await reconcile(Countdown(takes_s=5, deadline_s=0.01), never, Silent())
+    assert outcome.verdict.reason == "Timeout"
+
+
+async def test_a_false_verdict_without_anything_to_do_counts_as_failed() -> None:
+    resource = Countdown(verdict=Verdict(Status.FALSE, "NoAddress"))
+    assert (await reconcile(resource, never, Silent())).result == "failed"
+
+
+async def test_a_look_for_people_applies_nothing() -> None:
+    resource = Countdown(left=2)
+    found = await look(resource)
+    assert isinstance(found, Plan)
+    assert (len(found.actions), resource.left) == (2, 2)
+    fault = await look(Countdown(raises=ZeroDivisionError()))
+    assert isinstance(fault, Outcome)
+    assert fault.verdict.reason == "InternalError"
+
+
+async def test_a_kind_that_can_not_be_built_is_one_broken_resource() -> None:
+    def broken(_spec: object, _host: object) -> list[object]:
+        raise KeyError("x")
+
+    kind = Kind("agent-config", {}, broken)  # type: ignore[arg-type]
+    (resource,) = build(kind, node_spec(), host())
+    assert resource.name == "AgentConfig"
+    assert (await reconcile(resource, never, Silent())).verdict.reason == "InternalError"
+
+
+async def test_a_note_is_taken_also_when_nothing_may_be_changed() -> None:
+    paused = Objection(Verdict(Status.FALSE, "Paused", "paused by X"))
+    resource, watcher = Countdown(left=1, step=Note()), Silent()
+    outcome = await reconcile(resource, lambda _: paused, watcher)
+    assert (outcome.verdict.reason, resource.left, watcher.told) == ("InSync", 0, [])

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from bai_nodeagent import report
+from bai_nodeagent.follow import InForce
+from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
+from bai_nodeagent.redact import Redactor
+from bai_nodeagent.report import Reporter, Who
+from bai_nodeagent.status import Applied, Reading
+from bai_nodeagent.store.base import Store
+from unit.fakes import node_spec
+
+pytestmark = pytest.mark.anyio
+
+VALID = InForce(
+    Reading(1, "sha256:a", {"desired/cluster": 1}),
+    Verdict(Status.TRUE, "Valid"),
+    Verdict(Status.TRUE, "Connected"),
+    node_spec(),
+)
+GOOD = {"Agent": Outcome("Agent", "in_sync", Verdict(Status.TRUE, "Running"))}
+
+
+class Shelf:
+    """A store that notes what is put, and can be away."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+        self.is_away = False
+        self.moved = anyio.Event()
+
+    async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
+        self.moved.set()
+        self.moved = anyio.Event()
+        if self.is_away:
+            raise Unavailable("away")
+        assert key == "node/i-1/status"
+        self.written.append(json.loads(value))
+        return 1
+
+    async def until(self, count: int) -> None:
+        with anyio.fail_after(5):
+            while len(self.written) < count:
+                await self.moved.wait()
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.shelf = Shelf()
+        self.applied: list[Applied] = []
+        self.reporter = Reporter(
+            Who("i-1", "0", "boot", "t0"),
+            cast("Store", self.shelf),
+            Redactor(),
+            Metrics("test"),
+            self.applied.append,
+        )
+
+    def update(self, in_force: InForce = VALID, outcomes: dict[str, Outcome] | None = None) -> None:
+        last = self.applied[-1] if self.applied else None
+        self.reporter.update(in_force, GOOD if outcomes is None else outcomes, last)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.reporter.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+def agent(reason: str, status: Status = Status.FALSE, message: str = "") -> dict[str, Outcome]:
+    return {"Agent": Outcome("Agent", "failed", Verdict(status, reason, message))}
+
+
+async def test_in_line_with_what_is_in_the_store_is_applied_once() -> None:
+    rig = Rig()
+    rig.update()
+    rig.update()
+    assert [(a.revision, a.digest) for a in rig.applied] == [(1, "sha256:a")]
+    assert rig.reporter.newest.summary == "Ready"
+    newer = replace(VALID, reading=replace(VALID.reading, revision=2))
+    rig.update(newer)
+    assert rig.applied[-1].revision == 2
+
+
+async def test_an_older_state_in_force_is_not_applied_as_the_newest() -> None:
+    rig = Rig()
+    rig.update(replace(VALID, reading=Reading(2, None)))
+    assert rig.applied == []
+
+
+async def test_answers_come_at_once_and_faults_through_a_budget() -> None:
+    rig = Rig()
+    async with rig.running():
+        rig.update()
+        await rig.shelf.until(1)
+        for number in range(5):
+            rig.update(outcomes=agent(f"Bad{number}"))
+            await rig.shelf.until(2 + number)
+        rig.update(outcomes=agent("Bad5"))
+        await anyio.wait_all_tasks_blocked()
+        assert len(rig.shelf.written) == 6
+        reading = Reading(2, "sha256:b", {"desired/cluster": 2})
+        rig.update(replace(VALID, reading=reading), agent("Bad6"))
+        await rig.shelf.until(7)
+    assert rig.shelf.written[-1]["conditions"][-1]["reason"] == "Bad6"
+
+
+async def test_facts_alone_cause_no_write() -> None:
+    rig = Rig()
+    async with rig.running():
+        rig.update()
+        await rig.shelf.until(1)
+        rig.update(outcomes={"Agent": replace(GOOD["Agent"], facts={"agent-pid": 5})})
+        await anyio.wait_all_tasks_blocked()
+    assert len(rig.shelf.written) == 1
+
+
+async def test_a_quick_repair_is_told_as_done_and_not_as_under_way() -> None:
+    rig = Rig()
+    busy = Outcome("Agent", "changed", Verdict(Status.UNKNOWN, "Progressing"), is_progressing=True)
+    async with rig.running():
+        rig.update()
+        await rig.shelf.until(1)
+        rig.update(outcomes={"Agent": busy})
+        await anyio.wait_all_tasks_blocked()
+        rig.update()
+        await anyio.wait_all_tasks_blocked()
+        assert len(rig.shelf.written) == 1
+
+
+async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report, "RECONNECT_S", 0.01)
+    rig = Rig()
+    rig.shelf.is_away = True
+    async with rig.running():
+        rig.update()
+        await rig.shelf.moved.wait()
+        rig.update(outcomes=agent("Bad"))
+        assert rig.reporter.newest.conditions[1].reason == "StatusNotWritten"
+        rig.shelf.is_away = False
+        await rig.shelf.until(1)
+    assert rig.shelf.written[0]["conditions"][-1]["reason"] == "Bad"
+
+
+async def test_no_secret_gets_into_a_message() -> None:
+    rig = Rig()
+    rig.reporter._redactor.learn(["hunter2-secret"])
+    rig.update(outcomes=agent("Bad", message="said hunter2-secret"))
+    assert rig.reporter.newest.conditions[-1].message == "said ********"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bai_nodeagent import identity, settings
+from bai_nodeagent.settings import InvalidSettings
+
+
+def load(tmp_path: Path, text: str, **environment: str) -> settings.Settings:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return settings.load(file, {f"BAI_NODEAGENT_{k}": v for k, v in environment.items()})
+
+
+def mistakes(tmp_path: Path, text: str, **environment: str) -> list[str]:
+    with pytest.raises(InvalidSettings) as caught:
+        load(tmp_path, text, **environment)
+    return caught.value.mistakes
+
+
+def test_defaults(tmp_path: Path) -> None:
+    found = load(tmp_path, "")
+    assert found.store.url == "file:/var/lib/bai-nodeagent/store"
+    assert (found.cluster, found.listen) == ("local", ("127.0.0.1", 9431))
+    assert found.node_id is None
+
+
+def test_the_default_store_lies_below_the_state_folder(tmp_path: Path) -> None:
+    assert load(tmp_path, '[paths]\nstate = "/srv/x"').store.url == "file:/srv/x/store"
+
+
+def test_environment_goes_before_the_file(tmp_path: Path) -> None:
+    text = 'node-id = "i-file"\ngroups = ["a"]\n[store]\nurl = "etcd://a:1"'
+    found = load(tmp_path, text, NODE_ID="i-Env", GROUPS="gpu, big", STORE_URL="etcd://[::1]:2,b:3")
+    assert (found.node_id, found.groups) == ("i-Env", ("gpu", "big"))
+    assert found.store.url == "etcd://[::1]:2,b:3"
+
+
+def test_every_mistake_is_told_with_its_place_and_what_is_allowed(tmp_path: Path) -> None:
+    text = """
+nodeid = "x"
+cluster = "Über"
+groups = "gpu"
+[store]
+url = "http://x"
+[http]
+listen = 9431
+[log]
+level = "loud"
+[paths]
+state = "relative"
+"""
+    found = "\n".join(mistakes(tmp_path, text, LOG_FORMATT="json"))
+    for part in (
+        "nodeid: unknown key; did you mean node-id?",
+        "cluster: found 'Über'; allowed",
+        "groups: found 'gpu'; a list",
+        "store.url: found 'http://x'; allowed are etcd://",
+        "http.listen: found 9431; HOST:PORT",
+        "log.level: found 'loud'; allowed are debug, info",
+        "paths.state: found 'relative'; an absolute path",
+        "environment: BAI_NODEAGENT_LOG_FORMATT: unknown variable; did you mean",
+    ):
+        assert part in found
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('cert = "{f}"\nkey = "{f}"', "without store.ca"),
+        ('ca = "{f}"\ncert = "{f}"', "needed together"),
+        ('user = "u"', "user and password-file"),
+        ('user = "u"\npassword-file = "{f}"', "plain text"),
+        ('ca = "/nowhere/ca.pem"', "no such file"),
+        ("ca = 3", "absolute path"),
+    ],
+)
+def test_unsafe_combinations_are_refused(tmp_path: Path, text: str, part: str) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    text = text.replace("{f}", str(file))
+    assert part in "\n".join(mistakes(tmp_path, f'[store]\nurl = "etcd://a:1"\n{text}'))
+
+
+def test_a_password_over_plaintext_can_be_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    text = (
+        f'[store]\nurl = "etcd://a:1"\nuser = "u"\npassword-file = "{file}"\nallow-plaintext = true'
+    )
+    assert load(tmp_path, text).store.allow_plaintext
+
+
+def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no such file"):
+        settings.load(tmp_path / "none.toml", {})
+    assert "is not TOML" in mistakes(tmp_path, "a = [")[0]
+
+
+def resolve(
+    tmp_path: Path, configured: str | None = None, hostname: str = "host"
+) -> identity.Identity:
+    return identity.resolve(configured, hostname, tmp_path / "node-id")
+
+
+def test_identity_is_configured_or_follows_the_hostname(tmp_path: Path) -> None:
+    assert resolve(tmp_path, "i-X1").node_id == "i-X1"
+    assert resolve(tmp_path).node_id == "i-host"
+
+
+def test_an_identity_that_would_change_is_kept_and_told(tmp_path: Path) -> None:
+    (tmp_path / "node-id").write_text("i-host\n")
+    assert resolve(tmp_path) == identity.Identity("i-host")
+    assert resolve(tmp_path, hostname="other") == identity.Identity("i-host", "i-other")
+    assert resolve(tmp_path, "i-new") == identity.Identity("i-host", "i-new")
+
+
+def test_an_agent_toml_that_is_there_names_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "agent.toml"
+    monkeypatch.setattr(identity, "AGENT_TOML", file)
+    file.write_text('[agent]\nid = "i-old"')
+    assert resolve(tmp_path).node_id == "i-old"
+    file.write_text("broken = [")
+    assert resolve(tmp_path).node_id == "i-host"
+
+
+@pytest.mark.parametrize(
+    ("dmi", "expected"),
+    [
+        ({"sys_vendor": "Amazon EC2", "board_asset_tag": "i-0abc123"}, "i-0abc123"),
+        ({"sys_vendor": "Amazon EC2"}, None),
+        ({"product_name": "Google Compute Engine"}, None),
+        ({"chassis_asset_tag": "7783-7084-3265-9085-8269-3286-77"}, None),
+        ({"sys_vendor": "Dell Inc."}, "i-host"),
+    ],
+)
+def test_on_a_cloud_the_id_is_the_instances_or_has_to_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dmi: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(identity, "DMI", tmp_path)
+    for name, text in dmi.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    if expected:
+        assert resolve(tmp_path).node_id == expected
+    else:
+        with pytest.raises(identity.NoIdentity, match="set node-id"):
+            resolve(tmp_path)
