@@ -13,11 +13,13 @@ from typing import Any
 
 import anyio
 
-from ..model import Refused, Unavailable
+from ..model import Refused, Stuck, Unavailable
 from . import dbus, journald
 
 SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 CALL_DEADLINE_S = 5.0
+_GATE_LINES = 3
+
 _SERVICE = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
@@ -88,9 +90,9 @@ class Systemd:
         (TimeoutStartSec=), and a cancelled wait doesn't cancel the job.
         Refused: "Job…" with the job's result ("JobFailed", "JobTimeout"), or
         "GateClosed" when a condition of the unit kept it from starting, which
-        systemd counts as success.
+        systemd counts as success; the message quotes what the condition said.
         """
-        _check_gate(name, await self._run_job("StartUnit", name))
+        await self._check_gate(await self._run_job("StartUnit", name))
 
     async def stop(self, name: str) -> None:
         """Stops a unit and waits until it is down: as `start`."""
@@ -98,7 +100,7 @@ class Systemd:
 
     async def restart(self, name: str) -> None:
         """Stops a unit if it is up, then starts it: as `start`."""
-        _check_gate(name, await self._run_job("RestartUnit", name))
+        await self._check_gate(await self._run_job("RestartUnit", name))
 
     async def reset_failed(self, name: str) -> None:
         """Forgets a unit's failure and its count towards the start limit."""
@@ -134,7 +136,9 @@ class Systemd:
         not failed, not wanted by another unit and not watched by `changes`.
         Errors and times: journald.last_lines.
         """
-        unit = await self.unit(name)
+        return await self._lines(await self.unit(name), count)
+
+    async def _lines(self, unit: UnitState, count: int) -> str:
         if not unit.invocation_id:
             return ""
         return await journald.last_lines(
@@ -161,6 +165,19 @@ class Systemd:
                 f" ({unit.sub_state}), its result {unit.result or 'none'}",
             )
         return properties
+
+    async def _check_gate(self, properties: dict[str, Any]) -> None:
+        if properties.get("Result") != "exec-condition" and properties["ConditionResult"]:
+            return
+        unit = _unit_state(properties)
+        said = ""
+        with contextlib.suppress(Unavailable, Stuck):
+            said = await self._lines(unit, _GATE_LINES)
+        raise Refused(
+            "GateClosed",
+            f"systemd: a condition of {unit.name} keeps it from starting"
+            + (f": {said}" if said else ""),
+        )
 
     def _connect(self) -> contextlib.AbstractAsyncContextManager[dbus.Conversation]:
         return dbus.connect(self._bus, _SERVICE, label="systemd")
@@ -227,8 +244,3 @@ def _unit_state(properties: dict[str, Any]) -> UnitState:
 
 def _commands(lines: Iterable[Sequence[Any]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(arguments) for _path, arguments, *_times in lines)
-
-
-def _check_gate(name: str, properties: dict[str, Any]) -> None:
-    if properties.get("Result") == "exec-condition" or not properties["ConditionResult"]:
-        raise Refused("GateClosed", f"systemd: a condition of {name} keeps it from starting")
