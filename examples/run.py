@@ -66,7 +66,7 @@ def main() -> None:
     for line in (
         f"  $EDITOR .run/store/desired/node/{NODE_ID}.toml   # desire something else",
         "  echo nonsense > .run/node/agent.toml           # spoil the file",
-        "  .venv/bin/bai-nodeagent --config .run/config.toml status   # shows agent-pid, among others",
+        "  .venv/bin/bai-nodeagent --config .run/config.toml status   # shows agent-pid",
         "  kill -9 PID                                    # kill the agent",
         "Ctrl-C ends the daemon; the agent lives on, until `rm -r .run`.\n",
     ):

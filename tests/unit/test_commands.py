@@ -1,0 +1,85 @@
+"""What commands say, from values; how they exit is tests/integration/test_cli.py's matter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from bai_nodeagent.commands import documents, fleet
+from bai_nodeagent.commands.fleet import Report
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({}, ""),
+        ({"started-at": "garbage", "conditions": [{"since": None}, 3]}, ""),
+        ({"started-at": "2026-11-23T11:59:30Z"}, "30 s"),
+        ({"started-at": "2026-11-23T09:00:00Z", "applied": {"at": "2026-11-23T11:00:00Z"}}, "1 h"),
+        (
+            {
+                "started-at": "2026-11-20T09:00:00Z",
+                "conditions": [{"since": "2026-11-21T12:00:00Z"}],
+            },
+            "2 d",
+        ),
+        ({"started-at": "2026-11-23T13:00:00Z"}, "0 s"),
+        ({"started-at": "2026-11-23T11:00:00"}, ""),
+    ],
+)
+def test_age_is_that_of_the_newest_time_that_can_be_read(
+    document: dict[str, Any], expected: str
+) -> None:
+    assert fleet.age(document, NOW) == expected
+
+
+def test_a_status_without_alive_is_unknown_whatever_it_says() -> None:
+    report = Report("i-1", {"summary": "Ready", "started-at": "2026-01-01T00:00:00Z"}, False)
+    found = fleet.shown(report)
+    assert report.summary == "Unknown"
+    assert found.code == 3
+    assert "it said Ready" in found.lines[0]
+
+
+def test_a_ready_node_is_0_and_shows_conditions_and_facts() -> None:
+    document = {
+        "summary": "Ready",
+        "conditions": [{"type": "Agent", "status": "True", "reason": "Running", "message": ""}],
+        "desired": {"revision": 4, "digest": "sha256:a"},
+        "facts": {"agent-pid": 7},
+    }
+    found = fleet.shown(Report("i-1", document, True))
+    assert found.code == 0
+    text = "\n".join(found.lines)
+    for part in ("i-1: Ready", "Agent  True     Running", "desired: revision 4", "agent-pid: 7"):
+        assert part in text
+
+
+@pytest.mark.parametrize("document", [{"conditions": 3}, {"facts": 3, "desired": 4}, {}])
+def test_a_status_that_somebody_has_spoilt_is_shown_as_far_as_it_goes(
+    document: dict[str, Any],
+) -> None:
+    assert fleet.shown(Report("i-1", document, True)).code == 3
+
+
+def test_a_difference_is_leaf_by_leaf_and_masked() -> None:
+    before = b'api-version = 1\n[agent-config.values.etcd]\npassword = "old-secret"\nuser = "a"'
+    after = b'api-version = 1\n[agent-config.values.etcd]\npassword = "new-secret"\nuser = "b"'
+    text = "\n".join(documents.difference(before, after, "cluster"))
+    assert '-agent-config.values.etcd.user = "a"' in text
+    assert '+agent-config.values.etcd.user = "b"' in text
+    assert "secret" not in text.replace("masked secret", "")
+
+
+def test_a_difference_that_can_not_be_shown_is_told() -> None:
+    (line,) = documents.difference(b"api-version = 1", b"api-version = 1 # x", "cluster")
+    assert "only comments" in line
+
+
+def test_a_broken_document_in_the_store_is_replaced_by_all_of_the_new_one() -> None:
+    text = "\n".join(documents.difference(b"[[[", b"api-version = 1", "cluster"))
+    assert "+api-version = 1" in text

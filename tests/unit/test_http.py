@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import socket
+import urllib.request
+from dataclasses import replace
+
+import pytest
+
+from bai_nodeagent.http import Server, Views, answer
+from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.model import Condition, Outcome, Status, Verdict
+from bai_nodeagent.status import NodeStatus, Reading
+
+STATUS = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {})
+
+
+def views(summary: str = "Ready", *, is_moving: bool = True) -> Views:
+    return Views(lambda: b"m 1\n", lambda: replace(STATUS, summary=summary), lambda: is_moving)
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "code", "body"),
+    [
+        ("/metrics", views(), 200, b"m 1\n"),
+        ("/metrics?x=1", views("Degraded"), 200, b"m 1\n"),
+        ("/livez", views("Degraded"), 200, b"Degraded\n"),
+        ("/livez", views(is_moving=False), 503, b"the loop does not move\n"),
+        ("/readyz", views("Ready"), 200, b"Ready\n"),
+        ("/readyz", views("Paused"), 200, b"Paused\n"),
+        ("/readyz", views("Progressing"), 503, b"Progressing\n"),
+        ("/readyz", views("Degraded"), 503, b"Degraded\n"),
+    ],
+)
+def test_answers(path: str, given: Views, code: int, body: bytes) -> None:
+    found = answer(path, given)
+    assert (found[0], found[2]) == (code, body)
+
+
+def test_status_is_always_200_and_other_paths_404() -> None:
+    assert answer("/status", views("Degraded"))[0] == 200
+    assert answer("/", views())[0] == 404
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_answers_ends_at_once_and_frees_its_port(host: str) -> None:
+    server = Server((host, 0), views())
+    port = server.port
+    shown = f"[{host}]" if ":" in host else host
+    with urllib.request.urlopen(f"http://{shown}:{port}/livez", timeout=5) as found:
+        assert found.read() == b"Ready\n"
+    with pytest.raises(OSError, match="in use"):
+        Server((host, port), views())
+    server.close()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((host, port), timeout=1)
+
+
+def test_metrics_show_conditions_and_take_them_away() -> None:
+    metrics = Metrics("1.2")
+    metrics.conditions([Condition("Agent", Status.FALSE, "Bad", "m", "t", 1)], {"agent-pid": 1})
+    metrics.passed(Outcome("Agent", "failed", Verdict(Status.UNKNOWN, "Stuck")), 0.5)
+    text = metrics.text().decode()
+    assert 'bai_nodeagent_condition{status="False",type="Agent"} 1.0' in text
+    assert 'bai_nodeagent_stuck_operations{resource="agent"} 1.0' in text
+    assert 'bai_nodeagent_build_info{version="1.2"} 1.0' in text
+    assert "bai_nodeagent_agent_up 1.0" in text
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
+    metrics.conditions([], {})
+    metrics.forget("Agent")
+    text = metrics.text().decode()
+    assert "bai_nodeagent_condition{" not in text
+    assert "bai_nodeagent_stuck_operations{" not in text
+    assert "bai_nodeagent_agent_up 0.0" in text
