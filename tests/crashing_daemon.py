@@ -1,6 +1,6 @@
 """The real daemon, which kills itself with SIGKILL right after its Nth action.
 
-    python crashing_daemon.py N run --config FILE
+python crashing_daemon.py N run --config FILE
 """
 
 from __future__ import annotations

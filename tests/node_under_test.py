@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,20 @@ stop-timeout = "3s"
     def put(self, key: str, text: str) -> None:
         """As an admin would: etcdctl put, or an editor on the file."""
         if self.etcd is not None:
-            self.etcd.etcdctl("put", "--", f"{self.prefix}/local/{key}", text)
+            self.etcdctl_put(f"{self.prefix}/local/{key}", text)
         else:
             path = self.folder / "store" / key
             path = path.with_name(f"{path.name}.toml") if key.startswith("desired/") else path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    def etcdctl_put(self, key: str, text: str) -> None:
+        """From standard input (an argument ends at 128 KiB), which takes no empty value."""
+        assert self.etcd is not None
+        if text:
+            self.etcd.etcdctl("put", key, stdin=text.encode())
+        else:
+            self.etcd.etcdctl("put", key, "")
 
     def desire(self, text: str | None = None) -> None:
         self.put("desired/cluster", self.document() if text is None else text)
@@ -118,15 +126,11 @@ stop-timeout = "3s"
 
     # -- the daemon
 
-    def start(self, env: Mapping[str, str] | None = None) -> None:
+    def start(self, *program: str) -> None:
+        """`program` stands for the real one: a driver below tests/."""
+        command = [*(program or [str(PROGRAM)]), "run", "--config", str(self.config)]
         with (self.folder / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(PROGRAM), "run", "--config", str(self.config)],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None

@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import structlog
 
 from . import __version__, address, desired, journal, orders, schedule
+from .blocking import in_thread
 from .desired import Desired, Document, Variables
 from .identity import Identity
 from .journal import Journal
 from .metrics import Metrics
-from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Unavailable, Verdict
+from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
 from .redact import Redactor, strings_in
 from .status import Applied, Reading
 from .store.base import Snapshot, Store, Superseded
@@ -33,11 +35,14 @@ RECONNECT_S = 3.0
 FIRST_READ_S = 5.0
 READ_ROUNDS_AT_MOST = 8
 MISTAKES_TOLD = 20
+CHECK_DEADLINE_S = 60.0
 
 VALID = Verdict(Status.TRUE, "Valid")
 CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +279,10 @@ class Follower:
         self._journal = Journal(place.identity.node_id)
         self._known = Known(place.identity)
         self._valid: tuple[Desired, Snapshot] | None = None
+        self._spec: NodeSpec | None = None  # of `_valid`
         self._again = anyio.Event()
         self._ordered = anyio.Event()
+        self._validated = anyio.Event()
         self._epoch_note = ""
         self._turn = anyio.Lock()
 
@@ -348,7 +355,11 @@ class Follower:
         self._metrics.store_up.set(1)
         self._metrics.store_last_contact.set(time.time())
         self._note_epoch(snapshot)
-        newest = evaluate(self._place, snapshot, self._kinds)
+        try:
+            newest = await self._checked(lambda: evaluate(self._place, snapshot, self._kinds))
+        except Stuck as error:
+            self._know(mistakes=(Mistake("documents", "", str(error)),))
+            return
         revisions = {d.key: d.revision for d in newest.documents}
         is_same = (
             snapshot.epoch == self._journal.epoch and revisions == self._known.reading.documents
@@ -356,6 +367,10 @@ class Follower:
         revision = self._known.reading.revision if is_same else snapshot.revision
         store = Verdict(Status.TRUE, "Connected", self._epoch_note)
         await self._consider(newest, replace(snapshot, revision=revision), store)
+
+    async def _checked(self, check: Callable[[], T]) -> T:
+        """In a thread: the most twisted document that is allowed takes seconds to check."""
+        return await in_thread("checking the documents", check, CHECK_DEADLINE_S)
 
     def _note_epoch(self, snapshot: Snapshot) -> None:
         known = self._journal.epoch
@@ -377,28 +392,49 @@ class Follower:
 
     async def _restore(self, store: Verdict) -> None:
         """No store since this daemon started: the state that was valid last is in force."""
-        kept = self._journal
-        snapshot = journal.snapshot(kept)
-        newest = evaluate(replace(self._place, groups=kept.groups), snapshot, self._kinds)
-        newest = replace(newest, is_paused=newest.is_paused or kept.is_paused)
-        log.info("journal.in_force", revision=kept.revision)
+        newest, snapshot = self._journaled()
+        newest = replace(newest, is_paused=newest.is_paused or self._journal.is_paused)
+        log.info("journal.in_force", revision=snapshot.revision)
         await self._consider(newest, snapshot, store)
 
+    def _journaled(self) -> tuple[Desired, Snapshot]:
+        """The documents that were valid last, under the groups that the node had then."""
+        snapshot = journal.snapshot(self._journal)
+        place = replace(self._place, groups=self._journal.groups)
+        return evaluate(place, snapshot, self._kinds), snapshot
+
     async def _consider(self, newest: Desired, snapshot: Snapshot, store: Verdict) -> None:
+        """Takes what was read as the newest, and puts it in force if it is valid.
+
+        If it is not, and this daemon has put nothing in force yet, then what an
+        earlier one held stays in force.
+        """
         reading = Reading(
             snapshot.revision, newest.digest, {d.key: d.revision for d in newest.documents}
         )
         async with self._turn:
-            spec, mistakes = self._known.spec, newest.mistakes
-            if newest.merged is not None and not newest.too_old:
-                try:
-                    spec = await self._resolved(newest, snapshot)
-                    self._valid = (newest, snapshot)
-                except InvalidSpec as error:
-                    mistakes = error.mistakes
-            self._know(newest=newest, reading=reading, mistakes=mistakes, spec=spec, store=store)
+            mistakes = await self._put_in_force(newest, snapshot)
+            if self._spec is None and self._journal.raw:
+                await self._put_in_force(*self._journaled())
+            self._know(
+                newest=newest, reading=reading, mistakes=mistakes, spec=self._spec, store=store
+            )
         if store.status is Status.TRUE:
             self._remember(newest, snapshot.epoch)
+
+    async def _put_in_force(self, newest: Desired, snapshot: Snapshot) -> tuple[Mistake, ...]:
+        """Fills in variables and secrets; gives the mistakes that kept it from being in force."""
+        if newest.merged is None or newest.too_old:
+            return newest.mistakes
+        try:
+            self._spec = await self._resolved(newest, snapshot)
+        except InvalidSpec as error:
+            return error.mistakes
+        except Stuck as error:
+            return (Mistake("documents", "", str(error)),)
+        self._valid = (newest, snapshot)
+        self._validated.set()
+        return ()
 
     def _remember(self, newest: Desired, epoch: str) -> None:
         fresh = replace(self._journal, is_paused=newest.is_paused, epoch=epoch)
@@ -439,20 +475,29 @@ class Follower:
             found = address.AgentAddress(doubt=doubt)
         if found.kept is not None and found.kept != orders.kept_address(self._place.state):
             orders.keep_address(self._place.state, found.kept)
-        spec = resolve(self._place, newest, snapshot, found, self._kinds)
+        spec = await self._checked(
+            lambda: resolve(self._place, newest, snapshot, found, self._kinds)
+        )
         self._redactor.learn(secrets_of(spec))
         return spec
 
+    @property
+    def _asks_for_address(self) -> bool:
+        return bool(self._valid and desired.addresses(self._valid[0].merged or {})[1])
+
     async def _resolve_again(self) -> None:
-        if self._valid is None or desired.addresses(self._valid[0].merged or {})[1] is None:
+        if self._valid is None or not self._asks_for_address:
             return
         async with self._turn:
-            spec = await self._resolved(*self._valid)
-            if spec != self._known.spec:
-                self._know(spec=spec)
+            self._spec = await self._resolved(*self._valid)
+            if self._spec != self._known.spec:
+                self._know(spec=self._spec)
 
     async def _follow_network(self) -> None:
         while True:
+            while not self._asks_for_address:
+                self._validated = anyio.Event()
+                await self._validated.wait()
             try:
                 async for _ in network.changes():
                     await self._resolve_again()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -74,9 +73,7 @@ def nodes(tmp_path: Path) -> Iterator[Callable[[], Node]]:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_a_daemon_killed_after_any_action_converges(
-    name: str, nodes: Callable[[], Node]
-) -> None:
+def test_a_daemon_killed_after_any_action_converges(name: str, nodes: Callable[[], Node]) -> None:
     situation = SITUATIONS[name]
     for nth in range(1, ACTIONS_AT_MOST + 1):
         node = nodes()
@@ -97,9 +94,9 @@ def test_a_daemon_killed_after_any_action_converges(
 
 
 def _run_until_it_dies(node: Node, nth: int) -> bool:
-    command = [sys.executable, str(CRASHING), str(nth), "run", "--config", str(node.config)]
-    with (node.folder / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    node.start(sys.executable, str(CRASHING), str(nth))
+    process = node.process
+    assert process is not None
     try:
         node.wait(
             "dead or in line",

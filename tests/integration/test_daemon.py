@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +16,8 @@ import pytest
 
 from node_under_test import Node
 from servers import Etcd, EtcdServer
+
+SHORT_LEASE = Path(__file__).parent.parent / "short_lease_daemon.py"
 
 
 @pytest.fixture(params=["etcd", "files"])
@@ -103,9 +109,6 @@ def test_an_agent_that_read_a_hand_edit_is_restarted(node: Node) -> None:
     os.kill(node.living()[0], signal.SIGKILL)
     node.wait("dead", lambda: not node.living())
     node.agent_toml.write_bytes(good.replace(b'"one"', b'"by hand"'))
-    import subprocess
-    import sys
-
     command = [sys.executable, f"{node.folder}/agent.py", str(node.folder)]
     by_hand = subprocess.Popen(command, start_new_session=True)
     node.wait("started by hand", lambda: node.starts[-1][1] == "by hand")
@@ -288,3 +291,99 @@ def test_a_second_daemon_is_refused(node: Node) -> None:
     for command in ("run", "apply"):
         answer = node.run(command)
         assert (answer.returncode, "another bai-nodeagent" in answer.stderr) == (5, True)
+
+
+def test_a_state_that_was_valid_is_held_over_a_restart_beside_an_invalid_one(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    good = node.agent_toml.read_bytes()
+    node.stop(signal.SIGKILL)
+    node.desire("api-version = 1\nnonsense = 1")
+    node.agent_toml.unlink()
+    node.start()
+    node.wait_summary("Invalid")
+    node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)
+    assert len(node.starts) == 1
+    node.stop()
+    node.remove("desired/cluster")
+    node.agent_toml.unlink()
+    node.start()
+    node.wait_summary("Missing")
+    node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)
+    assert len(node.living()) == 1
+
+
+def test_layers_merge_and_groups_of_the_node_document_replace_the_local_ones(node: Node) -> None:
+    node.configure(more='groups = ["local"]')
+    node.desire()
+    node.put("desired/group/local", "api-version = 1\n[agent-config.values.agent]\na = 1")
+    node.start()
+    node.wait("local", lambda: tomllib.loads(node.agent_toml.read_text())["agent"]["a"] == 1)
+    node.put(f"desired/node/{node.id}", 'api-version = 1\n[node]\ngroups = ["gpu"]')
+    found = node.wait_reason("DesiredState", "NoDesiredState")
+    assert "desired/group/gpu" in found["message"]
+    node.put("desired/group/gpu", "api-version = 1\n[agent-config.values.agent]\nb = 2")
+    node.wait("gpu", lambda: tomllib.loads(node.agent_toml.read_text())["agent"]["b"] == 2)
+    documents = node.status()["desired"]["documents"]
+    assert set(documents) == {"desired/cluster", "desired/group/gpu", f"desired/node/{node.id}"}
+
+
+def test_garbage_of_every_kind_is_held_and_told(etcd_node: Node) -> None:
+    node = etcd_node
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    before = node.agent_toml.stat().st_mtime_ns
+    for garbage in ("", "[[[", "{", "\x01", "a = 1" + "0" * 1_300_000, "[" * 5000):
+        node.desire(garbage)
+        node.wait_summary("Invalid")
+        node.desire()
+        node.wait_ready("one")
+    assert node.agent_toml.stat().st_mtime_ns == before
+    assert len(node.starts) == 1
+
+
+def test_a_flapping_key_is_no_restart_storm(etcd_node: Node) -> None:
+    node = etcd_node
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    ends = time.monotonic() + 6
+    while time.monotonic() < ends:
+        for marker in ("a", "b"):
+            node.desire(node.document(marker))
+    node.desire(node.document("last"))
+    node.wait_ready("last")
+    assert len(node.starts) <= 3
+
+
+def test_another_node_with_this_id_stops_all_changes(etcd_node: Node) -> None:
+    node = etcd_node
+    rival = {"instance": "x", "machine-id": "m2", "boot-id": "b2", "since": "2026-01-01T00:00:00Z"}
+    node.put(f"node/{node.id}/alive", json.dumps(rival))
+    node.desire()
+    node.start(sys.executable, str(SHORT_LEASE))
+    node.wait_ready("one")  # it may be our own of before a reboot, until a lease is over
+    found = node.wait_reason("Store", "DuplicateNode", within_s=30)
+    assert "m2" in found["message"]
+    node.agent_toml.write_text("spoilt = 1")
+    time.sleep(1)
+    assert node.agent_toml.read_text() == "spoilt = 1"
+    node.remove(f"node/{node.id}/alive")
+    node.wait_ready("one")
+
+
+def test_an_identity_that_changed_stops_all_changes(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.stop()
+    node.configure()
+    node.config.write_text(node.config.read_text().replace("i-test01", "i-other"))
+    node.agent_toml.write_text("spoilt = 1")
+    node.start()
+    found = node.wait_reason("DesiredState", "IdentityChanged")
+    assert "i-other" in found["message"]
+    assert node.agent_toml.read_text() == "spoilt = 1"
+    assert len(node.living()) == 1
