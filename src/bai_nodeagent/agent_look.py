@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .agent_record import Notes, Record, config_text
-from .agent_spec import AgentSpec, differing, found, wanted
+import anyio
+
+from .agent_record import Notes, Record, config_text, installed
+from .agent_spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
 from .blocking import in_thread
-from .model import Host, Refused, Stuck, Unavailable
-from .system import launch, output, process
+from .model import Host, Refused, Stuck, Unavailable, Wake
+from .plugin_rules import Environment
+from .system import distributions, launch, output, process
 from .system.process import Process
 
+NAME = "Agent"
 LINES_QUOTED = 10
 
 
@@ -36,33 +39,68 @@ class Desk:
         self.spec = spec
         self.host = host
         self.notes = Notes(host.runtime)
-        self.wants = wanted(spec, host.digest)
+        self._wants = wanted(spec, host.digest)
         self.lock = host.runtime / "agent.lock"
         self.log = host.state / "agent.log"
 
-    def finds(self) -> Mapping[str, str]:
-        return found(self.spec, config_text(self.spec), self.host.digest)
+    def finds(self) -> Inputs:
+        """The inputs that an agent which starts now would find. Blocks."""
+        return self._finds(installed(self.spec))
+
+    def _finds(self, plugins: Environment | None) -> Inputs:
+        return found(self.spec, config_text(self.spec), self.host.digest, plugins)
+
+    async def finds_now(self) -> Inputs:
+        return self._finds(await self._plugins())
+
+    async def _plugins(self) -> Environment | None:
+        """What is installed; None when that is unmanaged, or can't be told."""
+        try:
+            return await distributions.look(self.spec.plugins, NAME) if self.spec.plugins else None
+        except (Unavailable, Stuck):
+            return None  # for the condition Plugins to say; the agent is kept alive without
+
+    async def wake_at_plugins(self, wake: Wake) -> None:
+        """Wakes when packages come or go."""
+        if self.spec.plugins is None:
+            await anyio.sleep_forever()
+        else:
+            async for _ in distributions.changes(self.spec.plugins, f"{NAME} (watch)"):
+                wake()
 
     async def common(self, record: Record, main: Process | None, lines: str) -> dict[str, Any]:
         """The fields of Actual."""
+        plugins = await self._plugins()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
+        wants = {**self._wants, **self._wanted_plugins(record, plugins, now_s, epoch_s)}
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
             "record": record,
-            "wants": self.wants,
-            "finds": self.finds(),
+            "wants": wants,
+            "finds": self._finds(plugins),
             "written_s": _written_s(self.spec.config_path, epoch_s),
             "last_lines": output.quoted(self.host.redact(lines), LINES_QUOTED),
-            "sessions": await self._sessions(record, main),
+            "sessions": await self._sessions(record, main, wants),
         }
 
-    async def _sessions(self, record: Record, main: Process | None) -> int | None:
+    def _wanted_plugins(
+        self, record: Record, plugins: Environment | None, now_s: float, epoch_s: float
+    ) -> Inputs:
+        life = record.life
+        if life is None:
+            return {}
+        started_s = epoch_s + life.started_s
+        return wanted_plugins(
+            self.spec, plugins, life.inputs, started_s, epoch_s + now_s, self.host.digest
+        )
+
+    async def _sessions(self, record: Record, main: Process | None, wants: Inputs) -> int | None:
         life = record.life
         if self.spec.restart != "idle" or main is None or life is None:
             return None
-        if not differing(self.spec, self.wants, life.inputs):
+        if not differing(self.spec, wants, life.inputs):
             return None
         from .system import docker  # heavy, and only for this question
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .agent_spec import AgentSpec, Inputs, agent_spec, found
-from .model import Host, NodeSpec, Status, Verdict
-from .system import files, process
+from .model import Host, NodeSpec, Status, Unavailable, Verdict
+from .plugin_rules import Environment
+from .system import distributions, files, process
 from .system.process import Process
 
 # A process that lived longer than this starts the count of deaths anew.
@@ -173,6 +174,16 @@ def config_text(spec: AgentSpec) -> str | None:
     return None
 
 
+def installed(spec: AgentSpec) -> Environment | None:
+    """The agent's plugins as they are; None when they are unmanaged, or can't be told. Blocks.
+
+    Why they can't be told is for the condition Plugins to say.
+    """
+    with contextlib.suppress(Unavailable):
+        return distributions.environment(spec.plugins) if spec.plugins else None
+    return None
+
+
 def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
 
@@ -185,7 +196,7 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
         return  # the notes are of a process that we started
     now_s = process.now_s()
     life = Life(
-        inputs=found(spec, config_text(spec), host.digest),
+        inputs=found(spec, config_text(spec), host.digest, installed(spec)),
         invocation_id=invocation_id,
         started_s=now_s,
         desired_digest=node.digest,

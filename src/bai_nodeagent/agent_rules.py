@@ -18,6 +18,7 @@ from typing import TypeVar
 from .agent_record import Cause, Life, Record
 from .agent_spec import AgentSpec, Inputs, differing, unread
 from .model import Action, Plan, Scalar, Status, Verdict
+from .plugin_rules import without_plugins
 from .system.process import Process
 
 # A process that dies in its first moment was never running; in a crash loop
@@ -174,13 +175,13 @@ def adopted(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
     It found agent.toml as it is if that is older than itself; else nobody
-    knows what it found.
+    knows what it found. For plugins that is told one by one, at each look.
     """
     is_known = spec.config_path is None or (
         main is not None and actual.written_s is not None and actual.written_s < main.started_s
     )
     return Life(
-        inputs=actual.finds if is_known else {},
+        inputs=without_plugins(actual.finds) if is_known else {},
         started_s=main.started_s if main else actual.now_s,
         is_adopted=True,
         desired_digest=spec.desired_digest,

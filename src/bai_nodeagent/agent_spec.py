@@ -20,13 +20,15 @@ from typing import Any, Literal
 from .agent_toml import managed
 from .desired.formats import duration_s
 from .model import UNSET, KeyPath, NodeSpec
+from .plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0
 
 Digest = Callable[[object], str]
 Inputs = Mapping[str, str]
-"""Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host"."""
+"""Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host",
+"plugin ai.backend.accelerator.mock.plugin"."""
 
 ABSENT = "absent"
 PRESENT = "present"
@@ -41,6 +43,7 @@ class AgentSpec:
     command         empty: only with the supervisor "systemd", whose unit has its own
     env             secrets filled in
     config_path     None: agent.toml is unmanaged, and `values` is empty
+    plugins         None: accelerator plugins are unmanaged
     needs           condition types that must hold before a start
     desired_digest  of the document; notes say by it what a process was started for
     """
@@ -58,6 +61,7 @@ class AgentSpec:
     config_path: Path | None = None
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
     optional: frozenset[KeyPath] = frozenset()
+    plugins: PluginRules | None = None
     needs: tuple[str, ...] = ()
     desired_digest: str = field(default="", compare=False)
 
@@ -80,6 +84,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         config_path=None if values is None else node.agent_config_path,
         values=values or {},
         optional=node.optional,
+        plugins=plugin_rules(node.document),
         needs=_needs(node),
         desired_digest=node.digest,
     )
@@ -104,28 +109,47 @@ def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
     return {**_own_parts(spec, digest), **{_part(place): rule for place, rule in rules.items()}}
 
 
+def wanted_plugins(
+    spec: AgentSpec,
+    installed: Environment | None,
+    has: Inputs,
+    started_s: float,
+    now_s: float,
+    digest: Digest,
+) -> Inputs:
+    """What an agent that runs with the inputs `has` since `started_s` ought to have found
+    installed; times are Unix time."""
+    if spec.plugins is None or installed is None:
+        return {}
+    return wanted_parts(spec.plugins, installed, has, started_s, now_s, digest, ABSENT)
+
+
 def _rule(value: Any, digest: Digest) -> str:
     if value is UNSET:
         return ABSENT
     return PRESENT if value == {} else digest(value)
 
 
-def found(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
-    """The inputs of a process that starts while agent.toml reads `text` (None: no such file).
+def found(
+    spec: AgentSpec, text: str | None, digest: Digest, installed: Environment | None = None
+) -> Inputs:
+    """The inputs of a process that starts while agent.toml reads `text` (None: no such file),
+    and these plugins are installed (None: nobody knows).
 
     A file that is not TOML counts as an empty one: nobody knows what the
     agent makes of it.
     """
+    own = {**_own_parts(spec, digest), **found_parts(installed, digest)}
     if spec.config_path is None:
-        return _own_parts(spec, digest)
+        return own
     try:
         document = tomllib.loads(text or "")
     except tomllib.TOMLDecodeError:
-        return _own_parts(spec, digest)
+        return own
     # An address may be spelled in several ways; `managed` reads them all.
     values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
     file = {_part(at): digest(value) for at, value in values.items() if value is not UNSET}
-    return {**_own_parts(spec, digest), **file}
+    return {**own, **file}
 
 
 def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:

@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.agent_record import Life, Notes, Record, may_start, record_start
-from bai_nodeagent.agent_spec import AgentSpec, agent_spec, differing, found, unread, wanted
+from bai_nodeagent.agent_spec import (
+    AgentSpec,
+    agent_spec,
+    differing,
+    found,
+    unread,
+    wanted,
+    wanted_plugins,
+)
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
+from bai_nodeagent.plugin_rules import Environment, Plugin, PluginRules
 from bai_nodeagent.system import output
 
 
@@ -64,6 +73,13 @@ def test_what_is_not_said_is_default() -> None:
     assert spec.stop_timeout_s == 10
 
 
+def test_plugins_are_managed_only_where_a_document_speaks_of_them() -> None:
+    section = {"supervisor": "child", "command": ["/v/bin/python", "-m", "agent"]}
+    assert agent_spec(node(section)).plugins is None
+    rules = agent_spec(node(section, plugins={"allow": []})).plugins
+    assert rules == PluginRules(command=("/v/bin/python", "-m", "agent"), allow=())
+
+
 # --- inputs ------------------------------------------------------------------------------
 
 TEXT = '[agent]\nid = "i-one"\nmounts = ["/a"]\nday = 2026-01-02\n[etcd]\naddr = "10.0.0.1:2379"\n'
@@ -109,6 +125,17 @@ def test_a_place_that_is_to_be_absent_and_is() -> None:
 
 def test_a_table_that_only_has_to_be_there() -> None:
     assert differs(replace(SPEC, values={("agent",): {}, ("etcd",): {}}), TEXT) == set()
+
+
+def test_an_upgraded_plugin_is_a_difference_by_its_name() -> None:
+    spec = replace(SPEC, plugins=PluginRules())
+    plugin = Plugin("ai.mock", "mock", "mock", "1")
+    before = Environment(Path("/v/bin/python"), plugins=(plugin,))
+    after = replace(before, plugins=(replace(plugin, version="2"),))
+    has = found(spec, TEXT, digest, before)
+    for installed, names in ((before, ()), (after, ("plugin ai.mock",)), (None, ())):
+        more = wanted_plugins(spec, installed, has, 0.0, 100.0, digest)
+        assert differing(spec, {**wanted(spec, digest), **more}, has) == names
 
 
 def test_a_key_is_taken_over_or_given_up_without_a_restart() -> None:

@@ -26,7 +26,7 @@ from ..agent_child import (
     Stop,
     plan_child,
 )
-from ..agent_look import LINES_QUOTED, Around, Desk
+from ..agent_look import LINES_QUOTED, NAME, Around, Desk
 from ..agent_record import Cause, Life, Record
 from ..agent_spec import AgentSpec, agent_spec
 from ..agent_unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
@@ -35,8 +35,8 @@ from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Una
 from ..system import launch, output, process
 from ..system.process import Process
 from ..system.systemd import Systemd, UnitState
+from ..watches import together
 
-NAME = "Agent"
 OBSERVE_DEADLINE_S = 20.0
 ROTATE_EVERY_S = 30.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.
@@ -170,19 +170,21 @@ class ChildAgent:
             moved.set()
 
     async def watch(self, wake: Wake) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_output_small)
-            while True:
-                await self._wake_at_end(wake)
+        await together(
+            self._keep_output_small,
+            lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._wake_at_ends(wake),
+        )
 
-    async def _wake_at_end(self, wake: Wake) -> None:
+    async def _wake_at_ends(self, wake: Wake) -> None:
         """Follows the process that the last look found, until a look finds another."""
-        main, moved = self._main, self._moved
-        async with anyio.create_task_group() as tasks:
-            if main is not None:
-                tasks.start_soon(_wake_after, main, wake)
-            await moved.wait()
-            tasks.cancel_scope.cancel()
+        while True:
+            main, moved = self._main, self._moved
+            async with anyio.create_task_group() as tasks:
+                if main is not None:
+                    tasks.start_soon(_wake_after, main, wake)
+                await moved.wait()
+                tasks.cancel_scope.cancel()
 
     async def _keep_output_small(self) -> None:
         while True:
@@ -267,7 +269,7 @@ class UnitAgent:
 
     async def _noting(self, job: Awaitable[None]) -> None:
         """Notes what a unit found at its start, unless its own gate has done so."""
-        inputs = self._desk.finds()
+        inputs = await self._desk.finds_now()
         await job
         unit = await self._systemd.unit(self.spec.unit)
         life = Life(
@@ -283,6 +285,11 @@ class UnitAgent:
         )
 
     async def watch(self, wake: Wake) -> None:
+        await together(
+            lambda: self._desk.wake_at_plugins(wake), lambda: self._wake_at_changes(wake)
+        )
+
+    async def _wake_at_changes(self, wake: Wake) -> None:
         async for _ in self._systemd.changes(self.spec.unit):
             wake()
 

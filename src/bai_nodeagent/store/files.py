@@ -20,7 +20,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
 
 import anyio
 
@@ -201,9 +200,8 @@ class FileStore:
     async def changes(self, keys: Iterable[str], after: int) -> AsyncGenerator[None, None]:
         wanted = list(keys)
         paths = [self._folder / name for key in wanted for name in file_names(key)]
-        events = cast(AsyncGenerator[None, None], inotify.changes(paths))
         with self._translated():
-            async with aclosing(events):
+            async with aclosing(inotify.changes(paths)) as events:
                 async for _ in events:
                     await anyio.sleep(SETTLE_S)
                     with self._locked():

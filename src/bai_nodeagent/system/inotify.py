@@ -10,7 +10,7 @@ the way is walked again after every event. Source: inotify(7).
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 import anyio
@@ -66,23 +66,29 @@ def way_to(path: Path) -> _Way:
     return way
 
 
-async def changes(paths: Iterable[Path]) -> AsyncIterator[None]:
+async def changes(
+    paths: Iterable[Path], *, of_names_alone: bool = False
+) -> AsyncGenerator[None, None]:
     """Yields once at the start of the watch, and then when one of the paths may have changed.
 
     A path that is a folder counts with its direct entries. Bursts come as one.
     The first yield says that the watch is in place: what is read after it can't be missed.
+
+    `of_names_alone`: only what comes and goes counts. For /dev, where somebody
+    closes /dev/null hundreds of times a second.
     """
     wanted = list(paths)
+    mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
     with INotify(nonblocking=True) as inotify:
         watched: dict[int, set[str]] = {}
-        _watch_again(inotify, watched, wanted)
+        _watch_again(inotify, watched, wanted, mask)
         yield
         while True:
             await anyio.wait_readable(inotify.fileno())
             events = list(inotify.read(timeout=0))
             if not any(_matters(event, watched) for event in events):
                 continue
-            _watch_again(inotify, watched, wanted)
+            _watch_again(inotify, watched, wanted, mask)
             yield
 
 
@@ -99,7 +105,9 @@ def _ways_to(paths: list[Path]) -> _Way:
     return ways
 
 
-def _watch_again(inotify: INotify, watched: dict[int, set[str]], paths: list[Path]) -> None:
+def _watch_again(
+    inotify: INotify, watched: dict[int, set[str]], paths: list[Path], mask: int
+) -> None:
     fresh: dict[int, set[str]] = {}
     ways: _Way = {}
     # Walked until nothing new shows: a folder made between the walk and its
@@ -108,7 +116,7 @@ def _watch_again(inotify: INotify, watched: dict[int, set[str]], paths: list[Pat
         ways = now
         for folder, names in ways.items():
             try:
-                fresh.setdefault(inotify.add_watch(folder, _EVENTS), set()).update(names)
+                fresh.setdefault(inotify.add_watch(folder, mask), set()).update(names)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # gone since the walk; its parent is watched and will tell
     for gone in watched.keys() - fresh.keys():
