@@ -330,7 +330,8 @@ class Follower:
                     await self._lost(str(error) or f"{self._store.where} does not answer")
                 else:
                     await self._found(snapshot)
-                    wait_s = schedule.resync_s(random.random())  # noqa: S311
+                    if self._known.journal_fault is None:  # else it is tried again soon
+                        wait_s = schedule.resync_s(random.random())  # noqa: S311
                     if keys != watched or watch.cancel_called:
                         watch.cancel()
                         watch, watched = anyio.CancelScope(), keys
@@ -447,7 +448,7 @@ class Follower:
                 revisions={k: e.revision for k, e in snapshot.entries.items()},
                 groups=self._place.groups,
             )
-        if fresh != self._journal:
+        if fresh != self._journal or self._known.journal_fault:
             self._journal = fresh
             self._save()
 

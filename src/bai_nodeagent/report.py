@@ -76,7 +76,7 @@ class Reporter:
         now = status.timestamp(datetime.now(UTC))
         if in_force.reading.digest != self.newest.desired.digest:
             self._seen_s = time.monotonic()
-        applied = self._applied(in_force, outcomes, applied, now)
+        last, applied = applied, _applied(in_force, outcomes, applied, now)
         store = self._store_verdict(in_force)
         summary = status.summary(
             in_force.desired,
@@ -105,6 +105,8 @@ class Reporter:
         )
         self._show(before)
         self._changed.set()
+        if applied is not None and applied is not last:
+            self._tell_applied(applied)  # last: it may come back with another update
 
     async def run(self) -> None:
         """Writes statuses until cancelled. A store that is away gets the newest once it is back."""
@@ -158,25 +160,6 @@ class Reporter:
             return Verdict(Status.FALSE, "StatusNotWritten", text)
         return in_force.store
 
-    def _applied(
-        self,
-        in_force: InForce,
-        outcomes: dict[str, Outcome],
-        applied: Applied | None,
-        now: str,
-    ) -> Applied | None:
-        """What was applied last; just now, if everything is in line with what is in the store."""
-        reading, spec = in_force.reading, in_force.spec
-        if spec is None or reading.digest != spec.digest or reading.digest is None:
-            return applied
-        if not all(outcome.verdict.status is Status.TRUE for outcome in outcomes.values()):
-            return applied
-        if applied and (applied.revision, applied.digest) == (reading.revision, reading.digest):
-            return applied
-        fresh = Applied(reading.revision, reading.digest, now)
-        self._tell_applied(fresh)
-        return fresh
-
     def _show(self, before: NodeStatus) -> None:
         newest = self.newest
         self._metrics.conditions(newest.conditions, newest.facts)
@@ -186,6 +169,20 @@ class Reporter:
             log.info("node.summary", summary=newest.summary, before=before.summary)
             if newest.summary == "Ready":
                 self._metrics.converge.observe(time.monotonic() - self._seen_s)
+
+
+def _applied(
+    in_force: InForce, outcomes: dict[str, Outcome], last: Applied | None, now: str
+) -> Applied | None:
+    """What was applied last; just now, if everything is in line with what is in the store."""
+    reading, spec = in_force.reading, in_force.spec
+    if spec is None or reading.digest is None or reading.digest != spec.digest:
+        return last
+    if not all(outcome.verdict.status is Status.TRUE for outcome in outcomes.values()):
+        return last
+    if last and (last.revision, last.digest) == (reading.revision, reading.digest):
+        return last
+    return Applied(reading.revision, reading.digest, now)
 
 
 def _is_answer(newest: NodeStatus, written: NodeStatus, *, has_answered: bool) -> bool:
