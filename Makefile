@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Without pip's own version check: it asks the network, and says nothing of use here.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
+.DEFAULT_GOAL := help
 .PHONY: run test check unit integration e2e node-shell bench wheel clean help
 
 help:
