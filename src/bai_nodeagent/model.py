@@ -10,7 +10,7 @@ function.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -224,6 +224,8 @@ class Kind:
     named         the section is an array of tables merged by `name`
     resources     the resources that a node's desired state asks for
     agent_values  what the section says about agent.toml, by place
+    check         mistakes of the merged section that no schema can express: the
+                  place in it, and a sentence. Asked only when the schema fits
     """
 
     section: str
@@ -231,6 +233,7 @@ class Kind:
     resources: Callable[[NodeSpec, Host], list[AnyResource]]
     named: bool = False
     agent_values: Callable[[Mapping[str, Any]], Mapping[KeyPath, Any]] = lambda _section: {}
+    check: Callable[[Any], Iterable[tuple[tuple[str | int, ...], str]]] = lambda _section: ()
 
 
 @dataclass(frozen=True, slots=True)

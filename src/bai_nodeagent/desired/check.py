@@ -69,6 +69,7 @@ class Rules:
             *self._found(self._merged, document),
             *_unknown_manager(document, self),
         ]
+        found += _own_faults(document, self, {fault.place[0] for fault in found if fault.place})
         return [Fault(named(f.place, document, self.named), f.what) for f in found]
 
     def expanded(self, document: dict[str, Any], unresolved: Iterable[Place]) -> list[Fault]:
@@ -221,6 +222,16 @@ def _unknown_manager(document: Mapping[str, Any], rules: Rules) -> Iterator[Faul
             if sources[name] not in given:
                 key = sources[name]
                 yield Fault(place, f"uses ${{{name}}}, but no layer gives {key} in [node]")
+
+
+def _own_faults(
+    document: Mapping[str, Any], rules: Rules, wrong: Collection[Any]
+) -> Iterator[Fault]:
+    """What the kinds themselves find in their sections, but for those that are wrong anyway."""
+    for kind in rules.kinds:
+        if kind.section in document and kind.section not in wrong:
+            for place, what in kind.check(document[kind.section]):
+                yield Fault((kind.section, *place), what)
 
 
 def _pattern(_validator: Any, pattern: str, text: Any, _schema: Any) -> Iterator[ValidationError]:

@@ -1,0 +1,102 @@
+"""NVIDIA's GPUs through the real nvidia-ml-py, over a library of ours (FAKE)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bai_nodeagent.model import Stuck
+from bai_nodeagent.system import devices
+from bai_nodeagent.system.devices import Shown
+
+SOURCE = Path(__file__).parent.parent / "fixtures/fake_nvml.c"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler for the stub of NVML: apt-get install gcc libc6-dev")
+    folder = tmp_path_factory.mktemp("nvml")
+    command = ["cc", "-shared", "-fPIC", "-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE)]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture
+def gpus(library: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    before = os.environ.get("LD_LIBRARY_PATH")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{library}:{before}" if before else str(library))
+    monkeypatch.setenv("FAKE_GPUS", "8")
+    return monkeypatch
+
+
+async def cuda() -> Shown:
+    return (await devices.look(["cuda"]))["cuda"]
+
+
+async def test_gpus_that_answer_are_counted(gpus: pytest.MonkeyPatch) -> None:
+    assert await cuda() == Shown(8)
+
+
+async def test_a_gpu_that_fell_off_the_bus_is_named(gpus: pytest.MonkeyPatch) -> None:
+    gpus.setenv("FAKE_LOST", "3")
+    assert await cuda() == Shown(7, "GPU 3: GPU is lost")
+
+
+async def test_a_driver_that_is_not_loaded_shows_none(gpus: pytest.MonkeyPatch) -> None:
+    gpus.setenv("FAKE_INIT", "9")
+    assert await cuda() == Shown(0, "the NVIDIA driver says: Driver Not Loaded")
+
+
+async def test_without_a_driver_there_are_none_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = await cuda()
+    if found.count:
+        pytest.skip("this machine has GPUs")
+    assert found == Shown(0, "no NVIDIA driver: libnvidia-ml.so.1 is not there")
+
+
+async def test_a_driver_that_hangs_is_left_behind(gpus: pytest.MonkeyPatch) -> None:
+    gpus.setenv("FAKE_HANG", "1")
+    started_s = time.monotonic()
+    with pytest.raises(Stuck, match="NVIDIA driver did not answer within 1 s"):
+        await devices.look(["cuda"], nvml_deadline_s=1.0)
+    assert time.monotonic() - started_s < 3
+
+
+async def test_a_device_file_that_comes_or_goes_is_an_event(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    seen = 0
+
+    async def follow() -> None:
+        nonlocal seen
+        async for _ in devices.changes(["cuda", "rngd"], tmp_path):
+            seen += 1
+
+    async def until(count: int) -> None:
+        with anyio.fail_after(5):
+            while seen < count:
+                await anyio.sleep(0.005)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        await until(1)
+        (tmp_path / "dev/nvidia0").touch()
+        await until(2)
+        (tmp_path / "dev/nvidia0").write_text("written and closed, as /dev/null is all the time")
+        await anyio.sleep(0.1)
+        assert seen == 2
+        (tmp_path / "dev/rngd").mkdir()
+        await until(3)
+        (tmp_path / "dev/rngd/npu0mgmt").touch()
+        await until(4)
+        tasks.cancel_scope.cancel()
