@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Node:
         self.id = "i-test01"
         self.etcd, self.prefix = etcd, prefix
         self.port = free_port()
+        self.inside: Sequence[str] = ()  # what goes before each command of the program
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "agent.py").write_text(AGENT)
@@ -152,7 +153,7 @@ stop-timeout = "3s"
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """A command of the program, with this node's configuration."""
         return subprocess.run(
-            [str(PROGRAM), *arguments, "--config", str(self.config)],
+            [*self.inside, str(PROGRAM), *arguments, "--config", str(self.config)],
             input=stdin,
             capture_output=True,
             text=True,

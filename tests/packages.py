@@ -23,6 +23,7 @@ PACKAGES = {
     "etcd-server": "etcd",
     "iproute2": "ip",
     "prometheus": "promtool",
+    "redis-server": "redis-server",
     "systemd": "systemd-analyze",
 }
 

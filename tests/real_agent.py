@@ -1,0 +1,351 @@
+"""The real Backend.AI agent, with all that it needs, in a network of its own.
+
+etcd, Redis, dockerd, the agent and the daemon under test run in one network
+namespace and one mount namespace of this lab: real ports, and no port, bridge
+or mount of the machine is touched. Everything ends with the test run, however
+that ends; virtual environments and Docker's data are kept below `.lab/agents`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from debian_root import LAB, NotPossible
+from node_under_test import PROGRAM, Node
+from servers import Etcd, wait_until
+
+AGENTS = LAB / "agents"
+PROGRAMS = ["dockerd", "docker", "etcd", "etcdctl", "ip", "nsenter", "redis-server", "setpriv"]
+ETCD_PORT, REDIS_PORT, RPC_PORT = 12379, 16379, 6001
+START_S = 30.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of releases: what pip installs, and the Python that it runs on."""
+
+    name: str
+    requirement: str
+    python: str
+
+
+OLD = Line("23.09", "backend.ai-agent==23.9.10", "3.11")
+NEW = Line("26.8", "backend.ai-agent>=26.8,<26.9", "3.13")
+
+
+def agent_python(line: Line) -> Path:
+    """The interpreter of a virtual environment with that agent; made on first use, in minutes.
+
+    Raises NotPossible.
+    """
+    venv = AGENTS / line.name
+    with _alone(venv):
+        if not (venv / ".complete").exists():
+            _build(venv, line)
+    return venv / "bin/python"
+
+
+def _build(venv: Path, line: Line) -> None:
+    interpreter = find_python(line.python)
+    if interpreter is None:
+        raise NotPossible(f"backend.ai-agent {line.name} needs Python {line.python}: none is here")
+    shutil.rmtree(venv, ignore_errors=True)
+    install = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", line.requirement]
+    for command in ([str(interpreter), "-m", "venv", str(venv)], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-3:]
+            raise NotPossible(f"{line.requirement} can't be installed: {' | '.join(last)}")
+    (venv / ".complete").touch()
+
+
+def find_python(version: str) -> Path | None:
+    """An interpreter of that minor version: on the path, of pyenv, of Debian."""
+    on_path = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(":")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    own = sorted(folder / "bin" for folder in pyenv.glob(f"{version}.*"))
+    for folder in (*own, *on_path, Path("/usr/bin")):
+        program = folder / f"python{version}"
+        # pyenv's shims are there for versions that are not selected, and fail then.
+        if program.exists() and _says(program) == version:
+            return program
+    return None
+
+
+def _says(program: Path) -> str:
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Server:
+    """One process in the lab. Its output goes to a file beside its data."""
+
+    def __init__(self, inside: Sequence[str], command: Sequence[str], log: Path) -> None:
+        self._command = ["setpriv", "--pdeathsig=TERM", *inside, *command]
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    @property
+    def last_words(self) -> str:
+        return " | ".join(self._log.read_text().splitlines()[-3:])
+
+
+class LabEtcd(Etcd):
+    """The lab's etcd: Backend.AI's, and the daemon's store as well."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(f"127.0.0.1:{ETCD_PORT}")
+        self._lab = lab
+
+    def etcdctl(self, *args: str, user: str = "", stdin: bytes | None = None) -> str:
+        command = ("etcdctl", f"--endpoints={self.endpoint}", *args)
+        return self._lab.run(*command, stdin=None if stdin is None else stdin.decode())
+
+    def keys(self, prefix: str) -> list[str]:
+        return self.etcdctl("get", "--prefix", "--keys-only", prefix).split()
+
+
+class Lab:
+    """One Backend.AI without a manager: what it publishes is put into etcd by `publish`."""
+
+    def __init__(self, folder: Path, pid: int) -> None:
+        self.folder = folder
+        self.inside = ("nsenter", f"--target={pid}", "--net", "--mount")
+        self.docker_host = f"unix://{folder}/docker.sock"
+        etcd_url = f"http://127.0.0.1:{ETCD_PORT}"
+        self.etcd = LabEtcd(self)
+        self.etcd_server = self._server(
+            "etcd",
+            f"--data-dir={folder}/etcd",
+            f"--listen-client-urls={etcd_url}",
+            f"--advertise-client-urls={etcd_url}",
+            f"--listen-peer-urls=http://127.0.0.1:{ETCD_PORT + 1}",
+            "--unsafe-no-fsync",
+        )
+        self.redis = self._server(
+            *("redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1"),
+            *("--save", "", "--appendonly", "no", "--dir", str(folder)),
+        )
+        self.dockerd = self._server(
+            *("dockerd", "--data-root", str(AGENTS / "docker"), "--exec-root", f"{folder}/exec"),
+            *("--pidfile", f"{folder}/docker.pid", "--host", self.docker_host),
+        )
+
+    def _server(self, *command: str) -> Server:
+        return Server(self.inside, command, self.folder / f"{command[0]}.log")
+
+    def run(self, *command: str, stdin: str | None = None) -> str:
+        """Output of a command in the lab. Raises AssertionError with what it said."""
+        done = subprocess.run(
+            [*self.inside, *command],
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "ETCDCTL_API": "3"},
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"{command}: {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def docker(self, *arguments: str) -> str:
+        return self.run("docker", "--host", self.docker_host, *arguments)
+
+    def redis_cli(self, *arguments: str) -> str:
+        return self.run("redis-cli", "-p", str(REDIS_PORT), *arguments)
+
+    def publish(self) -> None:
+        """What a manager writes into etcd."""
+        self.etcd.etcdctl("put", "/sorna/local/nodes/manager/m1", "up")
+        self.etcd.etcdctl("put", "/sorna/local/config/redis/addr", f"127.0.0.1:{REDIS_PORT}")
+
+    def start(self) -> None:
+        self.run("ip", "link", "set", "lo", "up")
+        for server in (self.etcd_server, self.redis, self.dockerd):
+            server.start()
+        wait_for(lambda: self.etcd.etcdctl("get", "ready") is not None, "etcd")
+        wait_for(lambda: self.redis_cli("ping"), "Redis")
+        wait_for(lambda: self.docker("version"), f"dockerd: {self.dockerd.last_words}")
+        self.publish()
+
+    def stop(self) -> None:
+        # Containers first: a dockerd that goes leaves their shims behind.
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            for container in self.docker("ps", "--all", "--quiet").split():
+                self.docker("rm", "--force", container)
+        for server in (self.dockerd, self.redis, self.etcd_server):
+            server.stop()
+
+    def listen(self, port: int) -> subprocess.Popen[bytes]:
+        """A stranger on a port. To be killed by the caller."""
+        program = (
+            "import socket, time\n"
+            f"s = socket.create_server(('0.0.0.0', {port}))\nprint(flush=True)\ntime.sleep(600)"
+        )
+        command = ["setpriv", "--pdeathsig=KILL", *self.inside, sys.executable, "-c", program]
+        stranger = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        stranger.stdout.close()
+        return stranger
+
+
+def wait_for(holds: object, what: str, limit_s: float = START_S) -> None:
+    """Until a callable gives something true; a command that fails counts as not yet."""
+    assert callable(holds)
+
+    def is_so() -> object:
+        try:
+            return holds()
+        except AssertionError as error:
+            raise OSError from error
+
+    wait_until(is_so, what, limit_s)
+
+
+@contextlib.contextmanager
+def lab() -> Iterator[Lab]:
+    """Needs root. One at a time on a machine: the others wait. Raises NotPossible."""
+    if os.geteuid() != 0:
+        raise NotPossible("namespaces and dockerd need root")
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise NotPossible(f"missing: {', '.join(missing)}: apt-get install docker.io redis-server")
+    with (
+        _alone(AGENTS / "lab"),
+        tempfile.TemporaryDirectory(prefix="bai-ra-", dir="/tmp") as folder,
+        _namespaces() as pid,
+    ):
+        here = Lab(Path(folder), pid)
+        try:
+            here.start()
+            yield here
+        except TimeoutError as error:
+            raise NotPossible(str(error)) from error
+        finally:
+            here.stop()
+
+
+@contextlib.contextmanager
+def _namespaces() -> Iterator[int]:
+    """The pid of a process that keeps the lab's namespaces."""
+    command = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "sleep", "infinity"]
+    keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        own = Path("/proc/self/ns/net").readlink()
+        theirs = Path(f"/proc/{keeper.pid}/ns/net")
+        wait_until(lambda: theirs.readlink() != own, "no network namespace")
+        wait_until(
+            lambda: Path(f"/proc/{keeper.pid}/comm").read_text() == "sleep\n", "no namespaces"
+        )
+        yield keeper.pid
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+class RealNode(Node):
+    """A node of the lab whose agent is the real one; the daemon's store is the lab's etcd."""
+
+    def __init__(self, folder: Path, lab: Lab, python: Path) -> None:
+        self.lab, self.python = lab, python
+        super().__init__(folder, lab.etcd, prefix=f"/t{time.monotonic_ns()}")
+        self.inside = (*lab.inside, "env", f"DOCKER_HOST={lab.docker_host}")
+
+    def agent_document(self, values: str = "", agent: str = "", top: str = "") -> str:
+        """A whole desired state for a node that has nothing yet."""
+        return f"""\
+api-version = 1
+{top}
+[node]
+manager-ip = "127.0.0.1"
+agent-ip = "127.0.0.1"
+[agent-config]
+path = "{self.agent_toml}"
+[agent-config.values.etcd.addr]
+port = {ETCD_PORT}
+[agent-config.values.agent]
+id = "${{node-id}}"
+ipc-base-path = "{self.folder}/ipc"
+{values}
+[agent]
+supervisor = "child"
+command = ["{self.python}", "-m", "ai.backend.agent.server", "-f", "{self.agent_toml}"]
+workdir = "{self.folder}"
+env = {{ DOCKER_HOST = "{self.lab.docker_host}" }}
+stop-timeout = "8s"
+{agent}
+"""
+
+    def start(self, *program: str) -> None:
+        super().start(*self.inside, *(program or [str(PROGRAM)]))
+
+    @property
+    def agent_pid(self) -> int:
+        """The main process, as the status says; 0 when it says none."""
+        return int(self.status().get("facts", {}).get("agent-pid", 0))
+
+    def worker_pid(self, main: int = 0) -> int:
+        """The agent's worker; 0 when there is none."""
+        children = Path(f"/proc/{main or self.agent_pid}/task/{main or self.agent_pid}/children")
+        for pid in children.read_text().split():
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"backend.ai: agent worker"):
+                return int(pid)
+        return 0
+
+    def living(self) -> list[int]:
+        """Every process of the agent: those that work in this node's folder."""
+        found = []
+        for cwd in Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                if cwd.readlink() == self.folder:
+                    found.append(int(cwd.parent.name))
+        return found
+
+    def close(self) -> None:
+        super().close()
+        wait_until(lambda: not self.living(), "processes of the agent live on")
+
+
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
