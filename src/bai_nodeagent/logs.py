@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from typing import Any
 
 import structlog
@@ -20,11 +21,14 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
     is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     if is_console:
         ends: list[Processor] = [
-            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f"),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,
-                pad_event_to=20,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
+            _with_diff_below(
+                structlog.dev.ConsoleRenderer(
+                    colors=sys.stderr.isatty(),
+                    exception_formatter=structlog.dev.plain_traceback,
+                    pad_event_to=18,
+                    sort_keys=False,
+                )
             ),
         ]
     else:
@@ -55,3 +59,13 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _with_diff_below(render: Processor) -> Processor:
+    """People read a diff line by line, not within one."""
+
+    def rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        diff = event.pop("diff", "")
+        return str(render(logger, method, event)) + textwrap.indent(f"\n{diff}", "    ").rstrip()
+
+    return rendered

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from . import schedule
@@ -36,8 +35,6 @@ from .reconcile import Objection, build, reconcile, watch
 MOVE_SLACK_S = 30.0
 PENDING = Verdict(Status.UNKNOWN, "Pending", "not looked at yet")
 SUPERSEDED = Verdict(Status.UNKNOWN, "Progressing", "a newer desired state is there")
-
-log = structlog.get_logger()
 
 
 @dataclass
@@ -165,17 +162,6 @@ class Loop:
             for other in self._keepers.values():
                 if any(outcome.name in action.needs for action in other.outcome.pending):
                     other.wake.set()
-        if (before.verdict.status, before.verdict.reason) != (
-            outcome.verdict.status,
-            outcome.verdict.reason,
-        ):
-            log.info(
-                "condition.changed",
-                resource=outcome.name,
-                status=str(outcome.verdict.status),
-                reason=outcome.verdict.reason,
-                message=outcome.verdict.message,
-            )
         self._changed()
 
     def began(self, keeper: _Keeper, deadline_s: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ import structlog
 from . import status
 from .follow import RECONNECT_S, InForce
 from .metrics import Metrics
-from .model import Outcome, Status, Unavailable, Verdict
+from .model import Condition, Outcome, Status, Unavailable, Verdict
 from .redact import Redactor
 from .schedule import WriteBudget
 from .status import Applied, NodeStatus
@@ -28,6 +28,8 @@ from .store.base import Store
 
 # A repair that is over within this time is told as done, not as under way.
 UNDER_WAY_S = 1.0
+# What a condition says before anybody has looked.
+NOT_YET = ("Pending", "Connecting", "StoreUnreachable")
 ANSWERS = ("Ready", "Degraded", "Paused", "Invalid", "Missing")
 
 log = structlog.get_logger()
@@ -165,10 +167,29 @@ class Reporter:
         self._metrics.conditions(newest.conditions, newest.facts)
         self._metrics.desired_revision.set(newest.desired.revision)
         self._metrics.applied_revision.set(newest.applied.revision if newest.applied else 0)
+        _log_changes(before.conditions, newest.conditions)
         if newest.summary != before.summary:
             log.info("node.summary", summary=newest.summary, before=before.summary)
             if newest.summary == "Ready":
                 self._metrics.converge.observe(time.monotonic() - self._seen_s)
+
+
+def _log_changes(before: Iterable[Condition], newest: Iterable[Condition]) -> None:
+    """Transitions, not passes; and each new set of mistakes, as somebody waits for it."""
+    old = {condition.type: condition for condition in before}
+    for now in newest:
+        was = old.get(now.type)
+        is_new = was is None or (was.status, was.reason) != (now.status, now.reason)
+        is_told_anew = now.type == status.DESIRED_STATE and was and was.message != now.message
+        if (is_new and now.reason not in NOT_YET) or is_told_anew:
+            level = log.warning if now.status is Status.FALSE else log.info
+            level(
+                "condition.changed",
+                resource=now.type,
+                status=str(now.status),
+                reason=now.reason,
+                message=now.message,
+            )
 
 
 def _applied(
