@@ -12,8 +12,9 @@ import anyio
 import structlog
 
 from . import __version__, status
-from .follow import CONNECTING, Follower, InForce, judge_nothing
+from .follow import Follower
 from .http import Server, Views
+from .in_force import CONNECTING, InForce, judge_nothing
 from .loop import Loop
 from .metrics import Metrics
 from .report import Reporter, Who

@@ -1,260 +1,40 @@
 """Follows the desired state: store, journal, local orders and addresses in, `InForce` out.
 
-What holds on the node is always one whole valid state. A newer one that is
-invalid, incomplete or out of reach changes nothing but the verdict on it; an
-absence is never read as "remove everything".
+The verdict on all of it is `in_force.judge`; what is read is `reading`'s affair.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import anyio
 import structlog
 
-from . import __version__, address, desired, journal, orders, schedule
+from . import address, desired, journal, orders, schedule
 from .blocking import in_thread
-from .desired import Desired, Document, Variables
-from .identity import Identity
+from .desired import Desired
+from .in_force import InForce, Known, judge
 from .journal import Journal
 from .metrics import Metrics
 from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
-from .redact import Redactor, strings_in
+from .reading import Place, evaluate, find_address, raw_of, read_all, resolve, secrets_of
+from .redact import Redactor
 from .status import Applied, Reading
-from .store.base import Snapshot, Store, Superseded
+from .store.base import Snapshot, Store
 from .system import inotify, network
 
-RECONNECT_S = 3.0
 # A store that does not answer when the daemon starts delays the node by this
 # much at most; then what the journal says goes.
 FIRST_READ_S = 5.0
-READ_ROUNDS_AT_MOST = 8
-MISTAKES_TOLD = 20
 CHECK_DEADLINE_S = 60.0
-
-VALID = Verdict(Status.TRUE, "Valid")
-CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """What holds on this node now.
-
-    reading    the set of documents in the store, valid or not
-    desired    the verdict on it
-    store      whether the store can be reached
-    spec       the last valid state, None before the first
-    hold       why nothing on the node may be changed, None where it may
-    """
-
-    reading: Reading
-    desired: Verdict
-    store: Verdict
-    spec: NodeSpec | None = None
-    hold: Verdict | None = None
-    is_paused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Who follows: this node, the groups of its own configuration, where it remembers."""
-
-    identity: Identity
-    cluster: str
-    hostname: str
-    groups: tuple[str, ...]
-    state: Path
-
-
-@dataclass(frozen=True)
-class Known:
-    """All that decides what is in force. `newest` is None until a store or journal has spoken."""
-
-    identity: Identity
-    newest: Desired | None = None
-    reading: Reading = field(default_factory=Reading)
-    mistakes: tuple[Mistake, ...] = ()
-    spec: NodeSpec | None = None
-    store: Verdict = CONNECTING
-    pause: orders.Pause | None = None
-    rival: str | None = None
-    journal_fault: str | None = None
-
-
-def judge_nothing(identity: Identity) -> InForce:
-    """What is in force before anything has spoken."""
-    return judge(Known(identity))
-
-
-def judge(known: Known) -> InForce:
-    """What is in force, from all that is known. Pure."""
-    paused_by = _paused_by(known)
-    store = known.store
-    if known.rival is not None:
-        text = (
-            f"another machine reports as {known.identity.node_id} ({known.rival}); "
-            "give one of them another node-id"
-        )
-        store = Verdict(Status.FALSE, "DuplicateNode", text)
-    verdict = _verdict(known, paused_by)
-    hold = None
-    if known.identity.changed_to is not None:
-        hold = verdict
-    elif known.rival is not None:
-        hold = store
-    elif paused_by is not None:
-        hold = Verdict(Status.FALSE, "Paused", paused_by)
-    return InForce(known.reading, verdict, store, known.spec, hold, paused_by is not None)
-
-
-def _paused_by(known: Known) -> str | None:
-    if known.pause is not None:
-        end = known.pause.until_s
-        until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
-        return f"paused on this node{until}; `bai-nodeagent resume` ends it"
-    held = known.spec is not None and known.spec.document.get("paused") is True
-    is_held = held and known.newest is not None and known.newest.merged is None
-    if is_held or (known.newest is not None and known.newest.is_paused):
-        return "paused by the desired state"
-    return None
-
-
-def _verdict(known: Known, paused_by: str | None) -> Verdict:
-    identity, newest = known.identity, known.newest
-    kept = "; what was valid last stays in force" if known.spec else ""
-    if identity.changed_to is not None:
-        text = (
-            f"this node was {identity.node_id} and would be {identity.changed_to} now; nothing is "
-            f"changed until node-id = {identity.node_id!r} is set, or the kept id is removed"
-        )
-        return Verdict(Status.FALSE, "IdentityChanged", text)
-    if known.store.status is not Status.TRUE:
-        return Verdict(Status.UNKNOWN, "StoreUnreachable", f"{known.store.message}{kept}")
-    if newest is not None and newest.too_old:
-        return Verdict(Status.FALSE, "DaemonTooOld", f"{newest.too_old}{kept}")
-    if known.mistakes:
-        return Verdict(Status.FALSE, "Invalid", _listed(known.mistakes) + kept)
-    if newest is None or newest.missing:
-        missing = ", ".join(newest.missing) if newest else "desired/cluster"
-        text = f"{missing}: not in the store; `api-version = 1` alone is enough there{kept}"
-        return Verdict(Status.FALSE, "NoDesiredState", text)
-    if known.journal_fault:
-        return Verdict(Status.FALSE, "NotKept", known.journal_fault)
-    return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID
-
-
-def _listed(mistakes: Sequence[Mistake]) -> str:
-    told = "; ".join(str(mistake) for mistake in mistakes[:MISTAKES_TOLD])
-    more = len(mistakes) - MISTAKES_TOLD
-    return f"{told}; and {more} more" if more > 0 else told
-
-
-async def read_all(
-    store: Store, node_id: str, groups: tuple[str, ...]
-) -> tuple[frozenset[str], Snapshot]:
-    """Every key that concerns the node, all at one revision, and which keys those are.
-
-    What is in one document (groups, names of secrets) tells which others to
-    read, so it takes some rounds. Raises Unavailable.
-    """
-    for _ in range(READ_ROUNDS_AT_MOST):
-        try:
-            return await _read_at_one_revision(store, node_id, groups)
-        except Superseded:
-            continue  # documents change faster than they can be read: once more from the top
-    raise Unavailable(f"{store.where}: the documents change faster than they can be read")
-
-
-async def _read_at_one_revision(
-    store: Store, node_id: str, groups: tuple[str, ...]
-) -> tuple[frozenset[str], Snapshot]:
-    keys = desired.wanted_keys(node_id, groups, {})
-    snapshot = await store.read(keys)
-    for _ in range(READ_ROUNDS_AT_MOST):
-        wanted = desired.wanted_keys(node_id, groups, _raw(snapshot))
-        if wanted <= keys:
-            return wanted, replace(
-                snapshot, entries={k: e for k, e in snapshot.entries.items() if k in wanted}
-            )
-        more = await store.read(wanted - keys, at=snapshot.revision)
-        keys |= wanted
-        snapshot = replace(
-            snapshot,
-            entries={**snapshot.entries, **more.entries},
-            faults={**snapshot.faults, **more.faults},
-        )
-    raise Superseded
-
-
-def evaluate(place: Place, snapshot: Snapshot, kinds: Sequence[Kind]) -> Desired:
-    """The verdict on a snapshot's documents, each under the name that people use for it."""
-    keys = desired.layer_keys(place.identity.node_id, place.groups, _raw(snapshot))
-    documents = []
-    missing = []
-    faults = {}
-    for key in keys:
-        layer = key.removeprefix("desired/")
-        if key in snapshot.faults:
-            faults[layer] = snapshot.faults[key]
-        elif key in snapshot.entries:
-            entry = snapshot.entries[key]
-            documents.append(Document(layer, key, entry.revision, entry.raw))
-        elif not key.startswith("desired/node/"):
-            missing.append(key)
-    return desired.evaluate(documents, missing, kinds, __version__, faults)
-
-
-async def find_address(merged: Mapping[str, object], place: Place) -> address.AgentAddress:
-    """The node's address as the documents ask for it. Changes nothing. Raises Unavailable."""
-    manager_ip, rule = desired.addresses(merged)
-    if rule is None:
-        return address.AgentAddress()
-    kept = orders.kept_address(place.state)
-    asked = {a for a in (kept.address if kept else None, rule) if a and _is_address(a)}
-    return address.choose(rule, manager_ip, kept, await network.view(manager_ip, asked))
-
-
-def resolve(
-    place: Place,
-    newest: Desired,
-    snapshot: Snapshot,
-    found: address.AgentAddress,
-    kinds: Sequence[Kind],
-) -> NodeSpec:
-    """The whole desired state with everything filled in. Raises InvalidSpec."""
-    variables = Variables(
-        node_id=place.identity.node_id,
-        hostname=place.hostname,
-        cluster=place.cluster,
-        agent_ip=found.value,
-        address=found.doubt,
-    )
-    secrets = {k: e.raw for k, e in snapshot.entries.items() if k.startswith("secret/")}
-    return desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
-
-
-def secrets_of(spec: NodeSpec) -> list[str]:
-    """Every string of a state that must not leave the process in clear."""
-    values = spec.agent_values or {}
-    in_file = [s for path in spec.secret_paths for s in strings_in(values.get(path))]
-    return [*spec.secrets.values(), *in_file]
-
-
-def _raw(snapshot: Snapshot) -> dict[str, bytes]:
-    return {key: entry.raw for key, entry in snapshot.entries.items()}
-
-
-def _is_address(text: str) -> bool:
-    return text != "auto" and not text.startswith("interface:")
 
 
 class Follower:
@@ -320,7 +100,7 @@ class Follower:
         async with anyio.create_task_group() as tasks:
             while True:
                 self._again = anyio.Event()
-                wait_s = RECONNECT_S * (0.5 + random.random() / 2)  # noqa: S311
+                wait_s = schedule.reconnect_s(random.random())  # noqa: S311
                 try:
                     with anyio.fail_after(FIRST_READ_S if is_first else None):
                         keys, snapshot = await read_all(
@@ -444,7 +224,7 @@ class Follower:
             fresh = replace(
                 fresh,
                 revision=snapshot.revision,
-                raw=_raw(snapshot),
+                raw=raw_of(snapshot),
                 revisions={k: e.revision for k, e in snapshot.entries.items()},
                 groups=self._place.groups,
             )
@@ -504,7 +284,7 @@ class Follower:
                     await self._resolve_again()
             except Unavailable as error:
                 log.warning("network.watch_broke", error=str(error))
-            await anyio.sleep(RECONNECT_S)
+            await anyio.sleep(schedule.RECONNECT_S)
 
     async def _follow_orders(self) -> None:
         files = [self._place.state / name for name in (orders.PAUSE, orders.ADDRESS)]

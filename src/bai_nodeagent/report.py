@@ -18,11 +18,11 @@ import anyio
 import structlog
 
 from . import status
-from .follow import RECONNECT_S, InForce
+from .in_force import InForce
 from .metrics import Metrics
 from .model import Condition, Outcome, Status, Unavailable, Verdict
 from .redact import Redactor
-from .schedule import WriteBudget
+from .schedule import WriteBudget, reconnect_s
 from .status import Applied, NodeStatus
 from .store.base import Store
 
@@ -151,7 +151,7 @@ class Reporter:
             if self._write_fault is None:
                 log.warning("status.not_written", error=str(error))
             self._write_fault = str(error)
-            await anyio.sleep(RECONNECT_S * (0.5 + random.random() / 2))  # noqa: S311
+            await anyio.sleep(reconnect_s(random.random()))  # noqa: S311
             return False
         self._write_fault = None
         return True

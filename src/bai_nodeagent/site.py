@@ -16,8 +16,8 @@ from pathlib import Path
 
 from . import identity
 from .desired import canonical
-from .follow import Place
 from .model import Host
+from .reading import Place
 from .redact import Redactor
 from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store

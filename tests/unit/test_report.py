@@ -9,8 +9,8 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from bai_nodeagent import report
-from bai_nodeagent.follow import InForce
+from bai_nodeagent import schedule
+from bai_nodeagent.in_force import InForce
 from bai_nodeagent.metrics import Metrics
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
@@ -141,7 +141,7 @@ async def test_a_quick_repair_is_told_as_done_and_not_as_under_way() -> None:
 async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(schedule, "RECONNECT_S", 0.01)
     rig = Rig()
     rig.shelf.is_away = True
     async with rig.running():

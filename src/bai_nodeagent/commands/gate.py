@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import anyio
 
 from .. import agent_record, journal
-from ..follow import evaluate, find_address, resolve
 from ..model import InvalidSpec, NodeSpec, Unavailable
+from ..reading import evaluate, find_address, resolve
 from ..resources import KINDS
 from ..site import Site
 from . import Answer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import anyio
 
 from .. import journal
-from ..follow import evaluate, find_address, read_all, resolve, secrets_of
 from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Status, Unavailable
+from ..reading import evaluate, find_address, read_all, resolve, secrets_of
 from ..reconcile import build, look
 from ..resources import KINDS
 from ..site import Site

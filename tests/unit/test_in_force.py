@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from bai_nodeagent import desired, orders
 from bai_nodeagent.desired import Document
-from bai_nodeagent.follow import Known, judge
 from bai_nodeagent.identity import Identity
+from bai_nodeagent.in_force import Known, judge
 from bai_nodeagent.model import Mistake, Status, Verdict
 from bai_nodeagent.status import Reading
 from unit.fakes import node_spec

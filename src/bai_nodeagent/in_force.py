@@ -1,0 +1,125 @@
+"""What is in force on the node, from all that is known. Pure.
+
+What holds is always one whole valid state. A newer one that is invalid,
+incomplete or out of reach changes nothing but the verdict on it; an absence is
+never read as "remove everything".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from . import orders
+from .desired import Desired
+from .identity import Identity
+from .model import Mistake, NodeSpec, Status, Verdict
+from .status import Reading
+
+MISTAKES_TOLD = 20
+
+VALID = Verdict(Status.TRUE, "Valid")
+CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What holds on this node now.
+
+    reading    the set of documents in the store, valid or not
+    desired    the verdict on it
+    store      whether the store can be reached
+    spec       the last valid state, None before the first
+    hold       why nothing on the node may be changed, None where it may
+    """
+
+    reading: Reading
+    desired: Verdict
+    store: Verdict
+    spec: NodeSpec | None = None
+    hold: Verdict | None = None
+    is_paused: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that decides what is in force. `newest` is None until a store or journal has spoken."""
+
+    identity: Identity
+    newest: Desired | None = None
+    reading: Reading = field(default_factory=Reading)
+    mistakes: tuple[Mistake, ...] = ()
+    spec: NodeSpec | None = None
+    store: Verdict = CONNECTING
+    pause: orders.Pause | None = None
+    rival: str | None = None
+    journal_fault: str | None = None
+
+
+def judge_nothing(identity: Identity) -> InForce:
+    """What is in force before anything has spoken."""
+    return judge(Known(identity))
+
+
+def judge(known: Known) -> InForce:
+    """What is in force, from all that is known. Pure."""
+    paused_by = _paused_by(known)
+    store = known.store
+    if known.rival is not None:
+        text = (
+            f"another machine reports as {known.identity.node_id} ({known.rival}); "
+            "give one of them another node-id"
+        )
+        store = Verdict(Status.FALSE, "DuplicateNode", text)
+    verdict = _verdict(known, paused_by)
+    hold = None
+    if known.identity.changed_to is not None:
+        hold = verdict
+    elif known.rival is not None:
+        hold = store
+    elif paused_by is not None:
+        hold = Verdict(Status.FALSE, "Paused", paused_by)
+    return InForce(known.reading, verdict, store, known.spec, hold, paused_by is not None)
+
+
+def _paused_by(known: Known) -> str | None:
+    if known.pause is not None:
+        end = known.pause.until_s
+        until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
+        return f"paused on this node{until}; `bai-nodeagent resume` ends it"
+    held = known.spec is not None and known.spec.document.get("paused") is True
+    is_held = held and known.newest is not None and known.newest.merged is None
+    if is_held or (known.newest is not None and known.newest.is_paused):
+        return "paused by the desired state"
+    return None
+
+
+def _verdict(known: Known, paused_by: str | None) -> Verdict:
+    identity, newest = known.identity, known.newest
+    kept = "; what was valid last stays in force" if known.spec else ""
+    if identity.changed_to is not None:
+        text = (
+            f"this node was {identity.node_id} and would be {identity.changed_to} now; nothing is "
+            f"changed until node-id = {identity.node_id!r} is set, or the kept id is removed"
+        )
+        return Verdict(Status.FALSE, "IdentityChanged", text)
+    if known.store.status is not Status.TRUE:
+        return Verdict(Status.UNKNOWN, "StoreUnreachable", f"{known.store.message}{kept}")
+    if newest is not None and newest.too_old:
+        return Verdict(Status.FALSE, "DaemonTooOld", f"{newest.too_old}{kept}")
+    if known.mistakes:
+        return Verdict(Status.FALSE, "Invalid", _listed(known.mistakes) + kept)
+    if newest is None or newest.missing:
+        missing = ", ".join(newest.missing) if newest else "desired/cluster"
+        text = f"{missing}: not in the store; `api-version = 1` alone is enough there{kept}"
+        return Verdict(Status.FALSE, "NoDesiredState", text)
+    if known.journal_fault:
+        return Verdict(Status.FALSE, "NotKept", known.journal_fault)
+    return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID
+
+
+def _listed(mistakes: Sequence[Mistake]) -> str:
+    told = "; ".join(str(mistake) for mistake in mistakes[:MISTAKES_TOLD])
+    more = len(mistakes) - MISTAKES_TOLD
+    return f"{told}; and {more} more" if more > 0 else told

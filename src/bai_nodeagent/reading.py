@@ -1,0 +1,131 @@
+"""From a store to a desired state: for the daemon that follows it and for commands that look once.
+
+Nothing here changes the node or what is remembered of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import __version__, address, desired, orders
+from .desired import Desired, Document, Variables
+from .identity import Identity
+from .model import Kind, NodeSpec, Unavailable
+from .redact import strings_in
+from .store.base import Snapshot, Store, Superseded
+from .system import network
+
+READ_ROUNDS_AT_MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who follows: this node, the groups of its own configuration, where it remembers."""
+
+    identity: Identity
+    cluster: str
+    hostname: str
+    groups: tuple[str, ...]
+    state: Path
+
+
+async def read_all(
+    store: Store, node_id: str, groups: tuple[str, ...]
+) -> tuple[frozenset[str], Snapshot]:
+    """Every key that concerns the node, all at one revision, and which keys those are.
+
+    What is in one document (groups, names of secrets) tells which others to
+    read, so it takes some rounds. Raises Unavailable.
+    """
+    for _ in range(READ_ROUNDS_AT_MOST):
+        try:
+            return await _read_at_one_revision(store, node_id, groups)
+        except Superseded:
+            continue  # documents change faster than they can be read: once more from the top
+    raise Unavailable(f"{store.where}: the documents change faster than they can be read")
+
+
+async def _read_at_one_revision(
+    store: Store, node_id: str, groups: tuple[str, ...]
+) -> tuple[frozenset[str], Snapshot]:
+    keys = desired.wanted_keys(node_id, groups, {})
+    snapshot = await store.read(keys)
+    for _ in range(READ_ROUNDS_AT_MOST):
+        wanted = desired.wanted_keys(node_id, groups, raw_of(snapshot))
+        if wanted <= keys:
+            return wanted, replace(
+                snapshot, entries={k: e for k, e in snapshot.entries.items() if k in wanted}
+            )
+        more = await store.read(wanted - keys, at=snapshot.revision)
+        keys |= wanted
+        snapshot = replace(
+            snapshot,
+            entries={**snapshot.entries, **more.entries},
+            faults={**snapshot.faults, **more.faults},
+        )
+    raise Superseded
+
+
+def evaluate(place: Place, snapshot: Snapshot, kinds: Sequence[Kind]) -> Desired:
+    """The verdict on a snapshot's documents, each under the name that people use for it."""
+    keys = desired.layer_keys(place.identity.node_id, place.groups, raw_of(snapshot))
+    documents = []
+    missing = []
+    faults = {}
+    for key in keys:
+        layer = key.removeprefix("desired/")
+        if key in snapshot.faults:
+            faults[layer] = snapshot.faults[key]
+        elif key in snapshot.entries:
+            entry = snapshot.entries[key]
+            documents.append(Document(layer, key, entry.revision, entry.raw))
+        elif not key.startswith("desired/node/"):
+            missing.append(key)
+    return desired.evaluate(documents, missing, kinds, __version__, faults)
+
+
+async def find_address(merged: Mapping[str, object], place: Place) -> address.AgentAddress:
+    """The node's address as the documents ask for it. Changes nothing. Raises Unavailable."""
+    manager_ip, rule = desired.addresses(merged)
+    if rule is None:
+        return address.AgentAddress()
+    kept = orders.kept_address(place.state)
+    asked = {a for a in (kept.address if kept else None, rule) if a and _is_address(a)}
+    return address.choose(rule, manager_ip, kept, await network.view(manager_ip, asked))
+
+
+def resolve(
+    place: Place,
+    newest: Desired,
+    snapshot: Snapshot,
+    found: address.AgentAddress,
+    kinds: Sequence[Kind],
+) -> NodeSpec:
+    """The whole desired state with everything filled in. Raises InvalidSpec."""
+    variables = Variables(
+        node_id=place.identity.node_id,
+        hostname=place.hostname,
+        cluster=place.cluster,
+        agent_ip=found.value,
+        address=found.doubt,
+    )
+    secrets = {k: e.raw for k, e in snapshot.entries.items() if k.startswith("secret/")}
+    return desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
+
+
+def secrets_of(spec: NodeSpec) -> list[str]:
+    """Every string of a state that must not leave the process in clear."""
+    values = spec.agent_values or {}
+    in_file = [s for path in spec.secret_paths for s in strings_in(values.get(path))]
+    return [*spec.secrets.values(), *in_file]
+
+
+def raw_of(snapshot: Snapshot) -> dict[str, bytes]:
+    """Key -> exact bytes."""
+    return {key: entry.raw for key, entry in snapshot.entries.items()}
+
+
+def _is_address(text: str) -> bool:
+    return text != "auto" and not text.startswith("interface:")
