@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bai_nodeagent.store.presence import RECONNECT_EVERY_S, Claim, reconnect_delay_s
+from bai_nodeagent.store.presence import Claim
 
 LEASE_S = 90.0
 
@@ -38,8 +38,3 @@ def test_own_key_taken_over_counts_from_then(claim: Claim) -> None:
     assert claim.may_write(b"me", now=0.0)
     assert not claim.may_write(b"stranger", now=LEASE_S * 10)
     assert claim.rival is None
-
-
-def test_fleet_comes_back_out_of_step_but_soon() -> None:
-    assert reconnect_delay_s(0.0) == RECONNECT_EVERY_S / 2
-    assert reconnect_delay_s(1.0) == RECONNECT_EVERY_S

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
 
 import anyio
 
 from bai_nodeagent.model import Unavailable
+from bai_nodeagent.schedule import reconnect_s
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.base import Conflict, Entry, Snapshot, Superseded
-from bai_nodeagent.store.presence import LEASE_S, Claim, held, reconnect_delay_s
+from bai_nodeagent.store.presence import LEASE_S, Claim, held
 from bai_nodeagent.system.etcd import EtcdClient, Gone, Mismatch, Reading
 
 
@@ -45,7 +47,7 @@ class EtcdStore:
     async def changes(self, keys: Iterable[str], after: int) -> AsyncGenerator[None, None]:
         """See `base.Store`. After a watch that broke the next one waits for its turn."""
         if self._is_watch_lost:
-            await anyio.sleep(reconnect_delay_s())
+            await anyio.sleep(reconnect_s(random.random()))  # noqa: S311
         self._is_watch_lost = False
         full = [self._full(key) for key in keys]
         try:

@@ -10,17 +10,12 @@ from dataclasses import dataclass, field
 import anyio
 
 from bai_nodeagent.model import Unavailable
+from bai_nodeagent.schedule import reconnect_s
 from bai_nodeagent.store.base import Conflict
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone
 LOOKS_PER_LEASE = 3
-RECONNECT_EVERY_S = 3.0
 FAREWELL_S = 2.0  # for taking the key back at exit
-
-
-def reconnect_delay_s(chance: float | None = None) -> float:
-    """Half to all of RECONNECT_EVERY_S, for a chance of 0 to 1: a fleet must not come in step."""
-    return RECONNECT_EVERY_S * (1 + (random.random() if chance is None else chance)) / 2  # noqa: S311
 
 
 @dataclass
@@ -66,7 +61,7 @@ async def held(
             try:
                 await look()
             except (Unavailable, Conflict):
-                pause_s = min(pause_s, reconnect_delay_s())
+                pause_s = min(pause_s, reconnect_s(random.random()))  # noqa: S311
             await anyio.sleep(pause_s)
 
     async with anyio.create_task_group() as group:
