@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import __version__, address, desired, orders
-from .desired import Desired, Document, Variables
+from .desired import Desired, Document, Variables, is_secret_place
+from .desired.places import SECRET_KEY, walk
 from .identity import Identity
 from .model import Kind, NodeSpec, Unavailable
 from .redact import strings_in
@@ -116,10 +117,19 @@ def resolve(
 
 
 def secrets_of(spec: NodeSpec) -> list[str]:
-    """Every string of a state that must not leave the process in clear."""
+    """Every string of a state that must not leave the process in clear.
+
+    What came by reference, and what stands in a document under a telling name;
+    but not the names of secrets, which people have to read.
+    """
     values = spec.agent_values or {}
     in_file = [s for path in spec.secret_paths for s in strings_in(values.get(path))]
-    return [*spec.secrets.values(), *in_file]
+    literal = [
+        value
+        for place, value in walk(spec.document)
+        if isinstance(value, str) and is_secret_place(place) and place[-1] != SECRET_KEY
+    ]
+    return [*spec.secrets.values(), *in_file, *literal]
 
 
 def raw_of(snapshot: Snapshot) -> dict[str, bytes]:

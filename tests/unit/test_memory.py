@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import structlog
 from bai_nodeagent import journal, logs, orders
 from bai_nodeagent.address import Kept
 from bai_nodeagent.journal import Journal
+from bai_nodeagent.reading import secrets_of
 from bai_nodeagent.redact import Redactor, strings_in
 from bai_nodeagent.status import Applied
+from unit.fakes import node_spec
 
 FULL = Journal(
     "i-1", 7, "epoch", {"desired/cluster": b"\x00\xff", "secret/cluster/a": b"s"},
@@ -86,6 +89,22 @@ def test_a_secret_within_a_longer_one_leaves_no_rest() -> None:
     redactor = Redactor()
     redactor.learn(["abcd", "abcdefgh"])
     assert redactor("abcdefgh") == "********"
+
+
+def test_secrets_of_a_state_are_its_values_and_not_their_names() -> None:
+    document = {
+        "agent": {"env": {"TOKEN": "literal-token", "A_KEY": {"secret": "name"}, "LANG": "C"}},
+        "agent-config": {"values": {"etcd": {"password": "literal-password"}}},
+    }
+    spec = replace(
+        node_spec(),
+        document=document,
+        secrets={"name": "referred"},
+        agent_values={("watcher", "token"): ["in-list"]},
+        secret_paths=frozenset({("watcher", "token")}),
+    )
+    found = sorted(secrets_of(spec))
+    assert found == ["in-list", "literal-password", "literal-token", "referred"]
 
 
 def test_strings_are_found_at_any_depth() -> None:
