@@ -23,7 +23,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/unit tests/integration tests/e2e
 
 check: $(VENV)/.tested lint unit
 

@@ -387,3 +387,16 @@ def test_an_identity_that_changed_stops_all_changes(node: Node) -> None:
     assert "i-other" in found["message"]
     assert node.agent_toml.read_text() == "spoilt = 1"
     assert len(node.living()) == 1
+
+
+def test_a_rollout_is_spread_but_what_is_dead_starts_at_once(node: Node) -> None:
+    spread = '[rollout]\nspread = "2h"'
+    node.desire(node.document() + spread)
+    node.start()
+    node.wait_ready("one")
+    node.desire(node.document("two") + spread)
+    node.wait_reason("Agent", "Settling")
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("it starts at once, and with the new state", lambda: node.starts[-1][1] == "two")
+    node.wait_ready("two")
+    assert len(node.starts) == 2
