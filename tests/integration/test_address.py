@@ -104,8 +104,8 @@ def test_no_route_is_no_guess_and_an_event_ends_it(node: Node, network: Network)
     assert "198.51.100.1" in found["message"]
     assert "rpc-listen-addr" not in node.agent_toml.read_text()
     network.ip("route", "add", "default", "via", "192.0.2.1")
-    took_s = node.wait("written", lambda: host_in_file(node) == "192.0.2.2")
-    assert took_s < 5  # by the event, not by the look a minute later
+    # By the event: the look without one comes after 48 s at the earliest.
+    node.wait("written", lambda: host_in_file(node) == "192.0.2.2", within_s=30)
 
 
 def test_an_address_of_another_machine_is_refused_and_a_document_mends_it(
