@@ -206,12 +206,16 @@ class Host:
     digest   canonical value -> "hmac-sha256:…", keyed by this node, so that a
              digest of a secret can't be guessed from outside
     redact   masks every known secret in a text; for output of other programs
+    learn    tells `redact`, and all that leaves the process, of more secrets
+    etcd     system.etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     """
 
     state: Path
     runtime: Path
     digest: Callable[[object], str]
     redact: Callable[[str], str]
+    learn: Callable[[Iterable[str]], None] = lambda _secrets: None
+    etcd: Any = None
 
 
 @dataclass(frozen=True)

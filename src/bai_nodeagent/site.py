@@ -68,17 +68,33 @@ def open_site(settings: Settings, *, writes: bool) -> Site:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
     redactor = Redactor()
     place = Place(who, settings.cluster, socket.gethostname(), settings.groups, settings.state)
-    host = Host(settings.state, settings.runtime, _keyed(key), redactor)
+    host = Host(
+        settings.state,
+        settings.runtime,
+        _keyed(key),
+        redactor,
+        learn=redactor.learn,
+        etcd=_etcd_of(settings),
+    )
     return Site(settings, place, host, redactor, store_of(settings, writes=writes))
 
 
 def store_of(settings: Settings, *, writes: bool) -> Store:
     """The store that the configuration names. Connects to nothing yet."""
     given = settings.store
-    if given.url.startswith("file:"):
+    access = _etcd_of(settings)
+    if access is None:
         folder = Path(given.url.removeprefix("file:"))
         return open_store(FileSettings(folder, settings.state, is_counted=writes))
-    access = EtcdAccess(
+    return open_store(EtcdSettings(access, settings.cluster, given.prefix))
+
+
+def _etcd_of(settings: Settings) -> EtcdAccess | None:
+    """How to reach the store's etcd; None where the store is a folder."""
+    given = settings.store
+    if given.url.startswith("file:"):
+        return None
+    return EtcdAccess(
         parse_endpoints(given.url),
         given.user,
         given.password_file,
@@ -86,7 +102,6 @@ def store_of(settings: Settings, *, writes: bool) -> Store:
         given.cert,
         given.key,
     )
-    return open_store(EtcdSettings(access, settings.cluster, given.prefix))
 
 
 @contextmanager

@@ -1,0 +1,252 @@
+"""What Backend.AI publishes of its Redis, and how it stands as seen from this node. Pure.
+
+Backend.AI's own rules: `config/redis/addr` is "host:port"; where
+`config/redis/sentinel` is given ("h1:p,h2:p"), that and `service_name` count
+instead. One password is used for Redis and for its Sentinels alike.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from .model import Action, Plan, Scalar, Status, Verdict
+from .system.etcd_access import EtcdAccess
+
+NAMES = ("addr", "sentinel", "service_name", "password")
+DEFAULT_PORT = 6379
+# The manager counts an agent as lost when it has not heard of it for so long.
+SEEN_WITHIN_S = 40.0
+# How long a start of an agent may take until the manager has heard of it.
+APPEARS_WITHIN_S = 60.0
+LOOK_AGAIN_S = 30.0
+_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class RedisSpec:
+    """`[redis]`, with all of the document that bears on it.
+
+    access            of the etcd with Backend.AI's keys; None: there is none to ask
+    manager_ip        None: nobody knows where the manager is
+    is_seen_checked   whether the manager sees the agent counts as well
+    is_agent_desired  an agent is to run here
+    """
+
+    access: EtcdAccess | None
+    namespace: str = "local"
+    manager_ip: str | None = None
+    agent_id: str = ""
+    is_seen_checked: bool = False
+    is_agent_desired: bool = False
+
+    def key(self, name: str) -> str:
+        return f"/sorna/{self.namespace}/config/redis/{name}"
+
+
+Published = Mapping[str, str]
+"""The keys that are there, by their last part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """service: the master's name, when `servers` are Sentinels; "" when the server is Redis."""
+
+    servers: tuple[Server, ...]
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What came of an attempt to talk to Redis.
+
+    server     the last one that was tried: the master, or a Sentinel
+    addresses  what its name leads to
+    reason     of the fault; "" when it went well
+    role       "master", "replica", "sentinel"; "" when it may not be asked
+    """
+
+    server: Server
+    addresses: tuple[str, ...] = ()
+    reason: str = ""
+    text: str = ""
+    role: str = "master"
+
+
+@dataclass(frozen=True)
+class Actual:
+    """A look at Redis; times are Unix time on Redis's own clock.
+
+    published        None: there is no etcd to ask
+    is_manager_here  the manager's address is this node's, or nobody knows it
+    last_seen_s      when the manager heard of the agent; None: never
+    agent_s          how long the agent has been running; None: it does not
+    """
+
+    published: Published | None = field(repr=False)
+    is_manager_here: bool = True
+    meeting: Meeting | None = None
+    now_s: float = 0.0
+    last_seen_s: float | None = None
+    agent_s: float | None = None
+
+
+class Unusable(Exception):
+    """What is published leads nowhere; `reason` and the text are for the condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def target_of(spec: RedisSpec, published: Published) -> Target:
+    """Where Backend.AI says that its Redis is. Raises Unusable."""
+    if "sentinel" in published:
+        servers = tuple(
+            _server(spec, "sentinel", part) for part in published["sentinel"].split(",")
+        )
+        if not published.get("service_name"):
+            text = f"{spec.key('service_name')} is not there, and Sentinels need it; "
+            raise Unusable("NoKey", text + _command("service_name", "NAME"))
+        return Target(servers, published["service_name"])
+    if not published.get("addr"):
+        text = f"{spec.key('addr')} is not there: no agent can find Redis; "
+        raise Unusable("NoKey", text + _publish(spec))
+    return Target((_server(spec, "addr", published["addr"]),))
+
+
+def _server(spec: RedisSpec, name: str, text: str) -> Server:
+    found = _SERVER.fullmatch(text.strip())
+    if found is None or not 0 < int(found["port"]) < 65536:
+        sentence = f"{spec.key(name)} is not of the form host:port; "
+        example = _publish(spec) if name == "addr" else _command(name, "HOST1:26379,HOST2:26379")
+        raise Unusable("BadKey", sentence + example)
+    return Server(found["host"].strip("[]"), int(found["port"]))
+
+
+def plan(spec: RedisSpec, actual: Actual) -> Plan[Action]:
+    """How things stand; there is nothing that the daemon would do about it."""
+    if actual.published is None:
+        text = 'this store is a folder; say [backendai.etcd] endpoints = ["http://MANAGER:2379"]'
+        return _fault("NoEtcd", text)
+    try:
+        target = target_of(spec, actual.published)
+    except Unusable as error:
+        return _fault(error.reason, str(error))
+    if actual.meeting is None:
+        raise ValueError("no attempt was made, although it is known where Redis is")
+    return _judged(spec, actual, target, actual.meeting)
+
+
+def _judged(spec: RedisSpec, actual: Actual, target: Target, met: Meeting) -> Plan[Action]:
+    if not actual.is_manager_here and _is_loopback(met):
+        return _fault("Loopback", _loopback(spec, target, met))
+    if met.reason:
+        return _fault(met.reason, f"{met.text}; {_remedy(spec, target, met.reason)}")
+    if met.role not in ("master", ""):
+        return _fault("NotMaster", f"{met.server} is a {met.role}; {_master_remedy(spec, target)}")
+    facts: dict[str, Scalar] = {"redis": str(met.server)}
+    if not spec.is_seen_checked:
+        return Plan(Verdict(Status.TRUE, "InSync", f"{met.server} answers"), facts=facts)
+    if actual.last_seen_s is not None:
+        facts["agent-last-seen"] = _moment(actual.last_seen_s)
+    verdict, look_again_in_s = _seen(spec, actual, met)
+    return Plan(verdict, look_again_in_s=look_again_in_s, facts=facts)
+
+
+def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float | None]:
+    last_s, agent = actual.last_seen_s, spec.agent_id
+    left_s = SEEN_WITHIN_S - (actual.now_s - last_s) if last_s is not None else 0.0
+    if left_s > 0:
+        text = f"{met.server} answers; the manager sees {agent}"
+        return Verdict(Status.TRUE, "InSync", text), left_s
+    since = f"since {_moment(last_s)}" if last_s is not None else "ever"
+    text = f"{met.server} answers; the manager has not seen {agent} {since}"
+    if not spec.is_agent_desired or actual.agent_s is None:
+        return Verdict(Status.TRUE, "InSync", f"{text}; no agent runs here"), None
+    if actual.agent_s < APPEARS_WITHIN_S:
+        text = f"{text}; its agent has just been started"
+        return Verdict(Status.TRUE, "InSync", text), APPEARS_WITHIN_S - actual.agent_s
+    remedy = (
+        "is the manager running, is agent.id what the manager expects, and does the agent "
+        "use this etcd, namespace and Redis? The agent's log tells"
+    )
+    return Verdict(Status.FALSE, "NotSeen", f"{text}; {remedy}"), LOOK_AGAIN_S
+
+
+def _fault(reason: str, text: str) -> Plan[Action]:
+    return Plan(Verdict(Status.FALSE, reason, text), look_again_in_s=LOOK_AGAIN_S)
+
+
+def _is_loopback(met: Meeting) -> bool:
+    addresses = met.addresses or (met.server.host,)
+    return all(_is_loopback_address(address) for address in addresses)
+
+
+def _is_loopback_address(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return text == "localhost"
+
+
+def _loopback(spec: RedisSpec, target: Target, met: Meeting) -> str:
+    """The first step of Backend.AI's guide for several nodes."""
+    what = f"{met.server} is this node itself, and the manager is {spec.manager_ip}; "
+    if not target.service:
+        return what + _publish(spec)
+    if met.server in target.servers:
+        return what + _command("sentinel", "HOST1:26379,HOST2:26379")
+    return (
+        what + f"let the Sentinels monitor {target.service} under an address that all nodes reach"
+    )
+
+
+def _remedy(spec: RedisSpec, target: Target, reason: str) -> str:
+    match reason:
+        case "WrongPassword":
+            return (
+                f"what Redis wants and {spec.key('password')} differ; "
+                + _command("password", "PASSWORD")
+                + ", or take the key out where Redis has no password"
+            )
+        case "Unresolvable":
+            wanted = "publish an address instead of the name, or teach the name to this node"
+            return wanted if target.service else f"{wanted}; {_publish(spec)}"
+        case "SentinelNoMaster":
+            return f"correct {spec.key('service_name')}, or the Sentinels' `sentinel monitor`"
+        case _:
+            return (
+                "does Redis run there, does it listen on an address that other nodes reach "
+                "(`bind`, and a password or `protected-mode no`), and is the port open?"
+            )
+
+
+def _master_remedy(spec: RedisSpec, target: Target) -> str:
+    if target.service:
+        return "the Sentinels name it all the same; a failover may be under way"
+    return f"agents have to write there; publish the master: {_publish(spec)}"
+
+
+def _publish(spec: RedisSpec) -> str:
+    return _command("addr", f"{spec.manager_ip or 'MANAGER_IP'}:{DEFAULT_PORT}")
+
+
+def _command(name: str, value: str) -> str:
+    return f"on the manager: `backend.ai mgr etcd put config/redis/{name} {value}`"
+
+
+def _moment(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,309 @@
+"""Backend.AI's Redis as this node reaches it, and whether the manager sees this agent.
+
+Looks and tells: what is wrong is mended on the manager. A connection is held
+open all the time, so that the death of Redis, a switch of its master and its
+return are events; the keys in etcd are watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..agent_record import Notes
+from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
+from ..redis_rules import (
+    NAMES,
+    Actual,
+    Meeting,
+    Published,
+    RedisSpec,
+    Server,
+    Target,
+    Unusable,
+    plan,
+    target_of,
+)
+from ..system import network, process
+from ..system.etcd_access import EtcdAccess, parse_endpoints
+from ..watches import together
+
+# redis-py and grpc are loaded when a document asks for Redis: see the imports in functions.
+if TYPE_CHECKING:
+    from ..system.etcd import EtcdClient
+    from ..system.redis import Link
+
+RECONNECT_S = 2.0
+# Where the manager notes when it last heard of each agent.
+LIVE_DATABASE = 2
+LAST_SEEN = "agent.last_seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where Redis is, and what to say there."""
+
+    target: Target
+    password: str | None = field(default=None, repr=False)
+
+
+class NotMet(Exception):
+    """Nobody could be talked to; `meeting` says how far it came."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        super().__init__(meeting.text)
+        self.meeting = meeting
+
+
+class Redis:
+    name = "Redis"
+    deadline_s = 30.0
+
+    def __init__(self, spec: RedisSpec, host: Host) -> None:
+        self.spec = spec
+        self._host = host
+        self._aim: Aim | None = None
+        self._moved = anyio.Event()
+
+    async def observe(self) -> Actual:
+        if self.spec.access is None:
+            return Actual(None)
+        async with _etcd(self.spec.access) as client:
+            published, _ = await self._published(client)
+        try:
+            aim = Aim(target_of(self.spec, published), published.get("password"))
+        except Unusable:
+            self._take(None)
+            return Actual(published)
+        self._take(aim)
+        actual = Actual(published, await self._is_manager_here())
+        try:
+            async with _master(aim) as (meeting, _):
+                actual = replace(actual, meeting=meeting)
+            return await self._with_last_seen(actual, meeting.server, aim)
+        except NotMet as error:
+            return replace(actual, meeting=error.meeting)
+
+    async def _published(self, client: EtcdClient) -> tuple[Published, int]:
+        """The keys, and the revision at which they were so."""
+        keys = {self.spec.key(name): name for name in NAMES}
+        reading = await client.get(keys)
+        found = {keys[k]: kv.value.decode(errors="replace") for k, kv in reading.entries.items()}
+        if not found.get("password"):
+            found.pop("password", None)  # an empty one is none, for Backend.AI as well
+        self._host.learn([found["password"]] if "password" in found else [])
+        return found, reading.revision
+
+    async def _is_manager_here(self) -> bool:
+        manager_ip = self.spec.manager_ip
+        if manager_ip is None:
+            return True
+        return manager_ip in (await network.view(None, [manager_ip])).local
+
+    async def _with_last_seen(self, actual: Actual, server: Server, aim: Aim) -> Actual:
+        if not self.spec.is_seen_checked:
+            return actual
+        async with _talk(server, aim.password, LIVE_DATABASE) as (_, link):
+            text = await link.text(LAST_SEEN, self.spec.agent_id)
+            return replace(
+                actual,
+                now_s=await link.now_s(),
+                last_seen_s=_seconds(text),
+                agent_s=self._agent_s(),
+            )
+
+    def _agent_s(self) -> float | None:
+        life = Notes(self._host.runtime).read().life
+        is_running = life is not None and not life.is_over
+        return process.now_s() - life.started_s if life and is_running else None
+
+    def plan(self, actual: Actual) -> Plan[Action]:
+        return plan(self.spec, actual)
+
+    async def apply(self, action: Action) -> None:
+        raise NotImplementedError  # no plan has an action
+
+    async def watch(self, wake: Wake) -> None:
+        if self.spec.access is None:
+            await anyio.sleep_forever()
+        else:
+            access = self.spec.access
+            await together(
+                lambda: self._wake_at_keys(access, wake), lambda: self._wake_at_redis(wake)
+            )
+
+    async def _wake_at_keys(self, access: EtcdAccess, wake: Wake) -> None:
+        async with _etcd(access) as client:
+            _, revision = await self._published(client)
+            wake()
+            keys = [self.spec.key(name) for name in NAMES]
+            async with aclosing(client.watch(keys, revision)) as events:
+                async for _ in events:
+                    wake()
+
+    async def _wake_at_redis(self, wake: Wake) -> None:
+        """Holds a connection to what the last look found published."""
+        while True:
+            aim, moved = self._aim, self._moved
+            async with anyio.create_task_group() as tasks:
+                if aim is not None:
+                    tasks.start_soon(_hold, aim, wake)
+                await moved.wait()
+                tasks.cancel_scope.cancel()
+
+    def _take(self, aim: Aim | None) -> None:
+        if aim != self._aim:
+            self._aim, moved, self._moved = aim, self._moved, anyio.Event()
+            moved.set()
+
+
+async def _hold(aim: Aim, wake: Wake) -> None:
+    """Wakes when Redis goes, when it changes its role, and when it is back."""
+    is_away = False
+    while True:
+        try:
+            async with _master(aim) as (_, link):
+                if is_away:
+                    wake()
+                is_away = False
+                await link.hold()
+                wake()
+        except NotMet:
+            if not is_away:
+                wake()
+            is_away = True
+        await anyio.sleep(RECONNECT_S)
+
+
+@asynccontextmanager
+async def _master(aim: Aim) -> AsyncIterator[tuple[Meeting, Link]]:
+    """A connection to Redis itself, by way of its Sentinels if it has some. Raises NotMet."""
+    target = aim.target
+    server = await _asked_of_sentinels(aim) if target.service else target.servers[0]
+    async with _talk(server, aim.password) as found:
+        yield found
+
+
+async def _asked_of_sentinels(aim: Aim) -> Server:
+    """What the first Sentinel that answers says. Raises NotMet with what the first one lacks."""
+    faults: list[Meeting] = []
+    for sentinel in aim.target.servers:
+        try:
+            async with _talk(sentinel, aim.password) as (meeting, link):
+                master = await link.master_of(aim.target.service)
+        except NotMet as error:
+            faults.append(error.meeting)
+            continue
+        if master is not None:
+            return master
+        text = f"{sentinel} knows no master {aim.target.service}"
+        faults.append(replace(meeting, reason="SentinelNoMaster", text=text))
+    raise NotMet(replace(faults[0], text="; ".join(fault.text for fault in faults)))
+
+
+@asynccontextmanager
+async def _talk(
+    server: Server, password: str | None, database: int = 0
+) -> AsyncIterator[tuple[Meeting, Link]]:
+    """A connection, and what is known by having it. Raises NotMet, also for what is asked in it."""
+    from ..system import redis
+
+    reasons = {redis.Unresolvable: "Unresolvable", redis.Unauthorized: "WrongPassword"}
+    addresses: tuple[str, ...] = ()
+    try:
+        addresses = await redis.resolve(server)
+        async with redis.linked(server, password, database) as link:
+            yield Meeting(server, addresses, role=link.role), link
+    except redis.RedisFault as error:
+        reason = reasons.get(type(error), "Unreachable")
+        raise NotMet(Meeting(server, addresses, reason, str(error))) from error
+
+
+@asynccontextmanager
+async def _etcd(access: EtcdAccess) -> AsyncIterator[EtcdClient]:
+    from ..system.etcd import EtcdClient
+
+    client = EtcdClient(access)
+    try:
+        yield client
+    finally:
+        with anyio.CancelScope(shield=True):
+            await client.close()
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None  # written by something else than a manager that we know
+
+
+def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
+    document = node.document
+    if "redis" not in document:
+        return []
+    agent = document.get("agent")
+    spec = RedisSpec(
+        access=_access(document, host),
+        namespace=document.get("backendai", {}).get("namespace", "local"),
+        manager_ip=document.get("node", {}).get("manager-ip"),
+        agent_id=(node.agent_values or {}).get(("agent", "id"), node.node_id),
+        is_seen_checked=document["redis"].get("check", False),
+        is_agent_desired=agent is not None and agent.get("state", "running") == "running",
+    )
+    return [Redis(spec, host)]
+
+
+def _access(document: Mapping[str, Any], host: Host) -> EtcdAccess | None:
+    endpoints = document.get("backendai", {}).get("etcd", {}).get("endpoints")
+    if endpoints is None:
+        own: EtcdAccess | None = host.etcd
+        return own
+    hosts = ",".join(endpoint.removeprefix("http://").rstrip("/") for endpoint in endpoints)
+    return EtcdAccess(parse_endpoints(f"etcd://{hosts}"))
+
+
+KIND = Kind(
+    section="redis",
+    schema={
+        "type": "object",
+        "properties": {"check": {"type": "boolean"}},
+        "additionalProperties": False,
+    },
+    resources=_resources,
+)
+
+# What the cluster is called, and where it keeps its keys: no part of the node,
+# so there is nothing to keep in line.
+BACKENDAI = Kind(
+    section="backendai",
+    schema={
+        "type": "object",
+        "properties": {
+            "namespace": {"$ref": "#/$defs/name"},
+            "etcd": {
+                "type": "object",
+                "properties": {
+                    "endpoints": {
+                        "title": 'a list such as ["http://10.20.30.1:2379"]',
+                        "type": "array",
+                        "items": {
+                            "title": 'an endpoint such as "http://10.20.30.1:2379"',
+                            "type": "string",
+                            "pattern": r"^http://(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):[0-9]{1,5}/?$",
+                        },
+                        "minItems": 1,
+                    },
+                },
+                "additionalProperties": False,
+            },
+            "redis-addr": {"$ref": "#/$defs/reserved"},
+        },
+        "additionalProperties": False,
+    },
+    resources=lambda _node, _host: [],
+)

@@ -1,0 +1,375 @@
+"""Backend.AI's Redis as a real etcd publishes it: plain, with a password, behind a Sentinel."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bai_nodeagent.agent_record import Life, Notes
+from bai_nodeagent.model import Action, Host, Outcome, Plan, Status, Unavailable
+from bai_nodeagent.reconcile import look
+from bai_nodeagent.redis_rules import RedisSpec
+from bai_nodeagent.resources.redis import Redis
+from bai_nodeagent.system import process
+from bai_nodeagent.system.etcd_access import EtcdAccess
+from redis_servers import RedisServer, SentinelServer
+from servers import Etcd, free_port
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server on this machine"),
+]
+
+ELSEWHERE = "192.0.2.1"  # a manager that is not this node: RFC 5737
+_numbers = itertools.count()
+
+
+@dataclass
+class Bench:
+    """One namespace of Backend.AI in etcd, and the resource that looks at it."""
+
+    etcd: Etcd
+    folder: Path
+    namespace: str = field(default_factory=lambda: f"t{time.time_ns()}-{next(_numbers)}")
+    learnt: list[str] = field(default_factory=list)
+
+    def publish(self, **keys: str) -> None:
+        for name, value in keys.items():
+            self.etcd.etcdctl("put", "--", self.spec().key(name), value)
+
+    def spec(self, manager_ip: str | None = None, *, is_seen_checked: bool = False) -> RedisSpec:
+        return RedisSpec(
+            EtcdAccess((self.etcd.endpoint,)),
+            self.namespace,
+            manager_ip,
+            "i-node01",
+            is_seen_checked=is_seen_checked,
+            is_agent_desired=True,
+        )
+
+    def resource(self, spec: RedisSpec | None = None) -> Redis:
+        return Redis(spec or self.spec(), self.host)
+
+    @property
+    def host(self) -> Host:
+        return Host(self.folder, self.folder, str, str, learn=self.learnt.extend)
+
+    async def reason(self, manager_ip: str | None = None) -> str:
+        return (await self.look(self.spec(manager_ip))).verdict.reason
+
+    async def look(self, spec: RedisSpec | None = None) -> Plan[Action] | Outcome:
+        return await look(self.resource(spec))
+
+
+@pytest.fixture
+def bench(etcd: Etcd, tmp_path: Path) -> Bench:
+    return Bench(etcd, tmp_path)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def locked_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "locked", password="wonderland") as server:
+        yield server
+
+
+async def test_right(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    found = await bench.look()
+    assert (found.verdict.status, found.verdict.reason) == (Status.TRUE, "InSync")
+    assert found.facts == {"redis": redis.address}
+    assert await bench.reason("127.0.0.1") == "InSync"
+
+
+async def test_nothing_is_published(bench: Bench) -> None:
+    assert await bench.reason() == "NoKey"
+
+
+async def test_loopback_while_the_manager_is_elsewhere(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    assert await bench.reason(ELSEWHERE) == "Loopback"
+    bench.publish(addr=f"localhost:{free_port()}")
+    assert await bench.reason(ELSEWHERE) == "Loopback"
+
+
+async def test_a_name_that_leads_nowhere(bench: Bench) -> None:
+    bench.publish(addr="no-such-host.invalid:6379")
+    assert await bench.reason() == "Unresolvable"
+
+
+async def test_nobody_listens(bench: Bench) -> None:
+    bench.publish(addr=f"127.0.0.1:{free_port()}")
+    assert await bench.reason() == "Unreachable"
+
+
+async def test_somebody_else_listens(bench: Bench) -> None:
+    bench.publish(addr=bench.etcd.endpoint)
+    assert await bench.reason() == "Unreachable"
+
+
+async def test_one_that_hangs_is_unreachable_in_time(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    redis.freeze()
+    started_s = time.monotonic()
+    found = await bench.look()
+    assert found.verdict.reason == "Unreachable"
+    assert "no answer within 3 s" in found.verdict.message
+    assert time.monotonic() - started_s < 5
+    redis.thaw()
+
+
+async def test_the_right_password_is_learnt_as_a_secret(
+    bench: Bench, locked_redis: RedisServer
+) -> None:
+    bench.publish(addr=locked_redis.address, password="wonderland")
+    found = await bench.look()
+    assert found.verdict.reason == "InSync"
+    assert bench.learnt == ["wonderland"]
+    assert "wonderland" not in repr(found)
+
+
+@pytest.mark.parametrize("password", ["wrong-one", ""])
+async def test_a_wrong_or_missing_password(
+    bench: Bench, locked_redis: RedisServer, password: str
+) -> None:
+    bench.publish(addr=locked_redis.address, password=password)
+    found = await bench.look()
+    assert found.verdict.reason == "WrongPassword"
+    assert "wrong-one" not in found.verdict.message
+
+
+async def test_a_password_where_redis_has_none(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address, password="wonderland")
+    assert await bench.reason() == "WrongPassword"
+
+
+async def test_a_replica(bench: Bench, redis: RedisServer) -> None:
+    redis.cli("REPLICAOF", "127.0.0.1", str(free_port()))
+    bench.publish(addr=redis.address)
+    assert await bench.reason() == "NotMaster"
+
+
+async def test_etcd_that_is_not_there_says_nothing_of_redis(bench: Bench) -> None:
+    spec = replace(bench.spec(), access=EtcdAccess((f"127.0.0.1:{free_port()}",)))
+    found = await bench.look(spec)
+    assert (found.verdict.status, found.verdict.reason) == (Status.UNKNOWN, "Unavailable")
+
+
+async def test_a_store_in_a_folder_says_what_to_set(bench: Bench) -> None:
+    found = await bench.look(replace(bench.spec(), access=None))
+    assert found.verdict.reason == "NoEtcd"
+
+
+# --- Sentinel ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path, redis: RedisServer) -> Iterator[SentinelServer]:
+    with SentinelServer(tmp_path / "sentinel", redis) as server:
+        yield server
+
+
+async def test_a_sentinel_leads_to_the_master(
+    bench: Bench, redis: RedisServer, sentinel: SentinelServer
+) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    bench.publish(sentinel=f"{gone},{sentinel.address}", service_name="mymaster", addr=gone)
+    found = await bench.look()
+    assert found.verdict.reason == "InSync"
+    assert found.facts["redis"] == redis.address
+    assert await bench.reason(ELSEWHERE) == "Loopback"
+
+
+async def test_a_sentinel_knows_another_service(bench: Bench, sentinel: SentinelServer) -> None:
+    bench.publish(sentinel=sentinel.address, service_name="othermaster")
+    found = await bench.look()
+    assert found.verdict.reason == "SentinelNoMaster"
+    assert f"{sentinel.address} knows no master othermaster" in found.verdict.message
+
+
+async def test_no_sentinel_answers(bench: Bench) -> None:
+    bench.publish(sentinel=f"127.0.0.1:{free_port()}", service_name="mymaster")
+    assert await bench.reason() == "Unreachable"
+
+
+async def test_what_is_called_a_sentinel_is_none(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(sentinel=redis.address, service_name="mymaster")
+    assert await bench.reason() == "Unreachable"
+
+
+async def test_one_password_for_sentinel_and_master(
+    bench: Bench, tmp_path: Path, locked_redis: RedisServer
+) -> None:
+    open_one = SentinelServer(tmp_path / "open", locked_redis)
+    locked_one = SentinelServer(tmp_path / "locked-sentinel", locked_redis, password="wonderland")
+    with open_one, locked_one:
+        bench.publish(sentinel=locked_one.address, service_name="mymaster", password="wonderland")
+        assert await bench.reason() == "InSync"
+        # Backend.AI's agent would fail there as well: it sends Redis's password to both.
+        bench.publish(sentinel=open_one.address)
+        assert await bench.reason() == "WrongPassword"
+
+
+# --- the manager and the agent -----------------------------------------------------------
+
+
+async def seen(bench: Bench) -> Plan[Action] | Outcome:
+    return await bench.look(bench.spec(is_seen_checked=True))
+
+
+def note_agent(bench: Bench, running_s: float) -> None:
+    life = Life({}, pid=1, started_s=process.now_s() - running_s)
+    Notes(bench.folder).update(lambda record: replace(record, life=life))
+
+
+async def test_whether_the_manager_sees_the_agent(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    assert "no agent runs here" in (await seen(bench)).verdict.message
+    note_agent(bench, running_s=20)
+    assert "just been started" in (await seen(bench)).verdict.message
+    note_agent(bench, running_s=100)
+    assert (await seen(bench)).verdict.reason == "NotSeen"
+    redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 10))
+    found = await seen(bench)
+    assert found.verdict.reason == "InSync"
+    assert found.look_again_in_s is not None
+    assert 25 < found.look_again_in_s < 31
+    redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 50))
+    assert (await seen(bench)).verdict.reason == "NotSeen"
+
+
+async def test_what_is_no_time_is_never_unpickled(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    note_agent(bench, running_s=100)
+    redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", "cos\nsystem\n(S'exit 1'\ntR.")
+    assert (await seen(bench)).verdict.reason == "NotSeen"
+
+
+# --- wake-ups ----------------------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """A resource under watch; it is looked at whenever it wakes, as the loop does."""
+
+    resource: Redis
+    reasons: list[str] = field(default_factory=list)
+    wake: anyio.Event = field(default_factory=anyio.Event)
+
+    async def follow(self) -> None:
+        while True:
+            self.wake = anyio.Event()
+            found = await look(self.resource)
+            server = f" {found.facts['redis']}" if found.facts else ""
+            self.reasons.append(f"{found.verdict.reason}{server}")
+            await self.wake.wait()
+
+    async def watch(self) -> None:
+        while True:
+            try:
+                await self.resource.watch(lambda: self.wake.set())
+            except Unavailable:
+                await anyio.sleep(0.2)
+
+    async def until(self, holds: Callable[[str], bool], within_s: float = 15.0) -> float:
+        """Seconds until the newest reason is so."""
+        started_s = time.monotonic()
+        with anyio.move_on_after(within_s):
+            while not self.reasons or not holds(self.reasons[-1]):
+                await anyio.sleep(0.002)
+            return time.monotonic() - started_s
+        raise AssertionError(f"not within {within_s} s: {self.reasons}")
+
+
+@asynccontextmanager
+async def watched(bench: Bench) -> AsyncIterator[Watched]:
+    seen = Watched(bench.resource())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(seen.watch)
+        tasks.start_soon(seen.follow)
+        yield seen
+        tasks.cancel_scope.cancel()
+
+
+async def settled(seen: Watched) -> None:
+    """The held connection is up: nothing wakes any more."""
+    await seen.until(lambda reason: reason.startswith("InSync"))
+    await anyio.sleep(0.3)
+
+
+async def test_a_key_that_changes_is_an_event(bench: Bench, redis: RedisServer) -> None:
+    async with watched(bench) as seen:
+        await seen.until(lambda reason: reason == "NoKey")
+        await anyio.sleep(0.3)
+        bench.publish(addr=redis.address)
+        assert await seen.until(lambda reason: reason.startswith("InSync")) < 1
+
+
+async def test_the_death_of_redis_and_its_return_are_events(
+    bench: Bench, redis: RedisServer
+) -> None:
+    bench.publish(addr=redis.address)
+    async with watched(bench) as seen:
+        await settled(seen)
+        redis.kill()
+        died_s = await seen.until(lambda reason: reason == "Unreachable")
+        redis.start()
+        back_s = await seen.until(lambda reason: reason.startswith("InSync"))
+        assert died_s < 1
+        assert back_s < 4
+
+
+async def test_one_that_hangs_is_noticed(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    async with watched(bench) as seen:
+        await settled(seen)
+        redis.freeze()
+        await seen.until(lambda reason: reason == "Unreachable", within_s=15)
+        redis.thaw()
+        await seen.until(lambda reason: reason.startswith("InSync"))
+
+
+async def test_a_master_that_becomes_a_replica_is_an_event(
+    bench: Bench, redis: RedisServer
+) -> None:
+    bench.publish(addr=redis.address)
+    async with watched(bench) as seen:
+        await settled(seen)
+        redis.cli("REPLICAOF", "127.0.0.1", str(free_port()))
+        assert await seen.until(lambda reason: reason == "NotMaster") < 1
+        redis.cli("REPLICAOF", "NO", "ONE")
+        await seen.until(lambda reason: reason.startswith("InSync"), within_s=10)
+
+
+async def test_the_switch_to_another_master_is_followed(
+    bench: Bench, tmp_path: Path, redis: RedisServer
+) -> None:
+    replica = RedisServer(tmp_path / "replica", options=f"replicaof 127.0.0.1 {redis.port}")
+    with replica, SentinelServer(tmp_path / "sentinel", redis) as sentinel:
+        bench.publish(sentinel=sentinel.address, service_name="mymaster")
+        await anyio.to_thread.run_sync(lambda: _wait_for_replica(sentinel))
+        async with watched(bench) as seen:
+            await settled(seen)
+            redis.kill()
+            assert await seen.until(lambda reason: reason == "Unreachable") < 1
+            await seen.until(lambda reason: reason == f"InSync {replica.address}", within_s=30)
+
+
+def _wait_for_replica(sentinel: SentinelServer) -> None:
+    ends_at = time.monotonic() + 20
+    while "flags\nslave" not in sentinel.cli("SENTINEL", "REPLICAS", "mymaster"):
+        assert time.monotonic() < ends_at, "the Sentinel has not found the replica"
+        time.sleep(0.1)

@@ -1,0 +1,182 @@
+"""Where Backend.AI's Redis is published to be, and how that stands: tables of values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bai_nodeagent.model import Status
+from bai_nodeagent.redis_rules import (
+    Actual,
+    Meeting,
+    Published,
+    RedisSpec,
+    Server,
+    Target,
+    Unusable,
+    plan,
+    target_of,
+)
+from bai_nodeagent.system.etcd_access import EtcdAccess
+
+SPEC = RedisSpec(EtcdAccess(("10.20.30.1:2379",)), manager_ip="10.20.30.1", agent_id="i-node01")
+CHECKED = replace(SPEC, is_seen_checked=True, is_agent_desired=True)
+MASTER = Server("10.20.30.1", 6379)
+MET = Meeting(MASTER, ("10.20.30.1",))
+PUBLISHED = {"addr": "10.20.30.1:6379"}
+SENTINELS = {"sentinel": "10.20.30.1:26379, 10.20.30.2:26379", "service_name": "mymaster"}
+PUT = "`backend.ai mgr etcd put config/redis/"
+
+
+@pytest.mark.parametrize(
+    ("published", "target"),
+    [
+        ({"addr": "redis:6379"}, Target((Server("redis", 6379),))),
+        ({"addr": "[fd00::1]:6379\n"}, Target((Server("fd00::1", 6379),))),
+        (
+            {**PUBLISHED, **SENTINELS},
+            Target((Server("10.20.30.1", 26379), Server("10.20.30.2", 26379)), "mymaster"),
+        ),
+    ],
+)
+def test_where_it_is_published(published: Published, target: Target) -> None:
+    assert target_of(SPEC, published) == target
+
+
+@pytest.mark.parametrize(
+    ("published", "reason", "words"),
+    [
+        ({}, "NoKey", f"{PUT}addr 10.20.30.1:6379`"),
+        ({"password": "x"}, "NoKey", "/sorna/local/config/redis/addr is not there"),
+        ({"sentinel": "a:1"}, "NoKey", f"{PUT}service_name NAME`"),
+        ({"addr": "10.20.30.1"}, "BadKey", f"{PUT}addr 10.20.30.1:6379`"),
+        ({"addr": "10.20.30.1:99999"}, "BadKey", "not of the form host:port"),
+        ({"addr": "redis://10.20.30.1:6379"}, "BadKey", "not of the form host:port"),
+        ({"sentinel": "a:1,b", "service_name": "m"}, "BadKey", f"{PUT}sentinel HOST1:26379"),
+    ],
+)
+def test_what_is_published_wrongly(published: Published, reason: str, words: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        target_of(SPEC, published)
+    assert caught.value.reason == reason
+    assert words in str(caught.value)
+    found = plan(SPEC, Actual(published))
+    assert (found.verdict.status, found.verdict.reason) == (Status.FALSE, reason)
+
+
+def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
+    assert (str(Server("fd00::1", 1)), str(MASTER)) == ("[fd00::1]:1", "10.20.30.1:6379")
+
+
+@pytest.mark.parametrize(
+    ("actual", "reason", "words"),
+    [
+        (Actual(None), "NoEtcd", "[backendai.etcd] endpoints"),
+        (Actual(PUBLISHED, meeting=MET), "InSync", "10.20.30.1:6379 answers"),
+        (
+            Actual(PUBLISHED, False, Meeting(Server("127.0.0.1", 6379), ("127.0.0.1",))),
+            "Loopback",
+            f"the manager is 10.20.30.1; on the manager: {PUT}addr 10.20.30.1:6379`",
+        ),
+        (
+            Actual(PUBLISHED, False, Meeting(Server("redis", 6379), ("127.0.1.1", "::1"))),
+            "Loopback",
+            "redis:6379 is this node itself",
+        ),
+        (
+            Actual(PUBLISHED, False, Meeting(Server("localhost", 1), (), "Unresolvable", "?")),
+            "Loopback",
+            "localhost:1 is this node itself",
+        ),
+        (Actual(PUBLISHED, True, Meeting(MASTER, ("127.0.0.1",))), "InSync", "answers"),
+        (Actual(PUBLISHED, False, Meeting(MASTER, ("127.0.0.1", "10.0.0.1"))), "InSync", "answers"),
+        (
+            Actual(SENTINELS, False, Meeting(Server("127.0.0.1", 6379), ("127.0.0.1",))),
+            "Loopback",
+            "let the Sentinels monitor mymaster under an address that all nodes reach",
+        ),
+        (
+            Actual(
+                {**SENTINELS, "sentinel": "127.0.0.1:26379"},
+                False,
+                Meeting(Server("127.0.0.1", 26379), ("127.0.0.1",), "Unreachable", "refused"),
+            ),
+            "Loopback",
+            f"{PUT}sentinel HOST1:26379",
+        ),
+        (
+            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "Unresolvable", "redis: no such name")),
+            "Unresolvable",
+            "redis: no such name; publish an address",
+        ),
+        (
+            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "Unreachable", "it is refused")),
+            "Unreachable",
+            "it is refused; does Redis run there",
+        ),
+        (
+            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "WrongPassword", "invalid")),
+            "WrongPassword",
+            f"/sorna/local/config/redis/password differ; on the manager: {PUT}password PASSWORD`",
+        ),
+        (
+            Actual(PUBLISHED, meeting=Meeting(MASTER, (), role="replica")),
+            "NotMaster",
+            "10.20.30.1:6379 is a replica; agents have to write there",
+        ),
+        (
+            Actual(SENTINELS, meeting=Meeting(MASTER, (), role="replica")),
+            "NotMaster",
+            "a failover may be under way",
+        ),
+        (Actual(PUBLISHED, meeting=Meeting(MASTER, (), role="")), "InSync", "answers"),
+        (
+            Actual(SENTINELS, meeting=Meeting(MASTER, (), "SentinelNoMaster", "knows none")),
+            "SentinelNoMaster",
+            "correct /sorna/local/config/redis/service_name",
+        ),
+    ],
+)
+def test_how_it_stands(actual: Actual, reason: str, words: str) -> None:
+    found = plan(SPEC, actual)
+    assert found.verdict.reason == reason
+    assert words in found.verdict.message
+    assert (found.verdict.status is Status.TRUE) is (reason == "InSync")
+    assert found.actions == ()
+
+
+def seen(last_seen_s: float | None, agent_s: float | None) -> Actual:
+    return Actual(PUBLISHED, True, MET, 1000.0, last_seen_s, agent_s)
+
+
+@pytest.mark.parametrize(
+    ("actual", "reason", "words", "look_again_in_s"),
+    [
+        (seen(990.0, 300.0), "InSync", "the manager sees i-node01", 30.0),
+        (seen(990.0, None), "InSync", "the manager sees i-node01", 30.0),
+        (seen(959.0, 300.0), "NotSeen", "has not seen i-node01 since 1970-01-01T00:15:59Z", 30.0),
+        (seen(None, 300.0), "NotSeen", "has not seen i-node01 ever; is the manager running", 30.0),
+        (seen(959.0, 20.0), "InSync", "has just been started", 40.0),
+        (seen(959.0, None), "InSync", "no agent runs here", None),
+    ],
+)
+def test_whether_the_manager_sees_the_agent(
+    actual: Actual, reason: str, words: str, look_again_in_s: float | None
+) -> None:
+    found = plan(CHECKED, actual)
+    assert found.verdict.reason == reason
+    assert words in found.verdict.message
+    assert found.look_again_in_s == look_again_in_s
+    assert ("agent-last-seen" in found.facts) is (actual.last_seen_s is not None)
+
+
+def test_an_agent_that_is_to_be_stopped_need_not_be_seen() -> None:
+    found = plan(replace(CHECKED, is_agent_desired=False), seen(None, 300.0))
+    assert found.verdict.status is Status.TRUE
+
+
+def test_who_is_seen_is_not_asked_unless_it_is_desired() -> None:
+    found = plan(SPEC, seen(None, 300.0))
+    assert found.verdict.message == "10.20.30.1:6379 answers"
+    assert found.facts == {"redis": "10.20.30.1:6379"}
