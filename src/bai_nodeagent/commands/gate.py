@@ -24,7 +24,7 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     spec = anyio.run(_state_in_force, site)
     if spec is None:
         return Answer(0, ["nothing is desired of this node: no reason against a start"])
-    seen = anyio.run(see, site, spec)
+    seen = anyio.run(see, site, spec, "Mount/")  # the only needs that a unit's gate asks for
     verdicts = {each.resource.name: each.found.verdict for each in seen}
     if reason := agent_record.may_start(spec, verdicts):
         return Answer(1, value={"may-start": False, "reason": reason}, notes=[reason])

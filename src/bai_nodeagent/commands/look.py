@@ -59,10 +59,23 @@ async def plan(site: Site) -> Answer:
     return Answer(code, _lines(seen), _value(seen, spec), notes)
 
 
-async def see(site: Site, spec: NodeSpec) -> list[_Seen]:
-    """Every resource of a desired state, as it stands now."""
-    resources = [r for kind in KINDS for r in build(kind, spec, site.host)]
-    return [_Seen(resource, await look(resource)) for resource in resources]
+async def see(site: Site, spec: NodeSpec, only: str = "") -> list[_Seen]:
+    """The resources of a desired state as they stand now; `only` those whose name begins so.
+
+    All at once: one that hangs costs its own deadline, and not the sum of all.
+    """
+    resources = [
+        r for kind in KINDS for r in build(kind, spec, site.host) if r.name.startswith(only)
+    ]
+    found: dict[str, Plan[Action] | Outcome] = {}
+
+    async def look_at(resource: AnyResource) -> None:
+        found[resource.name] = await look(resource)
+
+    async with anyio.create_task_group() as tasks:
+        for resource in resources:
+            tasks.start_soon(look_at, resource)
+    return [_Seen(resource, found[resource.name]) for resource in resources]
 
 
 async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
