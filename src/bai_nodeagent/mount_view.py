@@ -1,0 +1,104 @@
+"""What is wanted of a mount, and how it stands by the kernel's table alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import mount_options
+from .mountinfo import MountEntry, Table, is_within, mounted_at, way_to
+
+NETWORK_TYPES = ("nfs4", "nfs")
+
+
+@dataclass(frozen=True)
+class MountSpec:
+    """One item of `[[mount]]`."""
+
+    name: str
+    source: str
+    target: str
+    type: Literal["nfs4", "nfs", "bind", "tmpfs"]
+    options: tuple[str, ...] = ()
+    state: Literal["mounted", "unmounted"] = "mounted"
+    expect_file: str = ""
+    expect_uid: int | None = None
+    expect_gid: int | None = None
+    node_id: str = ""
+
+    @property
+    def is_writable(self) -> bool:
+        return mount_options.wants_write(self.options)
+
+    @property
+    def how(self) -> list[Any]:
+        """What `mount` is called with."""
+        return [self.type, self.source, list(self.options)]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a target stands by the kernel's table alone.
+
+    mount     what is seen there; None: nothing is mounted there
+    is_share  it is the desired one
+    differs   options that it should have and has not
+    cover     what hides the desired one, which is mounted there
+    """
+
+    mount: MountEntry | None = None
+    is_share: bool = False
+    differs: tuple[str, ...] = ()
+    cover: MountEntry | None = None
+
+    @property
+    def is_right(self) -> bool:
+        return self.mount is not None and self.is_share and not self.differs
+
+
+def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None = None) -> View:
+    """`path` is the target without links; `made` what was noted of our last mount there."""
+    mount = mounted_at(path, table)
+    hidden = [e for e in table if e.target == path and _shows(spec, e, table)]
+    if mount is None:
+        way = way_to(path, table)
+        return View(cover=way[-1] if hidden and way else None)
+    is_ours = made == note(spec, mount)
+    if is_ours or _shows(spec, mount, table):
+        differs = () if is_ours else mount_options.differing(spec.options, mount)
+        return View(mount, is_share=True, differs=differs)
+    return View(mount, cover=mount if hidden or mount.type == "autofs" else None)
+
+
+def note(spec: MountSpec, mount: MountEntry) -> dict[str, Any]:
+    """What says that a mount was made by us for this spec, and is as it was then."""
+    options = [*mount.options, "|", *mount.super_options]
+    return {"how": spec.how, "id": mount.id, "device": mount.device, "options": options}
+
+
+def _shows(spec: MountSpec, mount: MountEntry, table: Table) -> bool:
+    if spec.type == "bind":
+        return (mount.device, mount.root) == _origin(spec.source, table)
+    # What is asked for as "nfs" is reported as "nfs4" when that was negotiated.
+    types = NETWORK_TYPES if spec.type == "nfs" else (spec.type,)
+    return mount.type in types and _bare(mount.source) == _bare(spec.source)
+
+
+def _origin(path: str, table: Table) -> tuple[str, str]:
+    """Device and folder that a local path leads to."""
+    way = way_to(path, table)
+    if not way:
+        return "", ""
+    relative = path.removeprefix(way[-1].target.rstrip("/"))
+    return way[-1].device, f"{way[-1].root.rstrip('/')}{relative}" or "/"
+
+
+def _bare(source: str) -> str:
+    """The kernel drops a trailing slash, but for the server's root."""
+    return source if source.endswith(":/") else source.rstrip("/")
+
+
+def around(path: str, table: Table) -> Table:
+    """The part of a table that decides how a target stands: what is above it, at it, below it."""
+    return tuple(e for e in table if is_within(path, e.target) or is_within(e.target, path))
