@@ -1,0 +1,218 @@
+"""Mounts: each item of `[[mount]]` is kept mounted, or away.
+
+What is to be done follows by rule (mount_rules) from the kernel's table and
+from what a helper process found (system.mounts); here is the looking and the
+doing. While a server is dead, a look costs a note and a lock, no waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from .. import mount_rules, mount_view
+from ..model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
+from ..mount_rules import Actual, Folder, Health, Mount, MountPlan, Unmount
+from ..mount_view import MountSpec, View
+from ..mountinfo import MountEntry, Table
+from ..system import mount_users, mounts
+
+SECTION = "mount"
+OBSERVE_DEADLINE_S = 25.0
+# A share is written to once in so long, and after each fault: 500 nodes have one server.
+WRITE_EVERY_S = 600.0
+# No event tells that a mount would work now.
+RETRY_S = 10.0
+
+_NUMBER: Mapping[str, Any] = {
+    "title": "a user's or group's number",
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 4294967294,
+}
+SCHEMA: Mapping[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"$ref": "#/$defs/name"},
+            "state": {"enum": ["mounted", "unmounted"]},
+            "source": {
+                "title": 'what to mount, such as "10.20.30.1:/srv/vfroot"',
+                "type": "string",
+                "minLength": 1,
+            },
+            "target": {"$ref": "#/$defs/path"},
+            "type": {"enum": ["nfs4", "nfs", "bind", "tmpfs"]},
+            "options": {
+                "type": "array",
+                "items": {
+                    "title": "one mount option, without comma or space",
+                    "type": "string",
+                    "pattern": r"^[^,\s]+$",
+                },
+                "uniqueItems": True,
+            },
+            "required": {"type": "boolean"},
+            "expect-file": {
+                "title": 'the name of a file in the share, without ".."',
+                "type": "string",
+                "pattern": r"^(?!/)(?!(.*/)?\.\.(/|$)).+$",
+            },
+            "expect-uid": _NUMBER,
+            "expect-gid": _NUMBER,
+        },
+        "required": ["name", "source", "target", "type"],
+        "additionalProperties": False,
+    },
+}
+
+
+class MountPoint:
+    """One mount of this node."""
+
+    deadline_s = OBSERVE_DEADLINE_S
+
+    def __init__(self, spec: MountSpec, host: Host) -> None:
+        self.spec = spec
+        self.name = f"Mount/{spec.name}"
+        self._prober = mounts.Prober(host.runtime / "mounts", spec.target)
+        self._redact = host.redact
+        self._path = spec.target
+        self._written: tuple[MountEntry, float] | None = None
+        self._hanging: MountEntry | None = None
+        self._trouble = anyio.Event()
+
+    async def observe(self) -> Actual:
+        try:
+            return await self._look()
+        except (Stuck, Unavailable):
+            self._trouble.set()
+            raise
+
+    async def _look(self) -> Actual:
+        if mounts.is_private():
+            return Actual(is_private=True)
+        table = mounts.table()
+        seen = self._view(table)
+        if seen.mount is None and seen.cover is None and self.spec.state == "mounted":
+            return await self._look_at_folder(table)
+        actual = Actual(seen)
+        if seen.is_right and seen.mount and self.spec.state == "mounted":
+            actual = Actual(seen, health=await self._probe(seen.mount))
+        if seen.mount and mount_rules.is_to_go(self.spec, actual):
+            return replace(actual, users=await mount_users.of(seen.mount))
+        return actual
+
+    def _view(self, table: Table) -> View:
+        return mount_view.view(self.spec, self._path, table, self._prober.made())
+
+    async def _look_at_folder(self, table: Table) -> Actual:
+        """With nothing mounted at the target by its name: it may be a link to where it is."""
+        answer = await self._prober.look()
+        if fault := answer.get("fault"):
+            raise Unavailable(f"{self.spec.target} can't be looked at: {fault}")
+        folder = Folder(**{**answer, "entries": tuple(answer.get("entries", ()))})
+        if folder.path != self._path:
+            self._path = folder.path
+            return await self._look()
+        return Actual(self._view(table), folder)
+
+    async def _probe(self, mount: MountEntry) -> Health:
+        spec, self._hanging = self.spec, mount
+        write = f".bai-nodeagent-probe.{spec.node_id}" if self._is_write_due(mount) else ""
+        answer = await self._prober.probe(
+            mount, spec.expect_file, spec.expect_uid, spec.expect_gid, write
+        )
+        self._hanging = None
+        health = Health(**answer)
+        if write:
+            self._written = (mount, time.monotonic()) if health.write_fault == "" else None
+        return health
+
+    def _is_write_due(self, mount: MountEntry) -> bool:
+        if not self.spec.is_writable:
+            return False
+        return not self._written or (
+            self._written[0] != mount or time.monotonic() - self._written[1] > WRITE_EVERY_S
+        )
+
+    def plan(self, actual: Actual) -> MountPlan:
+        return mount_rules.plan(self.spec, actual)
+
+    async def apply(self, action: Mount | Unmount) -> None:
+        try:
+            match action:
+                case Mount(is_folder_missing=is_folder_missing):
+                    await self._mount(is_folder_missing=is_folder_missing)
+                case Unmount(mount=mount):
+                    await self._unmount(mount)
+        except Refused as error:
+            self._trouble.set()
+            raise Refused(error.reason, self._redact(error.message)) from error
+        except (Stuck, Unavailable):
+            self._trouble.set()
+            raise
+
+    async def _mount(self, *, is_folder_missing: bool) -> None:
+        if is_folder_missing:
+            await self._prober.make()
+        spec = self.spec
+        await mounts.mount(spec.type, spec.source, self._path, spec.options, self._prober.lock)
+        if mount := self._view(mounts.table()).mount:
+            self._prober.remember(mount_view.note(spec, mount))
+
+    async def _unmount(self, mount: MountEntry) -> None:
+        # Somebody may have come since the look.
+        if users := await mount_users.of(mount):
+            text = f"{mount.target} is used by {mount_rules.named(users)}"
+            raise Refused("Busy", text)
+        await mounts.unmount(mount.target, self._prober.lock)
+
+    async def watch(self, wake: Wake) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wake_after_trouble, wake)
+            before: Table | None = None
+            async for _ in mounts.changes():
+                # Every container's start changes the table; few concern this target.
+                table = mount_view.around(self._path, mounts.table())
+                if table != before:
+                    before = table
+                    wake()
+
+    async def _wake_after_trouble(self, wake: Wake) -> None:
+        """Looks again when a dead server is back, and now and then after other faults."""
+        while True:
+            await self._trouble.wait()
+            self._trouble = anyio.Event()
+            if self._hanging:
+                await self._prober.recovered(self._hanging)
+            else:
+                await anyio.sleep(RETRY_S)
+            wake()
+
+
+def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
+    return [MountPoint(_spec(item, node), host) for item in node.document.get(SECTION, ())]
+
+
+def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
+    return MountSpec(
+        name=item["name"],
+        source=item["source"],
+        target=item["target"].rstrip("/") or "/",
+        type=item["type"],
+        options=tuple(item.get("options", ())),
+        state=item.get("state", "mounted"),
+        expect_file=item.get("expect-file", ""),
+        expect_uid=item.get("expect-uid"),
+        expect_gid=item.get("expect-gid"),
+        node_id=node.node_id,
+    )
+
+
+KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, named=True)

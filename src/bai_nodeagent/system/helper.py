@@ -1,0 +1,137 @@
+"""Helper processes: programs that may get stuck in the kernel and must not take us along.
+
+Nobody waits for one beyond its deadline: it is killed, with all that it
+started, and left behind; one that SIGKILL does not end (state D) stays
+without costing more than itself. While one with the same lock lives, no other
+is started, whoever started it: the lock is an flock on a file that the helper
+inherits, so the kernel keeps it until the last of it is gone, also across a
+restart of this daemon. Sources: flock(2), pidfd_open(2), proc_pid_wchan(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+# Fixed, so that the same comes out however the daemon was started; C for words to be quoted.
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "LC_ALL": "C"}  # fmt: skip
+_LOCK_PAUSE_S = 0.02
+_OUTPUT_AT_MOST = 65536
+
+_left_behind: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`output` is what it wrote, to either stream."""
+
+    code: int
+    output: str
+
+
+class Hangs(Exception):
+    """It did not finish in time; `waits_for` is the kernel's function it sits in, "" if unknown."""
+
+    def __init__(self, waits_for: str = "") -> None:
+        super().__init__(waits_for)
+        self.waits_for = waits_for
+
+
+class Outstanding(Hangs):
+    """An earlier one with the same lock is not done, so none was started."""
+
+
+async def run(
+    argv: Sequence[str], deadline_s: float, lock: Path | None, patience_s: float = 0.0
+) -> Finished:
+    """Runs a program to its end, with nothing to read, as a session of its own in /.
+
+    lock        None: it may run beside others
+    patience_s  how long to wait for the lock
+
+    Raises Hangs at the deadline, Outstanding when the lock stays taken, and
+    OSError when the program can't be started.
+    """
+    _reap()
+    lock_fd = await _taken(lock, patience_s) if lock else None
+    output = os.memfd_create("output")
+    try:
+        child = subprocess.Popen(  # noqa: ASYNC220  (returns at exec; our programs are local)
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=_ENVIRONMENT,
+            pass_fds=() if lock_fd is None else (lock_fd,),
+            start_new_session=True,
+        )
+        await _ended(child, deadline_s)
+        text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")
+        return Finished(child.wait(), text)
+    finally:
+        os.close(output)
+        if lock_fd is not None:
+            os.close(lock_fd)  # the helper has its own
+
+
+async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        with anyio.move_on_after(deadline_s):
+            return await anyio.wait_readable(pidfd)
+        raise Hangs(waits_for(child.pid))  # noqa: TRY301  (left behind in any case)
+    except BaseException:
+        _leave(child)
+        raise
+    finally:
+        os.close(pidfd)
+
+
+def _leave(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    _left_behind.append(child)
+
+
+def _reap() -> None:
+    _left_behind[:] = [child for child in _left_behind if child.poll() is None]
+
+
+async def _taken(lock: Path, patience_s: float) -> int:
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with anyio.move_on_after(patience_s):
+            while not _take(fd):  # noqa: ASYNC110  (a lock of other processes makes no event)
+                await anyio.sleep(_LOCK_PAUSE_S)
+            return fd
+        raise Outstanding  # noqa: TRY301
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _take(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def waits_for(pid: int) -> str:
+    """The function of the kernel that a process sits in; "" if it runs or can't be seen."""
+    with contextlib.suppress(OSError):
+        name = Path(f"/proc/{pid}/wchan").read_text()
+        if name not in ("", "0"):
+            return name
+    return ""

@@ -1,0 +1,121 @@
+"""Who uses a mount: processes and containers that an unmount would fail on, or leave behind.
+
+No path is touched. /proc tells of every open file on which mount it lies, and
+of folders and mapped files by their names as text. Other mount namespaces are
+compared by device: there a file system stays, and nobody here notices.
+Sources: proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_maps(5), proc_pid_cgroup(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import mountinfo
+from ..blocking import in_thread
+from ..model import Unavailable
+from ..mount_rules import User
+from ..mountinfo import MountEntry, Table, is_within
+from . import mounts
+
+SCAN_DEADLINE_S = 5.0
+_CONTAINER = re.compile(r"[0-9a-f]{64}")
+_SHORT_ID = 12  # as `docker ps` shows it
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What a mount is in one namespace: itself, or copies that go when it goes.
+
+    keeper  a mount there that would stay
+    """
+
+    ids: frozenset[int] = frozenset()
+    targets: tuple[str, ...] = ()
+    keeper: str = ""
+
+
+async def of(mount: MountEntry) -> tuple[User, ...]:
+    """Everybody who uses a mount, one line a process. Raises Stuck, Unavailable."""
+    return await in_thread(
+        f"processes: who uses {mount.target}", lambda: users(mount), SCAN_DEADLINE_S
+    )
+
+
+def users(mount: MountEntry) -> tuple[User, ...]:
+    """As `of`. Blocks: some of /proc waits for a process that is stuck."""
+    table = mounts.table()
+    here = _link("/proc/self/ns/mnt")
+    known = {here: _Places(frozenset({mount.id}), (mount.target,))}
+    found = {User("", f"mount at {entry.target}") for entry in mountinfo.below(mount, table)}
+    for pid in _pids():
+        with contextlib.suppress(OSError, Unavailable):
+            space = _link(f"/proc/{pid}/ns/mnt")
+            if is_first := space not in known:
+                known[space] = _elsewhere(mount, table, pid)
+            places = known[space]
+            if places.keeper and is_first:
+                found.add(_user(pid, f"mounted at {places.keeper} in its namespace"))
+            if places.ids and (how := _use(pid, places)):
+                found.add(_user(pid, how))
+    return tuple(sorted(found))
+
+
+def _elsewhere(mount: MountEntry, here: Table, pid: int) -> _Places:
+    there = mounts.table_of(Path(f"/proc/{pid}/mountinfo"))
+    held = list(mountinfo.held_in(mount, here, there))
+    followers = [entry for entry, stays in held if not stays]
+    return _Places(
+        frozenset(entry.id for entry in followers),
+        tuple(entry.target for entry in followers),
+        next((entry.target for entry, stays in held if stays), ""),
+    )
+
+
+def _use(pid: int, places: _Places) -> str:
+    """How a process uses one of these mounts; "" when it does not."""
+    if any(is_within(_link(f"/proc/{pid}/cwd"), target) for target in places.targets):
+        return "working directory"
+    if any(is_within(_link(f"/proc/{pid}/root"), target) for target in places.targets):
+        return "root directory"
+    if any(mount_id in places.ids for mount_id in _mounts_of_open_files(pid)):
+        return "open file"
+    is_mapped = any(is_within(path, t) for path in _mapped(pid) for t in places.targets)
+    return "mapped file" if is_mapped else ""
+
+
+def _mounts_of_open_files(pid: int) -> Iterator[int]:
+    folder = f"/proc/{pid}/fdinfo"
+    for name in os.listdir(folder):  # noqa: PTH208
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(f"{folder}/{name}").read_text().splitlines():
+                if line.startswith("mnt_id:"):
+                    yield int(line.removeprefix("mnt_id:"))
+                    break
+
+
+def _mapped(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) > 5:
+                yield fields[5]
+
+
+def _user(pid: int, how: str) -> User:
+    name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    group = Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+    ids: list[str] = _CONTAINER.findall(group)
+    return User(name, how, pid, ids[-1][:_SHORT_ID] if ids else "")
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+
+
+def _link(path: str) -> str:
+    return os.readlink(path)  # noqa: PTH115

@@ -1,0 +1,253 @@
+"""Mounts of this node: the kernel's table and its changes, mount(8), umount(8), and probes.
+
+This process reads /proc alone. Whatever touches a path that may lie on a dead
+share is asked of a helper process: see `helper`, `mount_questions`.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from .. import mountinfo
+from ..model import Refused, Stuck, Unavailable
+from ..mountinfo import MountEntry, Table
+from . import files, helper, mount_questions
+from .helper import Finished, Hangs, Outstanding
+
+PROBE_DEADLINE_S = 5.0
+MOUNT_DEADLINE_S = 25.0
+UNMOUNT_DEADLINE_S = 15.0
+# A wait that the kernel has lost never ends: then a fresh one is begun.
+SENTINEL_PATIENCE_S = 60.0
+_PAUSE_S = 2.0
+_TABLE = Path("/proc/self/mountinfo")
+Note = dict[str, Any]
+"""What a helper process has answered, or what is noted in a file."""
+
+_ASK = (sys.executable, "-I", "-S", "-B", mount_questions.__file__)
+
+
+def table() -> Table:
+    """What is mounted in our namespace. Raises Unavailable where /proc doesn't say."""
+    return table_of(_TABLE)
+
+
+def table_of(path: Path) -> Table:
+    try:
+        return mountinfo.parse(path.read_text(errors="surrogateescape"))
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path}: {error}") from error
+
+
+def is_private() -> bool:
+    """Whether what we mount stays hidden from the host: PID 1 has another namespace.
+
+    Where we may not see that one, we are no root either, and can't mount at all.
+    """
+    try:
+        return os.readlink("/proc/self/ns/mnt") != os.readlink("/proc/1/ns/mnt")  # noqa: PTH115
+    except OSError:
+        return False
+
+
+async def changes() -> AsyncIterator[None]:
+    """Yields once when the watch is in place, and then whenever a mount comes, goes or changes.
+
+    The kernel tells by POLLPRI, once for each poll that asks. asyncio asks for
+    readability alone, so an epoll of our own stands between; and it must stay
+    registered all the time, since registering polls, and so swallows an event
+    that is not delivered then. proc_pid_mounts(5).
+    """
+    loop, moved = asyncio.get_running_loop(), asyncio.Event()
+    with _TABLE.open("rb") as file, select.epoll() as events:  # noqa: ASYNC230  (/proc)
+        events.register(file.fileno(), select.EPOLLPRI | select.EPOLLERR)
+        loop.add_reader(events.fileno(), moved.set)
+        try:
+            while True:
+                yield
+                await moved.wait()
+                moved.clear()
+        finally:
+            loop.remove_reader(events.fileno())
+
+
+async def mount(
+    kind: str, source: str, target: str, options: tuple[str, ...], lock: Path | None
+) -> None:
+    """mount(8). Raises Refused with its words, Stuck while an earlier attempt is not over."""
+    is_bind = kind == "bind"
+    given = ",".join(("bind", *options) if is_bind else options)
+    how = ("--types", "none" if is_bind else kind, *(("--options", given) if given else ()))
+    where = ("--source", source, "--target", target)
+    try:
+        done = await helper.run(("mount", *how, *where), MOUNT_DEADLINE_S, lock)
+    except Outstanding as error:
+        raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
+    except Hangs as error:
+        text = f"{source} was not mounted within {MOUNT_DEADLINE_S:g} s: is its server up?"
+        raise Refused("MountFailed", text) from error
+    if done.code != 0:
+        raise Refused("MountFailed", _said("mount", done))
+
+
+async def unmount(target: str, lock: Path | None) -> None:
+    """umount(8), neither lazily nor by force. Raises Refused with its words, or Stuck."""
+    try:
+        # What canonicalizing asks of the path may hang; the table's path is canonical.
+        argv = ("umount", "--no-canonicalize", target)
+        done = await helper.run(argv, UNMOUNT_DEADLINE_S, lock)
+    except Outstanding as error:
+        raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
+    except Hangs as error:
+        text = f"{target} could not be unmounted within {UNMOUNT_DEADLINE_S:g} s"
+        raise Stuck(f"{text}; its server seems to be gone") from error
+    if done.code != 0:
+        reason = "Busy" if "busy" in done.output else "UnmountFailed"
+        raise Refused(reason, _said("umount", done))
+
+
+def _said(program: str, done: Finished) -> str:
+    words = " ".join(done.output.split()) or f"ended with {done.code}"
+    return words if words.startswith(program) else f"{program}: {words}"
+
+
+class Prober:
+    """Asks about one target, with at most one process outstanding on each mount.
+
+    folder  where locks and notes lie; it has to be there, or they are done without
+    """
+
+    def __init__(self, folder: Path, target: str) -> None:
+        self._folder = folder
+        self._target = target
+
+    @property
+    def lock(self) -> Path | None:
+        """Of the target itself, for whoever mounts, unmounts or looks at it."""
+        return self._lock(self._target)
+
+    async def look(self) -> Note:
+        """What lies at the target when nothing is mounted there. Raises Stuck, Unavailable."""
+        return await self._ask("look")
+
+    async def make(self) -> None:
+        """Makes the target, a folder. Raises Refused, Stuck."""
+        answer = await self._ask("make")
+        if fault := answer.get("fault"):
+            raise Refused("MountFailed", f"{self._target} can't be made: {fault}")
+
+    async def probe(
+        self, mount: MountEntry, file: str, uid: int | None, gid: int | None, write: str
+    ) -> Note:
+        """Is the server there, and the share as expected. Raises Stuck as long as it is not.
+
+        An earlier probe that hangs is answer enough; then no other is begun.
+        """
+        since_s, note = time.time(), self._note(mount)
+        patience_s = 0.0 if note.exists() else PROBE_DEADLINE_S
+        lock = self._lock(f"{mount.device} {mount.target}")
+        argv = ("probe", mount.target, file, _number(uid), _number(gid), write)
+        try:
+            answer = await self._run(argv, lock, PROBE_DEADLINE_S, patience_s)
+        except Hangs as error:
+            raise Stuck(self._stuck(mount, note, since_s, error.waits_for)) from error
+        with contextlib.suppress(OSError):
+            files.remove(note)
+        return answer
+
+    async def recovered(self, mount: MountEntry) -> None:
+        """Returns when the server of a mount that hangs answers, or the mount is gone.
+
+        One process waits for it, the mount's only one; nothing polls.
+        """
+        lock = self._lock(f"{mount.device} {mount.target}")
+        while mount in table():
+            with contextlib.suppress(Hangs):
+                await self._run(("statvfs", mount.target), lock, SENTINEL_PATIENCE_S, 0.0)
+                return
+            await anyio.sleep(_PAUSE_S)
+
+    def made(self) -> Note | None:
+        """What `remember` has noted in this boot."""
+        return _read(self._path(self._target, "made"))
+
+    def remember(self, made: Note) -> None:
+        """Notes how a mount was made."""
+        _write(self._path(self._target, "made"), made)
+
+    async def _ask(self, question: str) -> Note:
+        try:
+            argv = (question, self._target)
+            return await self._run(argv, self.lock, PROBE_DEADLINE_S, PROBE_DEADLINE_S)
+        except Hangs as error:
+            raise Stuck(self._in_the_way(error.waits_for)) from error
+
+    async def _run(
+        self, question: tuple[str, ...], lock: Path | None, deadline_s: float, patience_s: float
+    ) -> Note:
+        try:
+            done = await helper.run((*_ASK, *question), deadline_s, lock, patience_s)
+            answer: Note = ast.literal_eval(done.output)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise Unavailable(f"the helper process for {self._target} failed: {error}") from error
+        return answer
+
+    def _stuck(self, mount: MountEntry, note: Path, since_s: float, waits_for: str) -> str:
+        known = _read(note)
+        if known is None:
+            known = {"since": since_s, "waits_for": waits_for}
+            _write(note, known)
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(known["since"])))
+        place = f"the kernel waits in {known['waits_for'] or 'an unknown place'}"
+        return (
+            f"{mount.source} at {mount.target} has not answered since {since} ({place}); "
+            "nothing else is held up, and its return is noticed"
+        )
+
+    def _in_the_way(self, waits_for: str) -> str:
+        way = mountinfo.way_to(self._target, table())
+        on = f" on {way[-1].source} at {way[-1].target}" if way else ""
+        return f"{self._target}{on} can't be looked at (the kernel waits in {waits_for or '?'})"
+
+    def _note(self, mount: MountEntry) -> Path:
+        return self._path(f"{mount.device} {mount.target}", "hangs")
+
+    def _path(self, about: str, suffix: str) -> Path:
+        name = hashlib.sha256(os.fsencode(about)).hexdigest()[:16]
+        return self._folder / f"{name}.{suffix}"
+
+    def _lock(self, about: str) -> Path | None:
+        """None where nothing can be written: a `plan` that isn't root's."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._path(about, "lock") if os.access(self._folder, os.W_OK) else None
+
+
+def _number(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _read(path: Path) -> Note | None:
+    with contextlib.suppress(OSError, ValueError):
+        data = json.loads(path.read_bytes())
+        return data if isinstance(data, dict) else None
+    return None
+
+
+def _write(path: Path, note: Note) -> None:
+    # A note saves work and words; without it the verdicts are the same.
+    with contextlib.suppress(OSError):
+        files.replace(path, json.dumps(note).encode(), mode=0o600)

@@ -1,0 +1,342 @@
+"""What is to be done about a mount, by tables and values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bai_nodeagent import desired
+from bai_nodeagent.model import NodeSpec, Status
+from bai_nodeagent.mount_rules import (
+    PROBE_EVERY_S,
+    TROUBLE_S,
+    Actual,
+    Folder,
+    Health,
+    Mount,
+    MountPlan,
+    Unmount,
+    User,
+    is_to_go,
+    named,
+    plan,
+)
+from bai_nodeagent.mount_view import MountSpec, View, around, note, view
+from bai_nodeagent.mountinfo import Table, parse
+from bai_nodeagent.resources import mount as kind
+from unit.fakes import host
+
+SPEC = MountSpec("vfroot", "10.0.0.1:/vfroot", "/vf", "nfs4", ("hard", "timeo=50"))
+ROOT = "1 0 8:1 / / rw - ext4 /dev/sda rw"
+RIGHT = "2 1 0:9 / /vf rw,relatime - nfs4 10.0.0.1:/vfroot rw,vers=4.2,hard,timeo=50"
+OTHER = RIGHT.replace(":/vfroot", ":/other")
+SOFT = RIGHT.replace("hard", "soft")
+HEALTHY = Health(uid=1100, gid=1100, write_fault="")
+SLEEP = User("sleep", "open file", 7)
+
+
+def table(*lines: str) -> Table:
+    return parse("\n".join((ROOT, *lines)))
+
+
+def seen(*lines: str, spec: MountSpec = SPEC, made: dict[str, Any] | None = None) -> View:
+    return view(spec, spec.target, table(*lines), made)
+
+
+def planned(*lines: str, spec: MountSpec = SPEC, **more: Any) -> MountPlan:
+    return plan(spec, Actual(seen(*lines, spec=spec), **more))
+
+
+def verbs(got: MountPlan) -> list[str]:
+    return [action.verb for action in got.actions]
+
+
+# -- by the table alone
+
+
+@pytest.mark.parametrize(
+    ("lines", "has_mount", "is_share", "differs"),
+    [
+        ((), False, False, ()),
+        ((RIGHT,), True, True, ()),
+        ((OTHER,), True, False, ()),
+        ((SOFT,), True, True, ("hard",)),
+        ((RIGHT.replace("nfs4", "nfs"),), True, False, ()),
+        ((RIGHT.replace("/vfroot", "/vfroot/"),), True, True, ()),
+        ((OTHER, RIGHT.replace("2 1 ", "3 2 ")), True, True, ()),
+        ((RIGHT.replace("/vf ", "/vf2 "),), False, False, ()),
+    ],
+)
+def test_how_a_target_is_seen(
+    lines: tuple[str, ...], has_mount: bool, is_share: bool, differs: tuple[str, ...]
+) -> None:
+    got = seen(*lines)
+    assert (got.mount is not None, got.is_share, got.differs) == (has_mount, is_share, differs)
+    assert got.cover is None
+
+
+@pytest.mark.parametrize(
+    ("over", "by"),
+    [
+        ("3 2 0:10 / /vf rw - tmpfs over rw", "over"),
+        ("3 1 0:10 / / rw - tmpfs above rw", "above"),
+        ("3 2 0:10 / /vf rw - nfs4 10.0.0.1:/other rw", "10.0.0.1:/other"),
+    ],
+)
+def test_a_mount_over_the_right_one_covers_it(over: str, by: str) -> None:
+    got = seen(RIGHT, over)
+    assert got.cover is not None
+    assert got.cover.source == by
+    covered = planned(RIGHT, over)
+    assert (covered.verdict.reason, covered.actions) == ("Covered", ())
+    assert by in covered.verdict.message
+
+
+def test_an_automounter_is_not_fought() -> None:
+    got = planned("2 1 0:9 / /vf rw - autofs /etc/auto.vf rw,indirect")
+    assert (got.verdict.reason, got.actions) == ("Covered", ())
+    assert "autofs" in got.verdict.message
+    assert seen("2 1 0:8 / /vf rw - autofs a rw", RIGHT.replace("2 1 ", "3 2 ")).is_right
+
+
+def test_what_we_made_ourselves_is_right_whatever_the_kernel_made_of_it() -> None:
+    spec = replace(SPEC, options=("rsize=4194304",))
+    shown = RIGHT.replace("hard", "rsize=1048576")
+    made = note(spec, parse(shown)[0])
+    assert seen(shown, spec=spec).differs == ("rsize=4194304",)
+    assert seen(shown, spec=spec, made=made).is_right
+    remounted = shown.replace("rw,relatime", "ro,relatime")
+    assert not seen(remounted, spec=spec, made=made).is_right
+    other = replace(spec, options=("rsize=4194304", "ro"))
+    assert not seen(shown, spec=other, made=made).is_right
+
+
+@pytest.mark.parametrize(
+    ("source", "lines", "is_share"),
+    [
+        ("/srv/vf", ("2 1 8:1 /srv/vf /vf rw - ext4 /dev/sda rw",), True),
+        ("/srv/vf", ("2 1 8:1 /srv/other /vf rw - ext4 /dev/sda rw",), False),
+        ("/data/a", ("5 1 0:7 / /data rw - xfs d rw", "6 1 0:7 /a /vf rw - xfs d rw"), True),
+        ("/data", ("5 1 0:7 / /data rw - xfs d rw", "6 1 0:7 / /vf rw - xfs d rw"), True),
+        ("/data", ("5 1 0:7 /in /data rw - xfs d rw", "6 1 0:7 /in /vf rw - xfs d rw"), True),
+    ],
+)
+def test_a_bind_is_compared_by_device_and_folder(
+    source: str, lines: tuple[str, ...], is_share: bool
+) -> None:
+    spec = MountSpec("a", source, "/vf", "bind")
+    assert seen(*lines, spec=spec).is_share is is_share
+
+
+def test_nfs_covers_what_was_negotiated() -> None:
+    assert seen(RIGHT, spec=replace(SPEC, type="nfs")).is_right
+
+
+def test_only_mounts_on_the_way_to_a_target_concern_it() -> None:
+    mounts = table(RIGHT, "3 1 0:10 / /var/lib/docker/x rw - overlay o rw")
+    assert [entry.target for entry in around("/vf", mounts)] == ["/", "/vf"]
+    assert [entry.target for entry in around("/", mounts)] == ["/", "/vf", "/var/lib/docker/x"]
+
+
+# -- what is to be done
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason", "actions"),
+    [
+        (Folder("/vf", "folder"), "NotMounted", ["mount"]),
+        (Folder("/vf", "missing"), "NotMounted", ["mount"]),
+        (Folder("/vf", "folder", 2, ("a", "b")), "TargetNotEmpty", []),
+        (Folder("/vf", "other"), "NotAFolder", []),
+    ],
+)
+def test_nothing_is_mounted_over_files(folder: Folder, reason: str, actions: list[str]) -> None:
+    got = planned(folder=folder)
+    assert (got.verdict.status, got.verdict.reason, verbs(got)) == (Status.FALSE, reason, actions)
+
+
+def test_a_missing_target_is_made_by_the_mount() -> None:
+    (made,) = planned(folder=Folder("/vf", "missing")).actions
+    assert isinstance(made, Mount)
+    assert made.is_folder_missing
+    assert made.summary == "mount 10.0.0.1:/vfroot at /vf with hard,timeo=50"
+
+
+def test_the_files_under_a_target_are_named_up_to_a_number() -> None:
+    got = planned(folder=Folder("/vf", "folder", 9, ("a", "b")))
+    assert "it holds a, b, …:" in got.verdict.message
+    assert got.look_again_in_s == TROUBLE_S
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [(OTHER, "WrongShare"), (SOFT, "WrongOptions"), (RIGHT, "StaleHandle")]
+)
+def test_what_is_wrong_is_unmounted_before_it_is_mounted(line: str, reason: str) -> None:
+    got = planned(line, health=Health(fault="ESTALE") if reason == "StaleHandle" else None)
+    assert (got.verdict.reason, verbs(got)) == (reason, ["unmount", "mount"])
+    unmount = got.actions[0]
+    assert isinstance(unmount, Unmount)
+    assert unmount.is_disruptive
+    assert unmount.summary == f"unmount {parse(line)[0].source} from /vf"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"), [(OTHER, "Busy"), (SOFT, "Busy"), (RIGHT, "StaleHandle")]
+)
+def test_what_is_wrong_and_used_stays_and_its_users_are_named(line: str, reason: str) -> None:
+    health = Health(fault="ESTALE") if reason == "StaleHandle" else None
+    got = planned(line, users=(SLEEP,), health=health)
+    assert (got.verdict.reason, got.actions) == (reason, ())
+    assert "used by sleep (pid 7, open file)" in got.verdict.message
+
+
+def test_differing_options_are_told_with_what_the_kernel_reports() -> None:
+    message = planned(SOFT).verdict.message
+    assert "without hard" in message
+    assert "soft,timeo=50" in message
+
+
+def test_users_are_named_up_to_a_number() -> None:
+    users = (User("python3", "open file", 9, "0123456789ab"), User("", "mount at /vf/x"))
+    assert named(users) == "container 0123456789ab: python3 (pid 9, open file); mount at /vf/x"
+    assert named(tuple(User("a", "b", n) for n in range(1, 9))).endswith("; and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("expected", "health", "reason", "told"),
+    [
+        ({}, HEALTHY, "Mounted", "10.0.0.1:/vfroot at /vf"),
+        ({"expect_uid": 1100, "expect_gid": 1100}, HEALTHY, "Mounted", ""),
+        ({"expect_uid": 1}, HEALTHY, "WrongOwner", "belongs to 1100:1100, not to 1:any"),
+        ({"expect_gid": 2}, HEALTHY, "WrongOwner", "not to any:2"),
+        ({"expect_file": "v"}, HEALTHY, "Mounted", ""),
+        ({"expect_file": "v"}, replace(HEALTHY, file_fault="ENOENT"), "MissingFile", "no v"),
+        ({"expect_file": "v"}, replace(HEALTHY, file_fault="EACCES"), "NotReadable", "EACCES"),
+        ({}, Health(fault="EIO"), "NotReadable", "EIO"),
+        ({}, replace(HEALTHY, is_read_only=True), "ReadOnly", "exports"),
+        ({}, replace(HEALTHY, write_fault="EROFS"), "ReadOnly", ""),
+        ({"options": ("ro",)}, replace(HEALTHY, is_read_only=True), "Mounted", ""),
+        ({}, replace(HEALTHY, write_fault="ENOSPC"), "Mounted", "full (ENOSPC)"),
+        ({}, replace(HEALTHY, write_fault="EACCES"), "Mounted", ""),
+        ({"expect_uid": 1100}, replace(HEALTHY, write_fault="EACCES"), "NotWritable", "uid 1100"),
+        ({}, replace(HEALTHY, write_fault="EIO"), "NotWritable", "EIO"),
+        ({}, replace(HEALTHY, write_fault=None), "Mounted", ""),
+    ],
+)
+def test_a_mounted_share_is_judged(
+    expected: dict[str, Any], health: Health, reason: str, told: str
+) -> None:
+    spec = replace(SPEC, **expected)
+    line = RIGHT.replace("/vf rw", "/vf ro") if "options" in expected else RIGHT
+    got = planned(line, spec=spec, health=health)
+    assert (got.verdict.reason, got.actions) == (reason, ())
+    assert got.verdict.status is (Status.TRUE if reason == "Mounted" else Status.FALSE)
+    assert told in got.verdict.message
+
+
+def test_all_faults_are_told_at_once() -> None:
+    spec = replace(SPEC, expect_file="v", expect_uid=1)
+    got = planned(RIGHT, spec=spec, health=replace(HEALTHY, file_fault="ENOENT", is_read_only=True))
+    assert got.verdict.reason == "MissingFile"
+    assert "belongs to" in got.verdict.message
+    assert "only be read" in got.verdict.message
+
+
+def test_a_dead_server_makes_no_event_so_it_is_asked_now_and_then() -> None:
+    assert planned(RIGHT, health=HEALTHY).look_again_in_s == PROBE_EVERY_S
+    bind = MountSpec("a", "/srv", "/vf", "bind")
+    assert planned("2 1 8:1 /srv /vf rw - ext4 d rw", spec=bind).look_again_in_s is None
+
+
+UNMOUNTED = replace(SPEC, state="unmounted")
+
+
+@pytest.mark.parametrize(
+    ("lines", "users", "reason", "actions"),
+    [
+        ((), (), "Unmounted", []),
+        ((RIGHT,), (), "Mounted", ["unmount"]),
+        ((SOFT,), (), "Mounted", ["unmount"]),
+        ((RIGHT,), (SLEEP,), "Busy", []),
+        ((OTHER,), (), "WrongShare", []),
+        ((RIGHT, "3 2 0:10 / /vf rw - tmpfs over rw"), (), "Covered", []),
+    ],
+)
+def test_a_mount_is_taken_away_unless_it_is_another_one_or_used(
+    lines: tuple[str, ...], users: tuple[User, ...], reason: str, actions: list[str]
+) -> None:
+    got = planned(*lines, spec=UNMOUNTED, users=users)
+    assert (got.verdict.reason, verbs(got)) == (reason, actions)
+    assert (got.verdict.status is Status.TRUE) is (reason == "Unmounted")
+    assert is_to_go(UNMOUNTED, Actual(seen(*lines, spec=UNMOUNTED))) is (
+        reason in ("Mounted", "Busy")
+    )
+
+
+def test_in_a_namespace_of_its_own_nothing_is_mounted() -> None:
+    got = plan(SPEC, Actual(is_private=True))
+    assert (got.verdict.status, got.verdict.reason, got.actions) == (
+        Status.FALSE,
+        "PrivateNamespace",
+        (),
+    )
+
+
+# -- the document
+
+DOCUMENT = {
+    "name": "vfroot",
+    "source": "10.0.0.1:/vfroot",
+    "target": "/vf/",
+    "type": "nfs4",
+    "options": ["hard"],
+    "required": True,
+    "expect-file": "version.txt",
+    "expect-uid": 1100,
+}
+
+
+def test_each_item_is_a_resource() -> None:
+    items = [DOCUMENT, {"name": "b", "source": "/b", "target": "/", "type": "bind"}]
+    node = NodeSpec("i-1", "local", 1, "sha256:d", {}, {"mount": items})
+    first, second = kind.KIND.resources(node, host())
+    assert (first.name, second.name) == ("Mount/vfroot", "Mount/b")
+    assert first.spec == MountSpec(
+        "vfroot",
+        "10.0.0.1:/vfroot",
+        "/vf",
+        "nfs4",
+        ("hard",),
+        expect_file="version.txt",
+        expect_uid=1100,
+        node_id="i-1",
+    )
+    assert kind.KIND.resources(replace(node, document={}), host()) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ('type = "nfs5"', "mount.a.type"),
+        ('state = "gone"', "mount.a.state"),
+        ('options = ["a,b"]', "mount.a.options[0]"),
+        ('options = ["a b"]', "mount.a.options[0]"),
+        ('expect-file = "/etc/passwd"', "mount.a.expect-file"),
+        ('expect-file = "../x"', "mount.a.expect-file"),
+        ('expect-file = "x/../../y"', "mount.a.expect-file"),
+        ("expect-uid = -1", "mount.a.expect-uid"),
+        ('target = "vf"', "mount.a.target"),
+        ('src = "x"', "mount.a.src"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(item: str, told: str) -> None:
+    text = f'api-version = 1\n[[mount]]\nname = "a"\n{item}\n'
+    (mistake,) = desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
+    assert mistake.key == told
+
+
+def test_a_file_in_a_folder_of_the_share_may_be_expected() -> None:
+    text = 'api-version = 1\n[[mount]]\nname = "a"\nexpect-file = "a..b/c.txt"\n'
+    assert not desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
