@@ -55,14 +55,15 @@ def probe(target: str, file: str, uid: str, gid: str, write: str) -> Answer:
 
     Asked as that user where one is given: root is often nobody on the server.
     """
-    answer = statvfs(target)
-    status = os.stat(target)  # noqa: PTH116
+    os.chdir(target)  # what lies above the share is not asked about
+    answer = statvfs(".")
+    status = os.stat(".")  # noqa: PTH116
     answer["uid"], answer["gid"] = status.st_uid, status.st_gid
     _become(uid, gid)
     if file:
-        answer["file_fault"] = _fault_of(_read, f"{target}/{file}")
+        answer["file_fault"] = _fault_of(_read, file)
     if write:
-        answer["write_fault"] = _fault_of(_write, f"{target}/{write}")
+        answer["write_fault"] = _fault_of(_write, write)
     return answer
 
 
