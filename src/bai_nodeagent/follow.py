@@ -104,7 +104,10 @@ class Follower:
                 try:
                     with anyio.fail_after(FIRST_READ_S if is_first else None):
                         keys, snapshot = await read_all(
-                            self._store, self._place.identity.node_id, self._place.groups
+                            self._store,
+                            self._place.identity.node_id,
+                            self._place.groups,
+                            self._kinds,
                         )
                 except (Unavailable, TimeoutError) as error:
                     await self._lost(str(error) or f"{self._store.where} does not answer")
@@ -259,7 +262,7 @@ class Follower:
         spec = await self._checked(
             lambda: resolve(self._place, newest, snapshot, found, self._kinds)
         )
-        self._redactor.learn(secrets_of(spec))
+        self._redactor.learn(secrets_of(spec, self._kinds))
         return spec
 
     @property

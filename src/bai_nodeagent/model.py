@@ -230,6 +230,8 @@ class Kind:
     agent_values  what the section says about agent.toml, by place
     check         mistakes of the merged section that no schema can express: the
                   place in it, and a sentence. Asked only when the schema fits
+    secret_names  places in the section whose text is the name of a secret, and
+                  never the secret itself; NodeSpec.secrets then has it by that name
     """
 
     section: str
@@ -238,6 +240,7 @@ class Kind:
     named: bool = False
     agent_values: Callable[[Mapping[str, Any]], Mapping[KeyPath, Any]] = lambda _section: {}
     check: Callable[[Any], Iterable[tuple[tuple[str | int, ...], str]]] = lambda _section: ()
+    secret_names: frozenset[KeyPath] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

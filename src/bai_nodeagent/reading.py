@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import __version__, address, desired, orders
 from .desired import Desired, Document, Variables, is_secret_place
-from .desired.places import SECRET_KEY, walk
+from .desired.places import SECRET_KEY, secret_places, walk
 from .identity import Identity
 from .model import Kind, NodeSpec, Unavailable
 from .redact import strings_in
@@ -33,7 +33,7 @@ class Place:
 
 
 async def read_all(
-    store: Store, node_id: str, groups: tuple[str, ...]
+    store: Store, node_id: str, groups: tuple[str, ...], kinds: Sequence[Kind]
 ) -> tuple[frozenset[str], Snapshot]:
     """Every key that concerns the node, all at one revision, and which keys those are.
 
@@ -42,19 +42,19 @@ async def read_all(
     """
     for _ in range(READ_ROUNDS_AT_MOST):
         try:
-            return await _read_at_one_revision(store, node_id, groups)
+            return await _read_at_one_revision(store, node_id, groups, kinds)
         except Superseded:
             continue  # documents change faster than they can be read: once more from the top
     raise Unavailable(f"{store.where}: the documents change faster than they can be read")
 
 
 async def _read_at_one_revision(
-    store: Store, node_id: str, groups: tuple[str, ...]
+    store: Store, node_id: str, groups: tuple[str, ...], kinds: Sequence[Kind]
 ) -> tuple[frozenset[str], Snapshot]:
-    keys = desired.wanted_keys(node_id, groups, {})
+    keys = desired.wanted_keys(node_id, groups, {}, kinds)
     snapshot = await store.read(keys)
     for _ in range(READ_ROUNDS_AT_MOST):
-        wanted = desired.wanted_keys(node_id, groups, raw_of(snapshot))
+        wanted = desired.wanted_keys(node_id, groups, raw_of(snapshot), kinds)
         if wanted <= keys:
             return wanted, replace(
                 snapshot, entries={k: e for k, e in snapshot.entries.items() if k in wanted}
@@ -116,18 +116,22 @@ def resolve(
     return desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
 
 
-def secrets_of(spec: NodeSpec) -> list[str]:
+def secrets_of(spec: NodeSpec, kinds: Sequence[Kind]) -> list[str]:
     """Every string of a state that must not leave the process in clear.
 
     What came by reference, and what stands in a document under a telling name;
     but not the names of secrets, which people have to read.
     """
+    names = secret_places(kinds)
     values = spec.agent_values or {}
     in_file = [s for path in spec.secret_paths for s in strings_in(values.get(path))]
     literal = [
         value
         for place, value in walk(spec.document)
-        if isinstance(value, str) and is_secret_place(place) and place[-1] != SECRET_KEY
+        if isinstance(value, str)
+        and is_secret_place(place)
+        and place[-1] != SECRET_KEY
+        and place not in names
     ]
     return [*spec.secrets.values(), *in_file, *literal]
 

@@ -58,7 +58,7 @@ _DOCUMENTS = (
 @given(_DOCUMENTS, _DOCUMENTS)
 def test_any_two_documents_get_a_verdict(cluster: bytes, node: bytes) -> None:
     raw = {"desired/cluster": cluster, "desired/node/i-node01": node}
-    assert desired.wanted_keys("i-node01", ["a"], raw) >= raw.keys()
+    assert desired.wanted_keys("i-node01", ["a"], raw, KINDS) >= raw.keys()
     layers: dict[str, str | bytes] = {"cluster": cluster, "node/i-node01": node}
     verdict = desired.evaluate(documents(layers), (), KINDS, VERSION)
     assert (verdict.merged is None) is bool(verdict.mistakes)

@@ -38,12 +38,12 @@ def test_a_node_document_replaces_the_local_groups(
 
 def test_the_secrets_that_documents_name_are_read_from_every_layer() -> None:
     raw: dict[str, bytes] = {}
-    assert desired.wanted_keys("n1", ["a"], raw) == {"desired/cluster", "desired/group/a", NODE}
+    assert desired.wanted_keys("n1", ["a"], raw, KINDS) == {"desired/cluster", "desired/group/a", NODE}
 
     raw[NODE] = b"[node]\ngroups = ['b']"
     raw["desired/cluster"] = b"[agent-config.values.x]\ny = [{ z = { secret = 's' } }]"
     raw["desired/group/a"] = b"[agent.env]\nX = { secret = 'of-a-foreign-group' }"
-    assert desired.wanted_keys("n1", ["a"], raw) == {
+    assert desired.wanted_keys("n1", ["a"], raw, KINDS) == {
         "desired/cluster",
         "desired/group/b",
         NODE,
@@ -55,7 +55,7 @@ def test_the_secrets_that_documents_name_are_read_from_every_layer() -> None:
 
 @pytest.mark.parametrize("text", ["[x", "x = { secret = '../a' }", "[meta]\nx = { secret = 'a' }"])
 def test_nothing_else_makes_a_key(text: str) -> None:
-    keys = desired.wanted_keys("n1", [], {"desired/cluster": text.encode()})
+    keys = desired.wanted_keys("n1", [], {"desired/cluster": text.encode()}, KINDS)
     assert keys == {"desired/cluster", NODE}
 
 

@@ -103,7 +103,7 @@ def test_secrets_of_a_state_are_its_values_and_not_their_names() -> None:
         agent_values={("watcher", "token"): ["in-list"]},
         secret_paths=frozenset({("watcher", "token")}),
     )
-    found = sorted(secrets_of(spec))
+    found = sorted(secrets_of(spec, ()))
     assert found == ["in-list", "literal-password", "literal-token", "referred"]
 
 

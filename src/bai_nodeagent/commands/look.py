@@ -53,7 +53,7 @@ async def plan(site: Site) -> Answer:
         return _invalid([str(mistake) for mistake in error.mistakes], notes)
     except Unavailable as error:
         return Answer(4, value={"error": str(error)}, notes=[*notes, str(error)])
-    site.redactor.learn(secrets_of(spec))
+    site.redactor.learn(secrets_of(spec, KINDS))
     seen = await see(site, spec)
     code = 0 if all(each.is_in_line for each in seen) else 3
     return Answer(code, _lines(seen), _value(seen, spec), notes)
@@ -83,7 +83,7 @@ async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
     node_id = site.place.identity.node_id
     try:
         with anyio.fail_after(STORE_DEADLINE_S):
-            _, snapshot = await read_all(site.store, node_id, site.place.groups)
+            _, snapshot = await read_all(site.store, node_id, site.place.groups, KINDS)
     except (Unavailable, TimeoutError) as error:
         why = str(error) or f"{site.store.where} does not answer"
         kept = journal.peek(site.settings.state / journal.NAME, node_id)

@@ -22,6 +22,7 @@ from .places import (
     is_secret,
     is_unset,
     named,
+    secret_places,
     spelled,
     walk,
 )
@@ -37,6 +38,7 @@ class Rules:
         self.kinds = tuple(kinds)
         self.named = frozenset(kind.section for kind in kinds if kind.named)
         self.sections = schema.CORE_SECTIONS | {kind.section for kind in kinds}
+        self.secret_places = secret_places(kinds)
 
     @cached_property
     def _layer(self) -> Any:
@@ -202,7 +204,8 @@ def variable_texts(document: Mapping[str, Any], rules: Rules) -> Iterator[tuple[
 def is_variable(place: Place, rules: Rules) -> bool:
     """Whether variables are filled in here: not in [node], names of items, names of secrets."""
     is_item_name = len(place) == 3 and place[0] in rules.named and place[2] == "name"
-    return place[0] != "node" and not is_item_name and place[-1] != SECRET_KEY
+    is_secret_name = place[-1] == SECRET_KEY or place in rules.secret_places
+    return place[0] != "node" and not is_item_name and not is_secret_name
 
 
 def _groups_fault(layer: str, document: Mapping[str, Any]) -> Iterator[Fault]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..model import Kind
 from .documents import Unreadable, parse
 from .formats import is_name
-from .places import secret_names
+from .places import secret_names, secret_places
 
 CLUSTER = "desired/cluster"
 
@@ -31,7 +32,10 @@ def layer_keys(
 
 
 def wanted_keys(
-    node_id: str, local_groups: Sequence[str], raw: Mapping[str, bytes]
+    node_id: str,
+    local_groups: Sequence[str],
+    raw: Mapping[str, bytes],
+    kinds: Sequence[Kind],
 ) -> frozenset[str]:
     """All keys to read and watch: the layers, and wherever a secret they name may stand.
 
@@ -39,9 +43,9 @@ def wanted_keys(
     nothing is added.
     """
     layers = layer_keys(node_id, local_groups, raw)
-    names = {
-        name for key in layers for name in secret_names(_table(raw.get(key)) or {}) if is_name(name)
-    }
+    bare = secret_places(kinds)
+    tables = [_table(raw.get(key)) or {} for key in layers]
+    names = {name for table in tables for name in secret_names(table, bare) if is_name(name)}
     places = [layer_of(key) for key in layers]
     return frozenset(layers) | {key for name in names for key in secret_keys(name, places)}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
+from ..model import Kind
 from .formats import is_name
 from .secrecy import Place
 
@@ -75,10 +76,24 @@ def is_secret(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and SECRET_KEY in value
 
 
-def secret_names(value: object) -> frozenset[str]:
-    """The names in every `{secret = NAME}`, wherever it stands; of any shape, checked or not."""
-    return frozenset(
-        item[SECRET_KEY]
-        for place, item in walk(value)
-        if place[:1] != ("meta",) and is_secret(item) and isinstance(item[SECRET_KEY], str)
-    )
+def secret_places(kinds: Iterable[Kind]) -> frozenset[Place]:
+    """Where in a document a text is the name of a secret, although no table says so."""
+    return frozenset((kind.section, *at) for kind in kinds for at in kind.secret_names)
+
+
+def secret_uses(
+    value: object, bare: Collection[Place] = frozenset()
+) -> Iterator[tuple[Place, str]]:
+    """Each place that names a secret, and the name; of any shape, checked or not.
+
+    That is every `{secret = NAME}`, wherever it stands, and the texts at the places `bare`.
+    """
+    for place, item in walk(value):
+        name = item[SECRET_KEY] if is_secret(item) else item if place in bare else None
+        if place[:1] != ("meta",) and isinstance(name, str):
+            yield place, name
+
+
+def secret_names(value: object, bare: Collection[Place] = frozenset()) -> frozenset[str]:
+    """The names of all `secret_uses`."""
+    return frozenset(name for _, name in secret_uses(value, bare))

@@ -13,7 +13,7 @@ from .documents import fault_of_text
 from .evaluate import Desired, addresses
 from .formats import duration_s
 from .layers import secret_keys
-from .places import SECRET_KEY, is_secret, named, spelled, walk
+from .places import named, secret_uses, spelled
 from .secrecy import Place
 from .variables import Variables, expand
 
@@ -101,10 +101,7 @@ def _found_secrets(
     layers = [*shared, f"node/{variables.node_id}"]  # which may have secrets without a document
     found: dict[str, str] = {}
     mistakes: list[Mistake] = []
-    for position, value in walk(merged):
-        if not is_secret(value):
-            continue
-        name = value[SECRET_KEY]
+    for position, name in secret_uses(merged, rules.secret_places):
         try:
             found[name] = _secret(name, secret_keys(name, layers), secrets)
         except _Unusable as exc:
