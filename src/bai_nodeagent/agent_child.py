@@ -19,12 +19,14 @@ from .agent_record import Cause, Life
 from .agent_rules import (
     CAUSES,
     Actual,
+    NoteWell,
     adopted,
     facts,
     judge_dead,
     judge_running,
     pids,
 )
+from .agent_signs import TROUBLE_LOOK_S, port_taken
 from .agent_spec import AgentSpec
 from .model import Action, Plan, Status, Verdict
 from .system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
@@ -101,7 +103,7 @@ class Stop(Action):
         return f"stop the agent, process {self.process.pid} ({CAUSES[self.cause]})"
 
 
-ChildAction = Adopt | NoteEnd | EndOrphans | Start | Stop
+ChildAction = Adopt | NoteEnd | NoteWell | EndOrphans | Start | Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +159,9 @@ def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[Ch
     if spec.state == "stopped":
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
         return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))
-    restart = (stop(spec, main, "changed"), _start(spec, "changed"))
-    return judge_running(spec, actual, main, restart)
+    restart: tuple[ChildAction, ...] = (stop(spec, main, "changed"), _start(spec, "changed"))
+    revive = (stop(spec, main, "died"), _start(spec, "died"))
+    return judge_running(spec, actual, main, restart, revive)
 
 
 def _in_the_way(unit: str) -> Verdict:
@@ -187,10 +190,14 @@ def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[Ch
 
 
 def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
-    text = f"its main process is gone, but process {pids(actual.orphans)} of the agent lives"
     after = plan_child(spec, replace(actual, orphans=()))
     end = EndOrphans(processes=actual.orphans)
-    return Plan(Verdict(Status.FALSE, "Orphaned", text), (end, *after.actions))
+    return Plan(orphaned(actual.orphans), (end, *after.actions))
+
+
+def orphaned(orphans: tuple[Process, ...]) -> Verdict:
+    text = f"its main process is gone, but process {pids(orphans)} of the agent lives"
+    return Verdict(Status.FALSE, "Orphaned", text)
 
 
 def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
@@ -201,6 +208,8 @@ def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
 
 
 def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.taken:  # a start would fail, and set back what stands in etcd of this agent
+        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
         return Plan(verdict, look_again_in_s=wait_s)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from .agent_record import Notes, Record, config_text, installed
+from .agent_record import Life, Notes, Record, config_text, installed
+from .agent_signs import (
+    MAIN_TITLE,
+    WORKER_TITLE,
+    Endpoint,
+    Signs,
+    endpoints,
+    is_backendai,
+)
 from .agent_spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
 from .blocking import in_thread
 from .model import Host, Refused, Stuck, Unavailable, Wake
 from .plugin_rules import Environment
-from .system import distributions, launch, output, process
+from .system import distributions, launch, output, process, sockets
 from .system.process import Process
 
 NAME = "Agent"
 LINES_QUOTED = 10
+# Of what an agent says in its troubles; a traceback is some 50 lines.
+LINES_READ = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,36 @@ class Around:
     is_ours: bool = False
     unit: str = ""
     orphans: tuple[Process, ...] = ()
+    taken: tuple[str, ...] = ()
+
+
+class Ends:
+    """Wakes whoever looks at an agent when one of its two processes ends."""
+
+    def __init__(self) -> None:
+        self._followed: tuple[Process, ...] = ()
+        self._moved = anyio.Event()
+
+    def follow(self, main: Process | None, signs: Signs | None) -> None:
+        """From now on these, as the last look has found them."""
+        found = tuple(p for p in (main, signs.worker if signs else None) if p)
+        if found != self._followed:
+            self._followed, moved, self._moved = found, self._moved, anyio.Event()
+            moved.set()
+
+    async def wake(self, wake: Wake) -> None:
+        while True:
+            followed, moved = self._followed, self._moved
+            async with anyio.create_task_group() as tasks:
+                for each in followed:
+                    tasks.start_soon(_wake_after, each, wake)
+                await moved.wait()
+                tasks.cancel_scope.cancel()
+
+
+async def _wake_after(end_of: Process, wake: Wake) -> None:
+    await process.ended(end_of)
+    wake()
 
 
 class Desk:
@@ -68,8 +109,13 @@ class Desk:
             async for _ in distributions.changes(self.spec.plugins, f"{NAME} (watch)"):
                 wake()
 
-    async def common(self, record: Record, main: Process | None, lines: str) -> dict[str, Any]:
-        """The fields of Actual."""
+    async def common(
+        self, record: Record, main: Process | None, lines: str, command: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The fields of Actual. `lines` is the output of this life; `command` what it runs."""
+        said = self.host.redact(lines)
+        is_real = is_backendai(self.spec.health, command)
+        signs = await self._signs(main, record.life) if main and is_real else None
         plugins = await self._plugins()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
@@ -81,9 +127,43 @@ class Desk:
             "wants": wants,
             "finds": self._finds(plugins),
             "written_s": _written_s(self.spec.config_path, epoch_s),
-            "last_lines": output.quoted(self.host.redact(lines), LINES_QUOTED),
+            "last_lines": output.quoted(said, LINES_QUOTED),
+            "output": said if is_real else "",
+            "signs": signs,
             "sessions": await self._sessions(record, main, wants),
         }
+
+    async def _signs(self, main: Process, life: Life | None) -> Signs:
+        def look() -> tuple[list[Process], Process | None]:
+            family = process.below(main)
+            worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
+            return family, next(worker, None)
+
+        family, worker = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
+        wanted = endpoints(config_text(self.spec))
+        rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
+        frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
+        answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"
+        taken: tuple[str, ...] = ()
+        if answer != "greets" or not (life and life.well_s):
+            # Who listens costs a walk through all of /proc: not asked of one that works.
+            found = await self._listeners(wanted.ports)
+            ours = {p.pid for p in family} | {0}
+            own = next((o for o in found if o.port == rpc.port and o.pid in ours), None)
+            if own and not rpc.host:
+                rpc = Endpoint(own.host, own.port)
+                answer = await sockets.ask(rpc.host, rpc.port)
+            taken = _described(o for o in wanted.taken(found) if o.pid not in ours)
+        if taken and answer == "greets":
+            answer = "refuses"  # it is a stranger that does
+        return Signs(worker, answer, str(rpc), frozen, taken)
+
+    async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:
+        return await in_thread(
+            "agent: who has its ports",
+            lambda: sockets.listeners(ports),
+            process.SCAN_DEADLINE_S,
+        )
 
     def _wanted_plugins(
         self, record: Record, plugins: Environment | None, now_s: float, epoch_s: float
@@ -124,10 +204,44 @@ class Desk:
         left = self.left_behind(record)
         others = [p for p in everyone if p not in left]
         stray = process.matching(command, self._uids(), others) if command else None
+        estranged: set[Process] = set()
+        found: tuple[sockets.Listener, ...] = ()
+        if stray is None and is_backendai(self.spec.health, command):
+            needed = endpoints(config_text(self.spec))
+            found = needed.taken(sockets.listeners(needed.ports))
+            stray, estranged = self._by_title(others, {o.pid for o in found})
         if stray is not None:
             unit = process.unit_of(stray)
             return Around(stray=stray, unit=unit if unit == self.spec.unit else "")
-        return Around(orphans=tuple(sorted(left)))
+        left |= estranged
+        gone = {process.pid for process in left}
+        taken = _described(o for o in found if o.pid not in gone)
+        return Around(orphans=tuple(sorted(left)), taken=taken)
+
+    def _by_title(
+        self, everyone: list[Process], owners: set[int]
+    ) -> tuple[Process | None, set[Process]]:
+        """The agent by what it calls itself (it overwrites its arguments), and what is left of
+        earlier ones without their main process.
+
+        Another node's agent on this machine has the same titles: so ours is
+        who has our ports, or works in our folder.
+        """
+        uids, folder = self._uids(), str(self.spec.workdir)
+        agents = {
+            p: title
+            for p in everyone
+            if (title := process.title_of(p)).startswith(MAIN_TITLE) and process.is_near(p, uids)
+        }
+        mains = {p.pid: p for p in agents if not agents[p].startswith(WORKER_TITLE)}
+        ours = {
+            p
+            for p in agents
+            if p.pid in owners or (folder != "/" and process.folder_of(p) == folder)
+        }
+        alive = [mains.get(p.pid) or mains.get(p.parent) for p in sorted(ours)]
+        stray = next((main for main in alive if main is not None), None)
+        return stray, {p for p in ours if p.pid not in mains and p.parent not in mains}
 
     def left_behind(self, record: Record) -> set[Process]:
         """What lives of an agent whose main process does not. Blocks.
@@ -157,6 +271,20 @@ class Desk:
             return {0, os.geteuid(), launch.account(self.spec.user).uid}
         except Refused:
             return {0, os.geteuid()}
+
+
+def _described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
+    """Ports and who has them, for people."""
+    return tuple(
+        sorted({f"port {one.port} by {_who(one.pid)}" for one in listeners}),
+    )
+
+
+def _who(pid: int) -> str:
+    owner = process.find(pid) if pid else None
+    if owner is None:
+        return "a process that we may not see"
+    return f"process {pid} ({process.title_of(owner)[:60]})"
 
 
 def _written_s(path: Path | None, epoch_s: float) -> float | None:

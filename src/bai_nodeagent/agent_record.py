@@ -42,6 +42,8 @@ class Life:
     invocation_id   of the unit, when systemd runs it; "" otherwise
     desired_digest  of the desired state that it was started or adopted under
     is_over         it is dead, and that is accounted for
+    well_s          when it was first seen to work; 0: not yet
+    rpc             the address at which it answered then
     """
 
     inputs: Inputs
@@ -53,6 +55,8 @@ class Life:
     is_adopted: bool = False
     desired_digest: str = ""
     is_over: bool = False
+    well_s: float = 0.0
+    rpc: str = ""
 
     @property
     def process(self) -> Process | None:
@@ -91,6 +95,10 @@ class Record:
         record = self._changed(now_s) if cause == "changed" else self
         return replace(record, ending=cause)
 
+    def works(self, now_s: float, rpc: str) -> Record:
+        """The life is seen to work for the first time."""
+        return replace(self, life=self.life and replace(self.life, well_s=now_s, rpc=rpc))
+
     def _changed(self, now_s: float) -> Record:
         """Counts a restart for changed inputs, once from its stop to its start."""
         if self.ending == "changed":
@@ -101,13 +109,16 @@ class Record:
         return replace(self, life=self.life and replace(self.life, is_over=True))
 
     def died(self, now_s: float, exit_text: str) -> Record:
-        """The life ended: a death, unless that is what we were about to bring about."""
-        if self.ending:
+        """The life ended: a death, unless that is what we were about to bring about.
+
+        One whose main process we end because the rest of it is dead died as well.
+        """
+        if self.ending not in ("", "died"):
             return self.ended()
         lived_s = now_s - self.life.started_s if self.life else 0.0
         earlier = () if lived_s > STABLE_S else self.deaths
         deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
-        return replace(self.ended(), deaths=deaths, exit=exit_text)
+        return replace(self.ended(), ending="", deaths=deaths, exit=exit_text)
 
     @property
     def is_open(self) -> bool:

@@ -11,12 +11,14 @@ Times are seconds since boot, suspended time included.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from .agent_record import Cause, Life, Record
+from .agent_signs import Signs, judge_signs
 from .agent_spec import AgentSpec, Inputs, differing, unread
+from .agent_words import why_dead
 from .model import Action, Plan, Scalar, Status, Verdict
 from .plugin_rules import without_plugins
 from .system.process import Process
@@ -54,6 +56,9 @@ class Actual:
     finds       what an agent that starts now would find
     written_s   when agent.toml was last written; None: it is not there, or unmanaged
     last_lines  of the agent's output, secrets masked; told of an agent that died
+    output      of a Backend.AI agent, to read its troubles from; "" of any other
+    signs       of a living Backend.AI agent; None: to live is enough
+    taken       strangers on the ports that it needs; looked for where it does not run
     sessions    how many sessions run; None: nobody can tell. Asked only where it matters
     """
 
@@ -64,34 +69,81 @@ class Actual:
     finds: Inputs = field(repr=False)
     written_s: float | None = None
     last_lines: str = ""
+    output: str = field(default="", repr=False)
+    signs: Signs | None = None
+    taken: tuple[str, ...] = ()
     sessions: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoteWell(Action):
+    """Notes that the agent works, for the first time in this life, and where it answers."""
+
+    verb: ClassVar[str] = "note_well"
+    is_note: ClassVar[bool] = True
+    at_s: float
+    rpc: str
+
+    @property
+    def summary(self) -> str:
+        return f"note that the agent answers at {self.rpc}"
+
+
 def judge_running(
-    spec: AgentSpec, actual: Actual, main: Process | None, restart: tuple[ActionT, ...]
-) -> Plan[ActionT]:
-    """The plan for a living agent; `restart` is what brings it into line when it is not."""
+    spec: AgentSpec,
+    actual: Actual,
+    main: Process | None,
+    restart: tuple[ActionT, ...],
+    revive: tuple[ActionT, ...],
+) -> Plan[ActionT | NoteWell]:
+    """The plan for a living agent.
+
+    `restart` is what brings it into line when it is not; `revive` what brings
+    one back whose main process lives on without the rest of it.
+    """
     known = facts(actual, main)
     life = actual.record.life
+    health, look_again_in_s = _in_step(actual)
+    if health.reason == "WorkerDead":
+        left_s = crash_left_s(actual)
+        return Plan(health, () if left_s > 0 else revive, left_s or None, known)
     differs = differing(spec, actual.wants, life.inputs) if life else ()
     if life is None or not differs:
-        verdict, look_again_in_s = _in_step(actual)
-        return Plan(verdict, (), look_again_in_s, known)
+        return Plan(health, _news(actual), look_again_in_s, known)
     what = _listed(differs) if life.inputs else "it is not known what it was started with"
     verdict, wait_s = _when(spec, actual, what)
     if wait_s == 0:
         return Plan(verdict, restart, facts=known)
-    return Plan(verdict, (), wait_s, known)
+    if health.status is Status.FALSE:
+        text = f"{health.message}; besides: {verdict.message}"
+        return Plan(replace(health, message=text), (), look_again_in_s, known)
+    return Plan(verdict, _news(actual), wait_s, known)
+
+
+def _news(actual: Actual) -> tuple[NoteWell, ...]:
+    life, signs = actual.record.life, actual.signs
+    if life is None or life.well_s or signs is None or not signs.is_well:
+        return ()
+    return (NoteWell(at_s=actual.now_s, rpc=signs.at),)
 
 
 def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
     record, life = actual.record, actual.record.life
     lived_s = actual.now_s - life.started_s if life else STARTING_S
     needed_s = RECOVERING_S if len(record.deaths) > 1 else STARTING_S
-    if lived_s >= needed_s:
+    verdict = Verdict(Status.TRUE, "Running")
+    look_again_in_s: float | None = None
+    if actual.signs is not None:
+        was_well = life is not None and life.well_s > 0
+        verdict, look_again_in_s = judge_signs(
+            actual.signs, actual.output, actual.last_lines, lived_s, was_well=was_well
+        )
+    if verdict.status is not Status.TRUE:
+        return verdict, look_again_in_s
+    if lived_s >= needed_s or (actual.signs is not None and len(record.deaths) < 2):
         changed = unread(actual.wants, life.inputs, actual.finds) if life else ()
         text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
-        return Verdict(Status.TRUE, "Running", text if changed else ""), None
+        return replace(verdict, message=text if changed else ""), look_again_in_s
     if len(record.deaths) > 1:
         return died(actual, "; it runs again"), needed_s - lived_s
     return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
@@ -132,8 +184,7 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
     if record.ending or not record.deaths:
         cause: Cause = "changed" if record.ending == "changed" else "first"
         return Verdict(Status.UNKNOWN, "Starting", "the agent does not run yet"), 0.0, cause
-    crash_s = crash_wait_s(record.deaths)
-    wait_s = max(0.0, record.deaths[-1] + crash_s - actual.now_s)
+    crash_s, wait_s = crash_wait_s(record.deaths), crash_left_s(actual)
     # Never stuck on a bad target after somebody has fixed it.
     if wait_s > 0 and record.life and differing(spec, actual.wants, record.life.inputs):
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
@@ -146,10 +197,18 @@ def died(actual: Actual, then: str = "") -> Verdict:
     record = actual.record
     how = record.exit or "its exit status is not known"
     said = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
-    if len(record.deaths) < 2:
-        return Verdict(Status.FALSE, "Died", f"the agent died ({how}){said}")
-    text = f"the agent died {len(record.deaths)} times in a row ({how}){then}{said}"
-    return Verdict(Status.FALSE, "CrashLoop", text)
+    is_loop = len(record.deaths) > 1
+    times = f" {len(record.deaths)} times in a row" if is_loop else ""
+    text = f"the agent died{times} ({how}){then if is_loop else ''}{said}"
+    if trouble := why_dead(actual.output):
+        return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
+    return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)
+
+
+def crash_left_s(actual: Actual) -> float:
+    """Time until the next start after the deaths so far."""
+    deaths = actual.record.deaths
+    return max(0.0, deaths[-1] + crash_wait_s(deaths) - actual.now_s) if deaths else 0.0
 
 
 def crash_wait_s(deaths: tuple[float, ...]) -> float:

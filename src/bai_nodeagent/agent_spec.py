@@ -51,6 +51,7 @@ class AgentSpec:
     supervisor: Literal["child", "systemd"]
     state: Literal["running", "stopped"] = "running"
     restart: Literal["auto", "idle", "manual"] = "auto"
+    health: Literal["auto", "process", "backendai"] = "auto"
     unit: str = DEFAULT_UNIT
     command: tuple[str, ...] = ()
     workdir: Path = Path("/")
@@ -74,6 +75,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         supervisor=section["supervisor"],
         state=section.get("state", "running"),
         restart=section.get("restart", "auto"),
+        health=section.get("health", "auto"),
         unit=section.get("unit", DEFAULT_UNIT),
         command=tuple(section.get("command", ())),
         workdir=Path(section.get("workdir", "/")),

@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import ClassVar
 
-from .agent_child import Adopt, NoteEnd, Stop, stop
+from .agent_child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop
 from .agent_record import Cause
 from .agent_rules import (
     CAUSES,
     Actual,
+    NoteWell,
     adopted,
     facts,
     judge_dead,
     judge_running,
 )
+from .agent_signs import TROUBLE_LOOK_S, port_taken
 from .agent_spec import AgentSpec
 from .model import Action, Plan, Status, Verdict
 from .system.process import Process
@@ -54,12 +56,13 @@ class RestartUnit(Action):
     is_disruptive: ClassVar[bool] = True
     unit: str
     needs: tuple[str, ...]
+    cause: Cause = "changed"
     restart_cause: str = "changed"
     deadline_s: float = 2 * JOB_DEADLINE_S
 
     @property
     def summary(self) -> str:
-        return f"restart {self.unit} ({CAUSES['changed']})"
+        return f"restart {self.unit} ({CAUSES[self.cause]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class StopUnit(Action):
         return f"stop {self.unit} ({CAUSES['stopped']})"
 
 
-UnitAction = Adopt | NoteEnd | StartUnit | RestartUnit | StopUnit | Stop
+UnitAction = Adopt | NoteEnd | NoteWell | EndOrphans | StartUnit | RestartUnit | StopUnit | Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +86,14 @@ class UnitActual(Actual):
     main      the unit's main process
     outside   an agent that runs outside the unit
     is_child  of `outside`: we started it, when the supervisor was "child"
+    orphans   of an earlier agent, outside of the unit, without their main process
     """
 
     unit: UnitState
     main: Process | None = None
     outside: Process | None = None
     is_child: bool = False
+    orphans: tuple[Process, ...] = ()
 
 
 def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
@@ -143,7 +148,9 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
         return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))
     restart = RestartUnit(unit=spec.unit, needs=spec.needs)
-    plan: Plan[UnitAction] = judge_running(spec, actual, actual.main, (restart,))
+    revive = replace(restart, cause="died", restart_cause="died")
+    restarts: tuple[UnitAction, ...] = (restart,)
+    plan = judge_running(spec, actual, actual.main, restarts, (revive,))
     if plan.verdict.reason == "Running" and not _is_gated(actual.unit):
         return replace(plan, verdict=_ungated(spec.unit))
     return plan
@@ -180,8 +187,14 @@ def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
         after = _plan_down(spec, noted)
         return replace(after, actions=(note, *after.actions))
+    if actual.orphans:
+        after = _plan_down(spec, replace(actual, orphans=()))
+        end = EndOrphans(processes=actual.orphans)
+        return Plan(orphaned(actual.orphans), (end, *after.actions))
     if spec.state == "stopped":
         return Plan(Verdict(Status.TRUE, "Stopped"))
+    if actual.taken:
+        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
         return Plan(verdict, look_again_in_s=wait_s)

@@ -19,6 +19,7 @@ from bai_nodeagent.agent_child import (
 )
 from bai_nodeagent.agent_record import Life, Record
 from bai_nodeagent.agent_rules import change_wait_s, crash_wait_s
+from bai_nodeagent.agent_signs import Signs
 from bai_nodeagent.agent_spec import AgentSpec
 from bai_nodeagent.agent_unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
 from bai_nodeagent.model import Plan, Status
@@ -426,3 +427,94 @@ def test_a_second_agent_is_never_started_beside_anothers() -> None:
     plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, outside=MAIN))
     assert said(plan) == (Status.FALSE, "Blocked")
     assert not plan.actions
+
+
+# --- the real agent: to live is not enough -------------------------------------------------
+
+WELL = Signs(Process(72, 1), "greets", "10.0.0.1:6001")
+HEADLESS = Signs(None, "refuses", "10.0.0.1:6001")
+KNOWN = replace(LIFE, well_s=NOW_S - 400, rpc="10.0.0.1:6001")
+
+
+def test_an_agent_that_first_works_is_noted_as_such() -> None:
+    actual = looked(Record("boot", LIFE), main=MAIN, signs=WELL)
+    plan = plan_child(SPEC, actual)
+    assert said(plan) == (Status.TRUE, "Running")
+    assert verbs(plan) == ["note_well"]
+    assert not plan_child(SPEC, replace(actual, record=Record("boot", KNOWN))).actions
+
+
+def test_one_that_has_just_started_is_running_as_soon_as_it_answers() -> None:
+    young = replace(LIFE, started_s=NOW_S - 0.5)
+    assert said(plan_child(SPEC, looked(Record("boot", young), main=MAIN, signs=WELL)))[0] is (
+        Status.TRUE
+    )
+
+
+def test_a_main_process_without_its_worker_is_ended_and_started_anew() -> None:
+    actual = looked(Record("boot", KNOWN), main=MAIN, signs=HEADLESS)
+    plan = plan_child(replace(SPEC, restart="manual"), actual)
+    assert said(plan) == (Status.FALSE, "WorkerDead")
+    assert verbs(plan) == ["stop", "start"]
+    assert [action.restart_cause for action in plan.actions] == ["", "died"]
+
+
+def test_a_worker_that_dies_again_and_again_is_waited_for() -> None:
+    record = Record("boot", KNOWN, deaths=(NOW_S - 3, NOW_S - 2, NOW_S - 0.5))
+    plan = plan_child(SPEC, looked(record, main=MAIN, signs=HEADLESS))
+    assert not plan.actions
+    assert plan.look_again_in_s
+    assert 0 < plan.look_again_in_s <= 2
+
+
+def test_a_main_process_ended_for_its_worker_s_death_has_died() -> None:
+    ending = Record("boot", KNOWN).ends("died", NOW_S)
+    died = ending.died(NOW_S, "without its worker")
+    assert (died.ending, died.deaths, died.exit) == ("", (NOW_S,), "without its worker")
+
+
+def test_a_change_that_waits_does_not_hide_ill_health() -> None:
+    silent = Signs(Process(72, 1), "is silent", "10.0.0.1:6001")
+    record = Record("boot", replace(KNOWN, inputs=OTHER))
+    actual = looked(record, main=MAIN, signs=silent)
+    plan = plan_child(replace(SPEC, restart="manual"), actual)
+    assert said(plan) == (Status.FALSE, "NotAnswering")
+    assert "by hand" in plan.verdict.message
+    assert verbs(plan_child(SPEC, actual)) == ["stop", "start"]
+
+
+def test_a_death_that_says_why_has_that_reason() -> None:
+    record = Record("boot", DEAD, deaths=(NOW_S - 2, NOW_S - 0.1), exit="exit status 0")
+    output = "zmq.error.ZMQError: Address already in use (addr='tcp://10.0.0.1:6001')"
+    plan = plan_child(SPEC, looked(record, output=output, last_lines="INFO exit."))
+    assert said(plan) == (Status.FALSE, "PortTaken")
+    assert "2 times in a row (exit status 0)" in plan.verdict.message
+    assert plan.verdict.message.endswith("INFO exit.")
+
+
+OVER = Record("boot", replace(RUN, is_over=True))
+
+
+def test_nothing_is_started_while_a_stranger_has_its_port() -> None:
+    for plan in (
+        plan_child(SPEC, looked(taken=("port 6001 by process 9 (nc)",))),
+        plan_unit(UNIT_SPEC, unit_looked(DOWN, OVER, taken=("port 6001 by 9",))),
+    ):
+        assert said(plan) == (Status.FALSE, "PortTaken")
+        assert not plan.actions
+        assert plan.look_again_in_s
+
+
+def test_what_an_earlier_agent_left_beside_a_unit_is_ended_before_its_start() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, OVER, orphans=(Process(80, 5),)))
+    assert said(plan) == (Status.FALSE, "Orphaned")
+    assert verbs(plan) == ["end_orphans", "start"]
+
+
+def test_a_unit_whose_worker_is_dead_is_restarted() -> None:
+    life = replace(RUN, well_s=NOW_S - 400)
+    plan = plan_unit(UNIT_SPEC, unit_looked(ACTIVE, Record("boot", life), signs=HEADLESS))
+    assert said(plan) == (Status.FALSE, "WorkerDead")
+    (restart,) = plan.actions
+    assert isinstance(restart, RestartUnit)
+    assert (restart.cause, restart.restart_cause) == ("died", "died")

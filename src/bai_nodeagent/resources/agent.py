@@ -26,8 +26,9 @@ from ..agent_child import (
     Stop,
     plan_child,
 )
-from ..agent_look import LINES_QUOTED, NAME, Around, Desk
+from ..agent_look import LINES_READ, NAME, Around, Desk, Ends
 from ..agent_record import Cause, Life, Record
+from ..agent_rules import NoteWell
 from ..agent_spec import AgentSpec, agent_spec
 from ..agent_unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
@@ -48,7 +49,7 @@ SCHEMA: Mapping[str, Any] = {
     "properties": {
         "state": {"enum": ["running", "stopped"]},
         "supervisor": {"enum": ["child", "systemd"]},
-        "health": {"enum": ["auto", "process", "backendai"], "not": {"const": "backendai"}},
+        "health": {"enum": ["auto", "process", "backendai"]},
         "unit": {
             "title": 'the name of a service, such as "backendai-agent.service"',
             "type": "string",
@@ -98,8 +99,7 @@ class ChildAgent:
     def __init__(self, spec: AgentSpec, host: Host) -> None:
         self.spec = spec
         self._desk = Desk(spec, host)
-        self._main: Process | None = None
-        self._moved = anyio.Event()
+        self._ends = Ends()
 
     async def observe(self) -> ChildActual:
         record = self._desk.notes.read()
@@ -108,16 +108,18 @@ class ChildAgent:
         around = Around()
         if main is None:
             around = await self._desk.around(record, self.spec.command)
-        self._follow(main)
-        lines = output.tail(self._desk.log) if main is None or record.deaths else ""
+        lines = output.tail(self._desk.log) if _is_to_be_read(record, main) else ""
+        common = await self._desk.common(record, main, lines, self.spec.command)
+        self._ends.follow(main, common["signs"])
         return ChildActual(
             main=main,
             stray=around.stray,
             is_ours=around.is_ours,
             unit=around.unit,
             orphans=around.orphans,
+            taken=around.taken,
             exit=launch.exit_of(life.pid) if life and life.pid and main is None else "",
-            **await self._desk.common(record, main, lines),
+            **common,
         )
 
     def plan(self, actual: ChildActual) -> Plan[ChildAction]:
@@ -130,6 +132,8 @@ class ChildAgent:
                 notes.update(lambda record: replace(record, life=life, ending=""))
             case NoteEnd(at_s=at_s, exit=how):
                 notes.update(lambda record: record.died(at_s, how))
+            case NoteWell(at_s=at_s, rpc=rpc):
+                notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
                 await process.end(left, lambda: self._desk.left_behind(notes.read()))
             case Start(cause=cause):
@@ -164,27 +168,12 @@ class ChildAgent:
             )
             desk.notes.update(lambda record: replace(record, life=born))
 
-    def _follow(self, main: Process | None) -> None:
-        if main != self._main:
-            self._main, moved, self._moved = main, self._moved, anyio.Event()
-            moved.set()
-
     async def watch(self, wake: Wake) -> None:
         await together(
             self._keep_output_small,
             lambda: self._desk.wake_at_plugins(wake),
-            lambda: self._wake_at_ends(wake),
+            lambda: self._ends.wake(wake),
         )
-
-    async def _wake_at_ends(self, wake: Wake) -> None:
-        """Follows the process that the last look found, until a look finds another."""
-        while True:
-            main, moved = self._main, self._moved
-            async with anyio.create_task_group() as tasks:
-                if main is not None:
-                    tasks.start_soon(_wake_after, main, wake)
-                await moved.wait()
-                tasks.cancel_scope.cancel()
 
     async def _keep_output_small(self) -> None:
         while True:
@@ -207,6 +196,7 @@ class UnitAgent:
     def __init__(self, spec: AgentSpec, host: Host, systemd: Systemd) -> None:
         self.spec = spec
         self._desk = Desk(spec, host)
+        self._ends = Ends()
         self._systemd = systemd
 
     async def observe(self) -> UnitActual:
@@ -215,30 +205,33 @@ class UnitAgent:
         record = self._desk.notes.read()
         unit = await self._systemd.unit(self.spec.unit)
         main = process.find(unit.main_pid) if unit.main_pid else None
-        outside, is_child = await self._outside(record, unit)
-        is_in_trouble = main is None and unit.load_state == "loaded"
-        lines = await self._last_lines() if is_in_trouble or record.deaths else ""
+        command = self.spec.command or next(iter(unit.exec_start), ())
+        around = await self._outside(record, unit, command)
+        is_read = _is_to_be_read(record, main) and unit.load_state == "loaded"
+        lines = await self._last_lines() if is_read else ""
+        common = await self._desk.common(record, main, lines, command)
+        self._ends.follow(main, common["signs"])
         return UnitActual(
             unit=unit,
             main=main,
-            outside=outside,
-            is_child=is_child,
-            **await self._desk.common(record, main, lines),
+            outside=None if around.unit else around.stray,
+            is_child=around.is_ours,
+            orphans=around.orphans,
+            taken=around.taken,
+            **common,
         )
 
-    async def _outside(self, record: Record, unit: UnitState) -> tuple[Process | None, bool]:
-        """An agent beside the unit, and whether it is one that we started."""
+    async def _outside(self, record: Record, unit: UnitState, command: tuple[str, ...]) -> Around:
+        """Agents beside the unit; `is_ours`: it is one that we started."""
         life = record.life
         child = process.find(life.pid, life.start_ticks) if life and life.pid else None
         if child is not None or unit.main_pid:
-            return child, child is not None
-        command = self.spec.command or next(iter(unit.exec_start), ())
-        around = await self._desk.around(record, command)
-        return (None if around.unit else around.stray), around.is_ours
+            return Around(stray=child, is_ours=child is not None)
+        return await self._desk.around(record, command)
 
     async def _last_lines(self) -> str:
         try:
-            return await self._systemd.last_lines(self.spec.unit, LINES_QUOTED)
+            return await self._systemd.last_lines(self.spec.unit, LINES_READ)
         except (Unavailable, Refused, Stuck):
             return ""  # a comfort; the verdict stands without it
 
@@ -252,6 +245,10 @@ class UnitAgent:
                 notes.update(lambda record: _with_run(record, life))
             case NoteEnd(at_s=at_s, exit=how):
                 notes.update(lambda record: record.died(at_s, how))
+            case NoteWell(at_s=at_s, rpc=rpc):
+                notes.update(lambda record: record.works(at_s, rpc))
+            case EndOrphans(processes=left):
+                await process.end(left, lambda: self._desk.left_behind(notes.read()))
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
             case StopUnit(unit=unit):
@@ -263,8 +260,8 @@ class UnitAgent:
                 if has_failed:
                     await self._systemd.reset_failed(unit)
                 await self._noting(self._systemd.start(unit))
-            case RestartUnit(unit=unit):
-                notes.update(lambda record: record.ends("changed", process.now_s()))
+            case RestartUnit(unit=unit, cause=cause):
+                notes.update(lambda record: _ended_by_us(record.ends(cause, process.now_s())))
                 await self._noting(self._systemd.restart(unit))
 
     async def _noting(self, job: Awaitable[None]) -> None:
@@ -286,7 +283,9 @@ class UnitAgent:
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            lambda: self._desk.wake_at_plugins(wake), lambda: self._wake_at_changes(wake)
+            lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._wake_at_changes(wake),
+            lambda: self._ends.wake(wake),
         )
 
     async def _wake_at_changes(self, wake: Wake) -> None:
@@ -310,12 +309,19 @@ def _gate_has_noted(record: Record) -> bool:
 async def _stop(desk: Desk, main: Process, cause: Cause) -> None:
     desk.notes.update(lambda record: record.ends(cause, process.now_s()))
     await process.stop(main, desk.lock, desk.spec.stop_timeout_s)
-    desk.notes.update(Record.ended)
+    desk.notes.update(lambda record: _ended_by_us(record).ended())
 
 
-async def _wake_after(main: Process, wake: Wake) -> None:
-    await process.ended(main)
-    wake()
+def _ended_by_us(record: Record) -> Record:
+    """One that we end since its worker is dead has died, and counts as such."""
+    if record.ending != "died":
+        return record
+    return record.died(process.now_s(), "its main process lived on without its worker")
+
+
+def _is_to_be_read(record: Record, main: Process | None) -> bool:
+    """Whether the agent's output has something to tell now."""
+    return main is None or bool(record.deaths) or not (record.life and record.life.well_s)
 
 
 def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:

@@ -102,6 +102,28 @@ def living() -> list[Process]:
     return [process for pid in pids if (process := find(pid))]
 
 
+def is_frozen(process: Process) -> bool:
+    """A signal (SIGSTOP, a debugger) has stopped it."""
+    try:
+        state, now = _stat(process.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state in "Tt" and now == process
+
+
+def title_of(process: Process) -> str:
+    """What ps shows: its arguments, or what it calls itself (setproctitle). Blocks."""
+    return " ".join(command_of(process)).rstrip()
+
+
+def folder_of(process: Process) -> str:
+    """Its working directory; "" where we may not see it. Blocks."""
+    try:
+        return os.readlink(f"/proc/{process.pid}/cwd")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
 def command_of(process: Process) -> tuple[str, ...]:
     """Its arguments; empty when it is gone or a kernel thread. Blocks."""
     try:
@@ -156,7 +178,7 @@ def matching(command: Sequence[str], uids: set[int], among: Iterable[Process]) -
         for process in everyone.values()
         if process.pid != os.getpid()
         and (words := command_of(process))[-len(command) :] == tuple(command)
-        and _is_near(process, uids)
+        and is_near(process, uids)
     }
     if not extra:
         return None
@@ -165,7 +187,8 @@ def matching(command: Sequence[str], uids: set[int], among: Iterable[Process]) -
     return min(tops, key=lambda process: (process.start_ticks, process.pid))
 
 
-def _is_near(process: Process, uids: set[int]) -> bool:
+def is_near(process: Process, uids: set[int]) -> bool:
+    """It is of one of these accounts, and of our own PID namespace: no container's. Blocks."""
     try:
         owner = os.stat(f"/proc/{process.pid}").st_uid  # noqa: PTH116
         namespace = os.readlink(f"/proc/{process.pid}/ns/pid")  # noqa: PTH115
@@ -197,6 +220,12 @@ def kin(main: Process | None, lock: Path) -> set[Process]:
     if main is not None and everyone.get(main.pid, main) == main:
         theirs |= {p for p in everyone.values() if _belongs(p, main, everyone)}
     return {p for p in theirs if p != main and p.pid not in (os.getpid(), 1)}
+
+
+def below(main: Process) -> list[Process]:
+    """What a process has forked, and what that has, with the process itself. Blocks."""
+    everyone = {process.pid: process for process in living()}
+    return [p for p in everyone.values() if p == main or main in _ancestors(p, everyone)]
 
 
 def _belongs(process: Process, main: Process, everyone: Mapping[int, Process]) -> bool:
