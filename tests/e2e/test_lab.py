@@ -68,13 +68,17 @@ def test_reboot_keeps_the_disk(node: Node) -> None:
     assert node.journal().count("Linux version") == 2  # both boots' kernels
 
 
-def test_power_cut_loses_what_was_not_synced(node: Node) -> None:
+def test_a_power_cut_is_no_shutdown(node: Node) -> None:
+    """What a unit does when it is stopped is not done, and what was synced is there."""
     node.write("/etc/lab/synced", "yes")
+    witness = "ExecStop=/bin/sh -c 'touch /etc/lab/shut-down; sync'"
+    node.run("systemd-run", "--remain-after-exit", "--property", witness, "true")
     node.run("sync")
-    node.write("/etc/lab/unsynced", "yes")
+    before = node.boot_id()
     node.power_cut()
+    assert node.boot_id() != before
     assert node.read("/etc/lab/synced") == "yes"
-    assert not node.exists("/etc/lab/unsynced")
+    assert not node.exists("/etc/lab/shut-down")
 
 
 def test_etcd_is_reached_from_the_node(node: Node, etcd: Etcd) -> None:

@@ -182,7 +182,8 @@ def test_what_systemd_has_given_up_is_started_again(container: Container) -> Non
             break
     assert agent.systemctl("is-active") == "failed"
     seen = agent.drive()
-    assert (seen["done"], seen["reason"]) == (["note_end", "start"], "Starting")
+    assert seen["done"] == ["note_end", "start"]
+    assert seen["reason"] in ("Starting", "Ungated")  # the latter after its first second
     assert agent.systemctl("is-active") == "active"
 
 

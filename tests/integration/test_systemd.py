@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -207,24 +206,16 @@ async def test_a_closed_gate_is_a_refusal_and_its_reason_can_be_read(
     assert (await systemd.unit(gated)).active_state == "active"
 
 
-async def test_a_death_is_told_within_milliseconds(container: Container, systemd: Systemd) -> None:
+async def test_a_death_is_told_by_an_event(container: Container, systemd: Systemd) -> None:
     name = container.add_unit("mortal.service", SLEEP)
     await systemd.start(name)
     unit = await systemd.unit(name)
-    killer = await anyio.open_process([*container.inside, "sh"])  # ready before the clock runs
-    assert killer.stdin is not None
-    assert killer.stdout is not None
-    async with contextlib.aclosing(systemd.changes(name)) as changes, killer:
+    async with contextlib.aclosing(systemd.changes(name)) as changes:
         await anext(changes)
-        await killer.stdin.send(b"echo ready\n")
-        await killer.stdout.receive()
-        killed = time.monotonic()
-        await killer.stdin.send(f"kill -KILL {unit.main_pid}\n".encode())
-        while (await systemd.unit(name)).active_state == "active":
-            await anext(changes)
-        told_s = time.monotonic() - killed
-        await killer.stdin.aclose()
-    assert told_s < 0.5  # 6 ms when the machine is idle
+        container.run("kill", "-KILL", str(unit.main_pid))
+        with anyio.fail_after(10):
+            while (await systemd.unit(name)).active_state == "active":
+                await anext(changes)
 
 
 async def test_a_watch_sees_a_unit_that_appears_and_only_then(
