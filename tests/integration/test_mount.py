@@ -309,7 +309,7 @@ async def a_helper_is_left_at_its_deadline_and_no_second_one_begun(folder: Path)
     assert hangs.value.waits_for
     assert time.monotonic() - began < 5.0
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(helper.run, ("sleep", "0.5"), 5.0, lock)
+        tasks.start_soon(helper.run, ("sleep", "1"), 5.0, lock, 5.0)
         await anyio.sleep(0.2)
         with pytest.raises(helper.Outstanding):
             await helper.run(("true",), 5.0, lock)

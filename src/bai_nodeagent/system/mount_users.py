@@ -1,7 +1,7 @@
 """Who uses a mount: processes and containers that an unmount would fail on, or leave behind.
 
-No path is touched. /proc tells of every open file on which mount it lies, and
-of folders and mapped files by their names as text. Other mount namespaces are
+No path is touched: /proc tells what a process has open, its folders and its
+mapped files by their names as text, and of what is open also the mount. Other mount namespaces are
 compared by device: there a file system stays, and nobody here notices.
 Sources: proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_maps(5), proc_pid_cgroup(5).
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ..mount_rules import User
 from ..mountinfo import MountEntry, Table, is_within
 from . import mounts
 
-SCAN_DEADLINE_S = 5.0
+SCAN_DEADLINE_S = 10.0
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _SHORT_ID = 12  # as `docker ps` shows it
 
@@ -78,32 +77,42 @@ def _elsewhere(mount: MountEntry, here: Table, pid: int) -> _Places:
 
 def _use(pid: int, places: _Places) -> str:
     """How a process uses one of these mounts; "" when it does not."""
-    if any(is_within(_link(f"/proc/{pid}/cwd"), target) for target in places.targets):
-        return "working directory"
-    if any(is_within(_link(f"/proc/{pid}/root"), target) for target in places.targets):
-        return "root directory"
-    if any(mount_id in places.ids for mount_id in _mounts_of_open_files(pid)):
+    for link, how in (("cwd", "working directory"), ("root", "root directory")):
+        if _is_in(_link(f"/proc/{pid}/{link}"), places):
+            return how
+    if _has_open(pid, places):
         return "open file"
-    is_mapped = any(is_within(path, t) for path in _mapped(pid) for t in places.targets)
-    return "mapped file" if is_mapped else ""
+    return "mapped file" if _has_mapped(pid, places) else ""
 
 
-def _mounts_of_open_files(pid: int) -> Iterator[int]:
-    folder = f"/proc/{pid}/fdinfo"
+def _is_in(path: str, places: _Places) -> bool:
+    return any(is_within(path, target) for target in places.targets)
+
+
+def _has_open(pid: int, places: _Places) -> bool:
+    folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):  # noqa: PTH208
         with contextlib.suppress(OSError, ValueError):
-            for line in Path(f"{folder}/{name}").read_text().splitlines():
-                if line.startswith("mnt_id:"):
-                    yield int(line.removeprefix("mnt_id:"))
-                    break
+            # By its name it may also lie in the folder that the mount hides.
+            if _is_in(_link(f"{folder}/{name}"), places) and _mount_of(pid, name) in places.ids:
+                return True
+    return False
 
 
-def _mapped(pid: int) -> Iterator[str]:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-            fields = line.split(maxsplit=5)
-            if len(fields) > 5:
-                yield fields[5]
+def _mount_of(pid: int, fd: str) -> int:
+    lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+
+def _has_mapped(pid: int, places: _Places) -> bool:
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_bytes()
+    except OSError:
+        return False
+    if not any(os.fsencode(target) in maps for target in places.targets):
+        return False  # nearly always, and hundreds of lines are spared
+    fields = (line.split(maxsplit=5) for line in maps.decode(errors="surrogateescape").splitlines())
+    return any(_is_in(words[5], places) for words in fields if len(words) > 5)
 
 
 def _user(pid: int, how: str) -> User:
