@@ -43,31 +43,31 @@ async def look(rules: PluginRules, asker: str) -> Environment | None:
     )
 
 
-async def changes(rules: PluginRules, asker: str) -> AsyncGenerator[None, None]:
-    """Yields at the start of the watch, and when packages or a plugin's module come or go.
-
-    A run of an installer is told at its first change, and again when it is
-    over. Raises Unavailable.
+async def changes(
+    rules: PluginRules, asker: str, *, are_settled: bool = False
+) -> AsyncGenerator[None, None]:
+    """Yields at the start of the watch, and when packages or a plugin's module come or go;
+    if `are_settled`, then once nobody installs anything any more. Raises Unavailable.
     """
     try:
         while True:
             watched = _watched(await look(rules, asker), rules)
             async with aclosing(inotify.changes(watched)) as events:
                 async for _ in events:
+                    if are_settled:
+                        await _settle(rules, asker)
                     yield
-                    if _watched(await _settled(rules, asker), rules) != watched:
+                    if _watched(await look(rules, asker), rules) != watched:
                         break
-                    yield
     except (Stuck, OSError) as error:
         raise Unavailable(f"{asker}: {error}") from error
 
 
-async def _settled(rules: PluginRules, asker: str) -> Environment | None:
+async def _settle(rules: PluginRules, asker: str) -> None:
     seen = await look(rules, asker)
     while seen is not None and not seen.is_quiet(time.time()):
         await anyio.sleep(seen.changed_s + QUIET_S - time.time())
         seen = await look(rules, asker)
-    return seen
 
 
 def _watched(seen: Environment | None, rules: PluginRules) -> list[Path]:
