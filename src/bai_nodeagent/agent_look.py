@@ -106,7 +106,8 @@ class Desk:
         if self.spec.plugins is None:
             await anyio.sleep_forever()
         else:
-            async for _ in distributions.changes(self.spec.plugins, f"{NAME} (watch)"):
+            asker = f"{NAME} (watch)"
+            async for _ in distributions.changes(self.spec.plugins, asker, are_settled=True):
                 wake()
 
     async def common(
