@@ -21,6 +21,7 @@ PACKAGES = {
     "docker.io": "dockerd",
     "etcd-client": "etcdctl",
     "etcd-server": "etcd",
+    "gcc": "cc",
     "iproute2": "ip",
     "prometheus": "promtool",
     "redis-server": "redis-server",

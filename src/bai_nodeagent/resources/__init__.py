@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ..model import Kind
-from . import agent, agent_config
+from . import agent, agent_config, plugins, redis
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,
+    plugins.KIND,
+    redis.BACKENDAI,
+    redis.KIND,
     agent.KIND,
 )
