@@ -49,7 +49,7 @@ def test_put_brings_the_node_into_line_with_one_start(node: Node) -> None:
     assert status["applied"]["digest"] == status["desired"]["digest"]
     assert status["facts"]["agent-pid"] == node.living()[0]
     assert node.http("/readyz") == (200, "Ready\n")
-    assert node.metric("bai_nodeagent_agent_up") == 1
+    node.wait("counted", lambda: node.metric("bai_nodeagent_agent_up") == 1)
 
 
 def test_a_changed_key_is_one_restart_with_what_is_on_disk(node: Node) -> None:
@@ -97,7 +97,8 @@ def test_a_hand_edit_is_taken_back_without_a_restart(node: Node) -> None:
     node.wait("repaired", lambda: node.agent_toml.read_bytes() == before)
     node.wait_ready("one")
     assert len(node.starts) == 1
-    assert node.metric('bai_nodeagent_drift_total{resource="agent_config"}') == 1
+    drift = 'bai_nodeagent_drift_total{resource="agent_config"}'
+    node.wait("counted", lambda: node.metric(drift) == 1)
 
 
 def test_an_agent_that_read_a_hand_edit_is_restarted(node: Node) -> None:
@@ -125,7 +126,8 @@ def test_a_killed_agent_is_back(node: Node) -> None:
     os.kill(node.living()[0], signal.SIGKILL)
     node.wait("a second start", lambda: len(node.starts) == 2)
     node.wait_ready("one")
-    assert node.metric('bai_nodeagent_agent_restarts_total{cause="died"}') == 1
+    restarts = 'bai_nodeagent_agent_restarts_total{cause="died"}'
+    node.wait("counted", lambda: node.metric(restarts) == 1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
