@@ -1,43 +1,233 @@
-"""Docker: the sessions that run on this node.
+"""Docker, through its own SDK: sessions, swarm, overlay networks, events.
 
 The SDK is heavy and not every node needs it: import this module only where a
-document asks for something of Docker.
+document asks for something of Docker. Which daemon is asked, DOCKER_HOST says;
+without it the local socket. Questions raise Unavailable when Docker can't be
+asked and Stuck when it doesn't answer: a frozen daemon costs one thread for
+each question, until it goes on or dies.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
 import docker
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
 
 from ..blocking import in_thread
 from ..model import Unavailable
 
 DEADLINE_S = 5.0
+# Beyond all deadlines: what hangs is left to `blocking`, which tells it from what is down.
+_SOCKET_DEADLINE_S = 300.0
 # What Backend.AI calls a session's container by: the agent that owns it.
 OWNER_LABEL = "ai.backend.owner"
 
+T = TypeVar("T")
 
-async def session_containers(agent_id: str) -> list[str]:
-    """The ids of the running containers that belong to an agent.
 
-    Raises Unavailable when Docker can't be asked, Stuck when it doesn't answer.
+class Denied(Unavailable):
+    """Docker answered, and said no; `text` is its own sentence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"docker: {text}")
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What `docker info` says of the swarm, and where the daemon keeps its files.
+
+    state     "inactive", "pending", "active", "error" or "locked"
+    managers  addresses
+    cluster   "" on a worker, which can't know it
     """
-    return await in_thread(
-        "docker: running sessions", lambda: _session_containers(agent_id), DEADLINE_S
+
+    root: Path
+    state: str
+    node: str
+    is_manager: bool
+    managers: tuple[str, ...]
+    cluster: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """What a join is asked with; "" leaves an address to Docker."""
+
+    remote_addrs: tuple[str, ...]
+    token: str = field(repr=False)
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    listen_addr: str = ""
+
+
+async def sessions(agent_ids: Collection[str], asker: str) -> list[float]:
+    """Since when, in Unix time, each container runs that belongs to one of these agents.
+
+    `asker` tells apart who asks at the same time. Raises as the others here.
+    """
+
+    def find(client: Any) -> list[float]:
+        # Without their details: one that ends in between would be an error.
+        found = client.api.containers(filters={"label": OWNER_LABEL})
+        return [float(c["Created"]) for c in found if c["Labels"][OWNER_LABEL] in agent_ids]
+
+    return await _ask(f"running sessions ({asker})", find)
+
+
+async def info() -> Info:
+    return await _ask("info", lambda client: _info(client.info()))
+
+
+def _info(answer: Mapping[str, Any]) -> Info:
+    swarm = answer.get("Swarm") or {}
+    return Info(
+        root=Path(answer.get("DockerRootDir") or "/var/lib/docker"),
+        state=swarm.get("LocalNodeState") or "inactive",
+        node=swarm.get("NodeID") or "",
+        is_manager=bool(swarm.get("ControlAvailable")),
+        managers=tuple(m["Addr"] for m in swarm.get("RemoteManagers") or ()),
+        cluster=(swarm.get("Cluster") or {}).get("ID") or "",
+        error=swarm.get("Error") or "",
     )
 
 
-def _session_containers(agent_id: str) -> list[str]:
+async def availability(node: str) -> str:
+    """ "active", "pause" or "drain"; only a manager knows. Raises Denied."""
+    return await _ask("node", lambda client: _availability(client.api.inspect_node(node)))
+
+
+def _availability(answer: Mapping[str, Any]) -> str:
+    return str(answer["Spec"].get("Availability", "active"))
+
+
+async def overlay_users() -> tuple[str, ...]:
+    """Names of the running containers that are attached to an overlay network, sorted."""
+    return await _ask("overlay networks", _overlay_users)
+
+
+def _overlay_users(client: Any) -> tuple[str, ...]:
+    overlays = {network["Id"] for network in client.api.networks(filters={"driver": "overlay"})}
+    return tuple(
+        sorted(
+            container["Names"][0].removeprefix("/")
+            for container in client.api.containers()
+            if overlays & _networks_of(container)
+        )
+    )
+
+
+def _networks_of(container: Mapping[str, Any]) -> set[str]:
+    networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    return {network["NetworkID"] for network in networks.values()}
+
+
+async def join(request: JoinRequest, deadline_s: float) -> None:
+    """Joins a swarm. Raises Denied, also when Docker goes on with it in the background."""
+
+    def ask(client: Any) -> None:
+        client.api.join_swarm(
+            remote_addrs=list(request.remote_addrs),
+            join_token=request.token,
+            advertise_addr=request.advertise_addr or None,
+            data_path_addr=request.data_path_addr or None,
+            **({"listen_addr": request.listen_addr} if request.listen_addr else {}),
+        )
+
+    await _ask("join", ask, deadline_s)
+
+
+async def leave(deadline_s: float) -> None:
+    """Leaves the swarm, as a worker: Docker itself refuses it to a manager. Raises Denied."""
+    await _ask("leave", lambda client: client.api.leave_swarm(force=False), deadline_s)
+
+
+async def changes(filters: Mapping[str, list[str]]) -> AsyncGenerator[None, None]:
+    """Yields when Docker's stream of events is open, then at each event that the filters let
+    through; bursts come as one. Raises Unavailable when there is no stream, or no longer one."""
+    stream = _Stream(filters)
+    stream.start()
     try:
-        client = docker.from_env(timeout=DEADLINE_S)
+        while True:
+            await stream.moved.wait()
+            stream.moved = anyio.Event()
+            if stream.fault:
+                raise Unavailable(stream.fault)
+            yield
+    finally:
+        stream.close()
+
+
+class _Stream:
+    """The event stream in a thread of its own; a frozen daemon keeps that one waiting.
+
+    The SDK's stream knows no deadline, but closing it ends the wait.
+    """
+
+    def __init__(self, filters: Mapping[str, list[str]]) -> None:
+        self.moved = anyio.Event()
+        self.fault = ""
+        self._filters = dict(filters)
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._open: Any = None
+        self._is_closed = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._follow, name="docker: events", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            if self._open is not None:
+                self._open.close()
+
+    def _follow(self) -> None:
+        fault = "docker: the stream of events ended"
         try:
-            # Without their details: one that ends in between would be an error.
-            found = client.containers.list(
-                filters={"label": f"{OWNER_LABEL}={agent_id}"}, sparse=True
-            )
-            return [container.id for container in found]
-        finally:
-            client.close()
+            with contextlib.closing(docker.from_env(timeout=_SOCKET_DEADLINE_S)) as client:
+                events = client.events(filters=self._filters)
+                with self._lock:
+                    self._open = events
+                    if self._is_closed:
+                        events.close()
+                        return
+                self._tell("")
+                for _ in events:
+                    self._tell("")
+        except (DockerException, RequestException, HTTPError, OSError, ValueError) as error:
+            fault = f"docker: {error}"
+        self._tell(fault)
+
+    def _tell(self, fault: str) -> None:
+        def told() -> None:
+            self.fault = fault
+            self.moved.set()
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(told)
+
+
+async def _ask(what: str, ask: Callable[[Any], T], deadline_s: float = DEADLINE_S) -> T:
+    return await in_thread(f"docker: {what}", lambda: _asked(ask), deadline_s)
+
+
+def _asked(ask: Callable[[Any], T]) -> T:
+    try:
+        with contextlib.closing(docker.from_env(timeout=_SOCKET_DEADLINE_S)) as client:
+            return ask(client)
+    except APIError as error:
+        raise Denied(str(error.explanation or error)) from error
     except (DockerException, RequestException, OSError) as error:
         raise Unavailable(f"docker: {error}") from error

@@ -1,0 +1,273 @@
+"""This node's place in a Docker swarm: joined to the one that is desired, or in none.
+
+Here is the doing; what is right, and what to do about it, says swarm_rules.
+The token is handed to Docker when it joins, and stands nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..model import (
+    AnyResource,
+    Host,
+    Kind,
+    NodeSpec,
+    Plan,
+    Refused,
+    Wake,
+)
+from ..swarm_certificate import Certificate, digest_of_ca, parse_certificate
+from ..swarm_model import (
+    JOIN_DEADLINE_S,
+    LEAVE_DEADLINE_S,
+    Actual,
+    Join,
+    Leave,
+    Local,
+    Membership,
+    Remember,
+    SwarmAction,
+    SwarmSpec,
+)
+from ..swarm_record import Notes
+from ..swarm_rules import judge, plan, refusal
+from ..system import files, inotify
+from ..watches import together
+
+# docker and grpc are loaded when a document asks for a swarm: see the imports in functions.
+if TYPE_CHECKING:
+    from ..system.docker import Info
+
+SECTION = "swarm"
+# An answer of a manager holds for a while: on a busy node networks come and go every second.
+ASKED_EVERY_S = 30.0
+CERTIFICATE = Path("swarm/certificates/swarm-node.crt")
+AUTHORITY = Path("swarm/certificates/swarm-root-ca.crt")
+# Containers leave networks; on a manager, nodes are drained and removed.
+_EVENTS = {"type": ["network", "node"], "event": ["disconnect", "update", "remove"]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """What Docker's own folder shows; nothing where it can't be read."""
+
+    certificate: Certificate | None = None
+    authority: bytes = b""
+    since_s: float = 0.0
+
+
+class Swarm:
+    name = "Swarm"
+    deadline_s = 30.0
+
+    def __init__(self, spec: SwarmSpec, host: Host) -> None:
+        self.spec = spec
+        self._notes = Notes(host.state)
+        self._redact = host.redact
+        self._answer: tuple[str, float] = ("", 0.0)  # the node that was known, and until when
+        self._root: Path | None = None
+        self._moved = anyio.Event()
+
+    async def observe(self) -> Actual:
+        from ..system import docker
+
+        info = await docker.info()
+        self._follow(info.root)
+        disk = _read(info.root)
+        actual = Actual(
+            local=await self._local(info),
+            now_s=time.time(),
+            record=self._notes.read(),
+            certificate=disk.certificate,
+            ca=digest_of_ca(disk.authority) if disk.authority else "",
+            since_s=disk.since_s,
+        )
+        actual = replace(actual, membership=await self._membership(actual, disk.authority))
+        if judge(self.spec, actual).wish == "leave":
+            actual = replace(actual, users=await docker.overlay_users())
+        return actual
+
+    async def _local(self, info: Info) -> Local:
+        from ..system import docker
+
+        is_asked = info.is_manager and info.state == "active"
+        return Local(
+            state=info.state,
+            node=info.node,
+            is_manager=info.is_manager,
+            managers=info.managers,
+            cluster=info.cluster,
+            availability=await docker.availability(info.node) if is_asked else "",
+            error=self._redact(info.error),
+        )
+
+    async def _membership(self, actual: Actual, authority: bytes) -> Membership | None:
+        """What a manager says of us. A manager knows itself, and one that left asks nobody."""
+        node = actual.node
+        is_out = self.spec.state == "left" or actual.local.state == "inactive"
+        if is_out or actual.is_manager or not (node and authority):
+            return None
+        known, until_s = self._answer
+        if known == node and time.monotonic() < until_s:
+            return Membership(known=True)
+        from ..system import swarm_manager
+
+        managers = actual.local.managers or self.spec.remote_addrs
+        try:
+            is_known = await swarm_manager.knows(node, managers, authority)
+        except swarm_manager.NoAnswer as error:
+            return Membership(why=str(error))
+        self._answer = (node, time.monotonic() + ASKED_EVERY_S) if is_known else ("", 0.0)
+        return Membership(known=is_known)
+
+    def plan(self, actual: Actual) -> Plan[SwarmAction]:
+        return plan(self.spec, actual)
+
+    async def apply(self, action: SwarmAction) -> None:
+        from ..system import docker
+
+        match action:
+            case Remember(record):
+                self._notes.update(lambda _: record)
+            case Join():
+                self._notes.update(lambda record: replace(record, asked=self.spec.asked))
+                try:
+                    await docker.join(self._request(), JOIN_DEADLINE_S)
+                except docker.Denied as error:
+                    if refused := refusal(self.spec, self._redact(error.text)):
+                        raise Refused(*refused) from error
+            case Leave():
+                if await docker.overlay_users():
+                    return  # somebody was faster: looking again is all that is right
+                try:
+                    await docker.leave(LEAVE_DEADLINE_S)
+                except docker.Denied as error:
+                    if (await docker.info()).state != "inactive":
+                        raise Refused("LeaveRefused", self._redact(str(error))) from error
+
+    def _request(self) -> Any:
+        from ..system.docker import JoinRequest
+
+        spec = self.spec
+        return JoinRequest(
+            spec.remote_addrs,
+            spec.token,
+            spec.advertise_addr,
+            spec.data_path_addr,
+            spec.listen_addr,
+        )
+
+    async def watch(self, wake: Wake) -> None:
+        await together(lambda: self._wake_at_events(wake), lambda: self._wake_at_files(wake))
+
+    async def _wake_at_events(self, wake: Wake) -> None:
+        from ..system import docker
+
+        async for _ in docker.changes(_EVENTS):
+            wake()
+
+    async def _wake_at_files(self, wake: Wake) -> None:
+        """Follows Docker's folder of its swarm: a leave emits no event."""
+        while True:
+            root, moved = self._root, self._moved
+            async with anyio.create_task_group() as tasks:
+                if root is not None:
+                    tasks.start_soon(_wake_below, root, wake)
+                await moved.wait()
+                tasks.cancel_scope.cancel()
+
+    def _follow(self, root: Path) -> None:
+        if root != self._root:
+            self._root, moved, self._moved = root, self._moved, anyio.Event()
+            moved.set()
+
+
+async def _wake_below(root: Path, wake: Wake) -> None:
+    try:
+        async for _ in inotify.changes([root / "swarm", root / CERTIFICATE.parent]):
+            wake()
+    except OSError:
+        # Not ours to read: without root, or another machine's Docker. Then the resync has to do.
+        return
+
+
+def _read(root: Path) -> _Disk:
+    try:
+        authority = files.read_if_there(root / AUTHORITY)
+        certificate = files.read_if_there(root / CERTIFICATE)
+        if authority is None or certificate is None:
+            return _Disk()
+        since_s = (root / AUTHORITY).stat().st_mtime
+        return _Disk(parse_certificate(certificate), authority, since_s)
+    except (OSError, ValueError):
+        return _Disk()
+
+
+def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
+    section = node.document.get(SECTION)
+    if section is None:
+        return []
+    name = section.get("token", "")
+    addresses = {k: section.get(k, "") for k in ("advertise-addr", "data-path-addr", "listen-addr")}
+    is_known = not any("${" in address for address in addresses.values())
+    spec = SwarmSpec(
+        state=section.get("state", "joined"),
+        remote_addrs=tuple(section.get("remote-addrs", ())),
+        token=node.secrets.get(name, ""),
+        token_name=name,
+        cluster_id=section.get("cluster-id", ""),
+        advertise_addr=addresses["advertise-addr"],
+        data_path_addr=addresses["data-path-addr"],
+        listen_addr=addresses["listen-addr"],
+        doubt=None if is_known else node.address,
+    )
+    asked = host.digest([dict(section), spec.token])
+    return [Swarm(replace(spec, asked=asked), host)]
+
+
+_LOCAL_ADDRESS = {
+    "title": 'an address or a network interface, such as "10.20.30.11" or "eth1"',
+    "type": "string",
+    "pattern": r"^[^\s/@]+$",
+}
+
+KIND = Kind(
+    section=SECTION,
+    schema={
+        "type": "object",
+        "properties": {
+            "state": {"enum": ["joined", "left"], "not": {"const": "manager"}},
+            "remote-addrs": {
+                "title": 'a list such as ["10.20.30.1:2377"]',
+                "type": "array",
+                "items": {
+                    "title": 'an address of a manager such as "10.20.30.1:2377"',
+                    "type": "string",
+                    "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?$",
+                },
+                "minItems": 1,
+            },
+            "token": {"$ref": "#/$defs/name"},
+            "cluster-id": {
+                "title": "the id of a swarm, as `docker info` shows it on a manager",
+                "type": "string",
+                "pattern": "^[0-9a-z]{25}$",
+            },
+            "advertise-addr": _LOCAL_ADDRESS,
+            "data-path-addr": _LOCAL_ADDRESS,
+            "listen-addr": _LOCAL_ADDRESS,
+        },
+        "required": ["state"],
+        "if": {"properties": {"state": {"const": "joined"}}, "required": ["state"]},
+        "then": {"required": ["remote-addrs", "token"]},
+        "additionalProperties": False,
+    },
+    resources=_resources,
+    secret_names=frozenset({("token",)}),
+)

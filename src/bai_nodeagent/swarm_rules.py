@@ -1,0 +1,307 @@
+"""Is this node in the swarm that it shall be in, and what is to be done. Pure.
+
+Invariants:
+
+- A swarm is left only when no container on this node uses an overlay network,
+  never by a manager, and never when it is known that the token leads elsewhere
+  than it should, unless the node has never been right where it is.
+- Which swarm it is, is judged by the node's certificate and by the authority
+  that the token names. Addresses count only where these two can't tell.
+- Who was removed by a manager stays out until somebody asks for something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from .model import Plan, Scalar, Status, Verdict
+from .swarm_certificate import Certificate, digest_in_token
+from .swarm_model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
+from .swarm_record import Record
+
+PORT = 2377
+# SwarmKit renews a certificate at some time between 50 and 80 % of its life:
+# one with less than a fifth left is late, however short its life is.
+EXPIRY_WARNING_S = 14 * 86400.0
+LATE_SHARE = 0.2
+LOOK_AGAIN_S = 10.0
+_NAMES_AT_MOST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How it stands, and what would put it right."""
+
+    verdict: Verdict
+    wish: Literal["", "join", "leave"] = ""
+    look_again_in_s: float | None = None
+
+
+def plan(spec: SwarmSpec, actual: Actual) -> Plan[SwarmAction]:
+    stand = judge(spec, actual)
+    if spec.doubt:
+        return Plan(spec.doubt if stand.wish else stand.verdict, facts=_facts(actual))
+    hindrance = _hindered(stand, actual) if stand.wish == "leave" else None
+    return Plan(
+        hindrance or stand.verdict,
+        (*_notes(spec, actual), *(() if hindrance else _steps(stand, spec, actual))),
+        stand.look_again_in_s,
+        _facts(actual),
+    )
+
+
+def _notes(spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
+    record = noted(spec, actual)
+    return () if record == actual.record else (Remember(record),)
+
+
+def _steps(stand: Stand, spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
+    leave = (Leave(actual.cluster),) if stand.wish == "leave" else ()
+    is_join_next = spec.state == "joined" and stand.wish != ""
+    return (*leave, *((Join(spec.remote_addrs),) if is_join_next else ()))
+
+
+def _hindered(stand: Stand, actual: Actual) -> Verdict | None:
+    """Why the swarm may not be left now."""
+    why = stand.verdict.message
+    if actual.is_manager:
+        return Verdict(
+            Status.FALSE,
+            "Blocked",
+            f"{why}; but it is a manager there, and leaving could cost the swarm its quorum: "
+            f"on another manager run `docker node demote {actual.node}`, or leave by hand",
+        )
+    if actual.users:
+        shown = ", ".join(actual.users[:_NAMES_AT_MOST])
+        more = len(actual.users) - _NAMES_AT_MOST
+        rest = f" and {more} more" if more > 0 else ""
+        return Verdict(
+            Status.FALSE,
+            "Blocked",
+            f"{why}; that waits until no container is on an overlay network: {shown}{rest}",
+        )
+    return None
+
+
+def _facts(actual: Actual) -> dict[str, Scalar]:
+    facts: dict[str, Scalar] = {}
+    if actual.local.state != "inactive":
+        facts |= {"swarm-cluster": actual.cluster, "swarm-node": actual.node}
+    if actual.certificate:
+        facts["swarm-certificate-expires"] = _moment(actual.certificate.expires_s)
+    return {name: value for name, value in facts.items() if value}
+
+
+def judge(spec: SwarmSpec, actual: Actual) -> Stand:
+    """How the node stands, before it is asked whether the swarm may be left."""
+    if actual.local.state == "inactive":
+        return _outside(spec, actual)
+    if spec.state == "left":
+        text = f"this node is in the swarm {actual.cluster}".rstrip()
+        return Stand(Verdict(Status.FALSE, "Joined", text), "leave")
+    if _is_removed(actual):
+        return _removed(spec, actual)
+    return _misplaced(spec, actual) or _inside(spec, actual)
+
+
+def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
+    if spec.state == "left":
+        return Stand(Verdict(Status.TRUE, "InSync", "in no swarm"))
+    record = actual.record
+    if record.removed and record.removed_asked == spec.asked:
+        return _removed(spec, actual)
+    digest = digest_in_token(spec.token)
+    if digest is None:
+        text = f"the secret {spec.token_name} is no join token of a swarm (SWMTKN-1-…)"
+        return Stand(Verdict(Status.FALSE, "InvalidToken", text))
+    leads = record.leads.get(digest, "")
+    if spec.cluster_id and leads not in ("", spec.cluster_id):
+        text = f"the token leads to the swarm {leads}, and cluster-id is {spec.cluster_id}"
+        return Stand(Verdict(Status.FALSE, "WrongSwarm", f"{text}; put the wrong one right"))
+    return Stand(Verdict(Status.FALSE, "NotJoined", "this node is in no swarm"), "join")
+
+
+def _is_removed(actual: Actual) -> bool:
+    if actual.membership is not None and actual.membership.known is not None:
+        return not actual.membership.known
+    return bool(actual.record.removed) and actual.record.removed == actual.node
+
+
+def _removed(spec: SwarmSpec, actual: Actual) -> Stand:
+    """A manager has taken the node out: that is how nodes are decommissioned."""
+    record = actual.record
+    is_new_wish = record.removed == actual.node and record.removed_asked != spec.asked
+    text = f"a manager has removed this node ({record.removed or actual.node}) from the swarm"
+    if is_new_wish:
+        return Stand(Verdict(Status.FALSE, "RemovedByManager", text), "leave")
+    text += "; it joins again when [swarm] or the token changes"
+    return Stand(Verdict(Status.FALSE, "RemovedByManager", text))
+
+
+def _misplaced(spec: SwarmSpec, actual: Actual) -> Stand | None:
+    """The swarm that the node is in is another than desired; None: it is not."""
+    cluster, digest = actual.cluster, digest_in_token(spec.token)
+    if not cluster:
+        return None
+    leads = cluster if digest == actual.ca else actual.record.leads.get(digest or "", "")
+    if spec.cluster_id:
+        is_right = cluster == spec.cluster_id
+        why = f"this node is in the swarm {cluster}, and cluster-id is {spec.cluster_id}"
+        is_way_known = leads in ("", spec.cluster_id)
+    else:
+        # A token of another authority may be one from before, or after, a change
+        # of the swarm's authority: then the managers are still the same.
+        is_right = leads == cluster or (not leads and _is_with(spec, actual))
+        why = f"this node is in the swarm {cluster}, and the token leads to another"
+        is_way_known = True
+    if is_right or (digest is None and not spec.cluster_id):
+        return None
+    if digest is None or (not is_way_known and actual.record.trusted == cluster):
+        there = f"leads to the swarm {leads}" if digest else "is none"
+        text = f"{why}; but the token in the secret {spec.token_name} {there}: put that right first"
+        return Stand(Verdict(Status.FALSE, "WrongSwarm", text))
+    return Stand(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
+
+
+def _inside(spec: SwarmSpec, actual: Actual) -> Stand:
+    """In the swarm that is desired, or on the way to it."""
+    certificate, unknown = actual.certificate, _unreached(actual)
+    if certificate and certificate.expires_s <= actual.now_s:
+        text = f"the node's certificate expired at {_moment(certificate.expires_s)}"
+        if actual.membership and actual.membership.known:
+            return Stand(Verdict(Status.FALSE, "CertificateExpired", text), "leave")
+        text += f"; it joins anew once a manager answers{unknown and f' ({unknown})'}"
+        return Stand(Verdict(Status.FALSE, "CertificateExpired", text), "", LOOK_AGAIN_S)
+    match actual.local.state:
+        case "error":
+            text = f"Docker: {actual.local.error}; see its log, then `docker swarm leave` here"
+            return Stand(Verdict(Status.FALSE, "SwarmError", text))
+        case "locked":
+            text = "this manager is locked: run `docker swarm unlock` here"
+            return Stand(Verdict(Status.FALSE, "Locked", text))
+        case _ if unknown:
+            text = f"no manager answers this node: {unknown}"
+            return Stand(Verdict(Status.FALSE, "ManagerUnreachable", text), "", LOOK_AGAIN_S)
+        case "pending":
+            return _pending(spec, actual)
+    return Stand(_active(spec, actual))
+
+
+def _pending(spec: SwarmSpec, actual: Actual) -> Stand:
+    managers = ", ".join(actual.local.managers)
+    is_ours = _is_with(spec, actual) and actual.record.asked in ("", spec.asked)
+    if not actual.cluster and not is_ours:
+        text = f"Docker still tries to join at {managers}, which is no longer desired"
+        return Stand(Verdict(Status.FALSE, "OtherJoin", text), "leave")
+    text = f"Docker is getting in touch with the swarm at {managers}"
+    return Stand(Verdict(Status.UNKNOWN, "Progressing", text), "", LOOK_AGAIN_S)
+
+
+def _active(spec: SwarmSpec, actual: Actual) -> Verdict:
+    word = "a manager" if actual.is_manager else "a worker"
+    if actual.local.availability in ("drain", "pause"):
+        text = (
+            f"the swarm gives this node no work (availability {actual.local.availability}), so "
+            "containers can't use overlay networks: on a manager run "
+            f"`docker node update --availability active {actual.node}`"
+        )
+        return Verdict(Status.FALSE, "Drained", text)
+    if actual.certificate and is_late(actual.certificate, actual.now_s):
+        text = (
+            f"the node's certificate expires at {_moment(actual.certificate.expires_s)} and has "
+            "not been renewed: look at Docker's log here and at the managers'"
+        )
+        return Verdict(Status.TRUE, "CertificateExpiring", text)
+    text = f"{word} of the swarm {actual.cluster}".rstrip()
+    digest = digest_in_token(spec.token)
+    if actual.ca and digest != actual.ca:
+        text += f"; the token in the secret {spec.token_name} is not of its present authority"
+    return Verdict(Status.TRUE, "InSync", text)
+
+
+def is_late(certificate: Certificate, now_s: float) -> bool:
+    """Whether it ought to have been renewed, so that somebody should look."""
+    life_s = certificate.expires_s - certificate.starts_s
+    return certificate.expires_s - now_s < min(EXPIRY_WARNING_S, LATE_SHARE * life_s)
+
+
+def _unreached(actual: Actual) -> str:
+    """Why no manager could be asked; "" when one answered, or nobody was asked."""
+    membership = actual.membership
+    return membership.why if membership and membership.known is None else ""
+
+
+def _is_with(spec: SwarmSpec, actual: Actual) -> bool:
+    """Some manager that Docker knows is one that the document names; or Docker knows none."""
+    managers = actual.local.managers
+    return not managers or bool({*map(_full, managers)} & {*map(_full, spec.remote_addrs)})
+
+
+def _full(address: str) -> str:
+    """With its port: "10.0.0.1" and "10.0.0.1:2377" are one, "[fd00::1]" is one."""
+    has_port = ":" in address.rpartition("]")[2]
+    return address if has_port else f"{address}:{PORT}"
+
+
+def noted(spec: SwarmSpec, actual: Actual) -> Record:
+    """What there is to remember after a look."""
+    record, cluster = actual.record, actual.cluster
+    digest = digest_in_token(spec.token)
+    if actual.local.state == "inactive":
+        record = replace(record, member="", since_s=0.0)
+    elif cluster and record.member != cluster:
+        record = replace(record, member=cluster, since_s=actual.since_s)
+    if digest and cluster and digest == actual.ca and record.leads.get(digest) != cluster:
+        record = replace(record, leads=record.leading(digest, cluster))
+    if _is_removed(actual):
+        if actual.node and record.removed != actual.node:
+            record = replace(record, removed=actual.node, removed_asked=spec.asked)
+    elif record.removed and _is_forgiven(spec, actual):
+        record = replace(record, removed="", removed_asked="")
+    is_home = spec.state == "joined" and cluster and actual.local.state == "active"
+    if is_home and not _is_removed(actual) and _misplaced(spec, actual) is None:
+        record = replace(record, trusted=cluster)
+    return record
+
+
+def _is_forgiven(spec: SwarmSpec, actual: Actual) -> bool:
+    """A removal no longer counts: another one is asked for, or the node is in again."""
+    if actual.local.state == "inactive":
+        return spec.state == "left" or spec.asked != actual.record.removed_asked
+    is_known = actual.membership is not None and actual.membership.known
+    return bool(is_known or (actual.node and actual.node != actual.record.removed))
+
+
+def _moment(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_REFUSALS = (
+    ("will continue in the background", "", ""),
+    ("already part of a swarm", "", ""),
+    (
+        "valid join token is necessary",
+        "InvalidToken",
+        "the swarm doesn't accept the token: it may have been rotated",
+    ),
+    ("does not match fingerprint", "InvalidToken", "the token is of another swarm"),
+    ("invalid join token", "InvalidToken", "it is no join token"),
+    ("connection error", "ManagerUnreachable", "no manager answers"),
+    ("deadline exceeded", "ManagerUnreachable", "no manager answers"),
+)
+"""What a part of Docker's sentence means: reason and words; no reason where the join goes on,
+or nothing is left to do. Seen with Docker 20.10."""
+
+
+def refusal(spec: SwarmSpec, text: str) -> tuple[str, str] | None:
+    """Reason and message for a join that Docker refused; None: it goes on, or is done."""
+    at = ", ".join(spec.remote_addrs)
+    for part, reason, words in _REFUSALS:
+        if part in text:
+            if not reason:
+                return None
+            where = f"{words} (secret {spec.token_name}, managers {at})"
+            return reason, f"{where}: {text}"
+    return "JoinRefused", f"Docker can't join the swarm at {at}: {text}"
