@@ -95,6 +95,18 @@ async def a_share_comes_goes_and_changes(folder: Path) -> None:
 
 
 @scenario
+async def a_plan_cut_off_after_any_action_converges(folder: Path) -> None:
+    spec = tmpfs(folder / "vf")
+    for actions in range(3):
+        await passed(replace(spec, source="other"), folder)
+        for _ in range(actions):  # each by a daemon that is killed right after it
+            killed = point(spec, folder)
+            await killed.apply(killed.plan(await killed.observe()).actions[0])
+        assert (await passed(spec, folder)).reason == "Mounted"
+        assert [e.source for e in mounts.table() if e.target == spec.target] == ["share"]
+
+
+@scenario
 async def a_target_behind_a_link_is_found(folder: Path) -> None:
     (folder / "real").mkdir()
     (folder / "link").symlink_to("real")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..model import Kind
-from . import agent, agent_config, plugins, redis
+from . import agent, agent_config, mount, plugins, redis
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,
+    mount.KIND,
     plugins.KIND,
     redis.BACKENDAI,
     redis.KIND,
