@@ -9,26 +9,35 @@ that ends; virtual environments and Docker's data are kept below `.lab/agents`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
 
 from debian_root import LAB, NotPossible
 from node_under_test import PROGRAM, Node
 from servers import Etcd, wait_until
 
+T = TypeVar("T")
+
 AGENTS = LAB / "agents"
 PROGRAMS = ["dockerd", "docker", "etcd", "etcdctl", "ip", "nsenter", "redis-server", "setpriv"]
 ETCD_PORT, REDIS_PORT, RPC_PORT = 12379, 16379, 6001
-START_S = 30.0
+SERVERS_S = 30.0
+# A few seconds, but for a machine that has much else to do.
+START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class Lab:
     """One Backend.AI without a manager: what it publishes is put into etcd by `publish`."""
 
     def __init__(self, folder: Path, pid: int) -> None:
-        self.folder = folder
+        self.folder, self.pid = folder, pid
         self.inside = ("nsenter", f"--target={pid}", "--net", "--mount")
         self.docker_host = f"unix://{folder}/docker.sock"
         etcd_url = f"http://127.0.0.1:{ETCD_PORT}"
@@ -186,6 +195,18 @@ class Lab:
             raise AssertionError(f"{command}: {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
 
+    def in_network(self, call: Callable[[], T]) -> T:
+        """The result of a call whose sockets are the lab's. A thread may be elsewhere: setns(2)."""
+
+        def enter() -> T:
+            with Path(f"/proc/{self.pid}/ns/net").open() as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            return call()
+
+        with ThreadPoolExecutor(1) as elsewhere:
+            return elsewhere.submit(enter).result()
+
     def docker(self, *arguments: str) -> str:
         return self.run("docker", "--host", self.docker_host, *arguments)
 
@@ -214,6 +235,23 @@ class Lab:
         for server in (self.dockerd, self.redis, self.etcd_server):
             server.stop()
 
+    def session(self, agent_id: str) -> str:
+        """A container that counts as a session of that agent."""
+        if not self.docker("images", "--quiet", "session"):
+            busybox = shutil.which("busybox") or ""
+            tar = self.folder / "session.tar"
+            link = "--transform=s,.*busybox,busybox,"
+            self.run("tar", "--create", f"--file={tar}", "--absolute-names", link, busybox)
+            self.docker("import", str(tar), "session")
+        labels = ("--label", f"ai.backend.owner={agent_id}")
+        network = ("--network", "none")
+        return self.docker(
+            "run", "--detach", *labels, *network, "session", "/busybox", "sleep", "9999"
+        )
+
+    def is_running(self, container: str) -> bool:
+        return self.docker("inspect", "--format={{.State.Running}}", container) == "true"
+
     def listen(self, port: int) -> subprocess.Popen[bytes]:
         """A stranger on a port. To be killed by the caller."""
         program = (
@@ -228,7 +266,7 @@ class Lab:
         return stranger
 
 
-def wait_for(holds: object, what: str, limit_s: float = START_S) -> None:
+def wait_for(holds: object, what: str, limit_s: float = SERVERS_S) -> None:
     """Until a callable gives something true; a command that fails counts as not yet."""
     assert callable(holds)
 
@@ -318,6 +356,17 @@ stop-timeout = "8s"
     def start(self, *program: str) -> None:
         super().start(*self.inside, *(program or [str(PROGRAM)]))
 
+    def http(self, path: str) -> tuple[int, str]:
+        return self.lab.in_network(lambda: super(RealNode, self).http(path))
+
+    def status(self) -> dict[str, Any]:
+        """At once, by HTTP: what stands in the store may be half a minute behind."""
+        try:
+            status: dict[str, Any] = json.loads(self.http("/status")[1])
+        except OSError:
+            return {"summary": "", "conditions": []}
+        return status
+
     @property
     def agent_pid(self) -> int:
         """The main process, as the status says; 0 when it says none."""
@@ -345,7 +394,38 @@ stop-timeout = "8s"
         wait_until(lambda: not self.living(), "processes of the agent live on")
 
 
-def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+# --- for tests: import them where they are used
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Lab]:
+    try:
+        with lab() as here:
+            yield here
+    except NotPossible as why:
+        pytest.skip(f"no real agent to test with: {why}")
+
+
+@pytest.fixture
+def node(cluster: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RealNode]:
+    """Of the line that the test asks for, else of the old one."""
+    line: Line = getattr(request, "param", OLD)
+    try:
+        python = agent_python(line)
+    except NotPossible as why:
+        pytest.skip(str(why))
+    cluster.publish()
+    node = RealNode(tmp_path / "n", cluster, python)
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+both = pytest.mark.parametrize("node", [OLD, NEW], indirect=True, ids=lambda line: line.name)
+
+
+def running(node: RealNode) -> tuple[int, int]:
+    """Main process and worker of an agent that really works."""
+    node.wait("the agent works", lambda: node.condition("Agent")["reason"] == "Running", START_S)
+    return node.agent_pid, node.worker_pid()

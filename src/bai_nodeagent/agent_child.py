@@ -26,6 +26,7 @@ from .agent_rules import (
     judge_running,
     pids,
 )
+from .agent_sessions import SESSIONS_LOOK_S, Held
 from .agent_signs import TROUBLE_LOOK_S, port_taken
 from .agent_spec import AgentSpec
 from .model import Action, Plan, Status, Verdict
@@ -82,11 +83,13 @@ class Start(Action):
     cause: Cause
     restart_cause: str
     needs: tuple[str, ...]
+    as_before: bool = False  # with what it ran with last: a change is held back
     deadline_s: float = START_DEADLINE_S + _SLACK_S
 
     @property
     def summary(self) -> str:
-        return f"start the agent ({CAUSES[self.cause]})"
+        how = ", with what it ran with before" if self.as_before else ""
+        return f"start the agent ({CAUSES[self.cause]}{how})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,4 +216,16 @@ def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
         return Plan(verdict, look_again_in_s=wait_s)
+    if held := actual.caution.held:
+        return _plan_dead_and_held(spec, actual, held)
     return Plan(verdict, (_start(spec, cause),))
+
+
+def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Plan[ChildAction]:
+    """Sessions need their agent: it comes back as it was, beside an agent.toml that is held."""
+    if actual.caution.before is None:
+        text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
+        return Plan(replace(held.verdict, message=text), look_again_in_s=SESSIONS_LOOK_S)
+    needs = tuple(need for need in spec.needs if need != "AgentConfig")
+    start = Start(cause="died", restart_cause="died", needs=needs, as_before=True)
+    return Plan(held.verdict, (start,))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
+from .agent_guard import Guard
 from .agent_record import Life, Notes, Record, config_text, installed
+from .agent_sessions import Launch
 from .agent_signs import (
     MAIN_TITLE,
     WORKER_TITLE,
@@ -81,15 +83,32 @@ class Desk:
         self.host = host
         self.notes = Notes(host.runtime)
         self._wants = wanted(spec, host.digest)
+        self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / "agent.lock"
         self.log = host.state / "agent.log"
 
-    def finds(self) -> Inputs:
-        """The inputs that an agent which starts now would find. Blocks."""
-        return self._finds(installed(self.spec))
+    def finds(self, launch: Launch) -> Inputs:
+        """The inputs that an agent which is started so now would find. Blocks."""
+        spec = replace(
+            self.spec,
+            command=launch.command,
+            workdir=Path(launch.workdir),
+            user=launch.user,
+            env=launch.env,
+        )
+        return found(spec, config_text(spec), self.host.digest, installed(spec))
 
     def _finds(self, plugins: Environment | None) -> Inputs:
         return found(self.spec, config_text(self.spec), self.host.digest, plugins)
+
+    def launch(self, *, as_before: bool) -> Launch:
+        """How the agent is to be started; remembered for when a change is held back."""
+        spec = self.spec
+        wanted = Launch(spec.command, str(spec.workdir), spec.user, spec.env)
+        launch = self.guard.kept() if as_before else None
+        if launch is None:
+            self.guard.keep(wanted)
+        return launch or wanted
 
     async def finds_now(self) -> Inputs:
         return self._finds(await self._plugins())
@@ -131,6 +150,7 @@ class Desk:
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
             "signs": signs,
+            "caution": await self.guard.look(command, record),
             "sessions": await self._sessions(record, main, wants),
         }
 
@@ -186,7 +206,7 @@ class Desk:
         from .system import docker  # heavy, and only for this question
 
         try:
-            return len(await docker.session_containers(self.spec.agent_id))
+            return len(await docker.sessions([self.spec.agent_id], "restart"))
         except (Unavailable, Stuck):
             return None
 

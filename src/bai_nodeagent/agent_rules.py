@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, TypeVar
 
+from .agent_guard import Caution
 from .agent_record import Cause, Life, Record
+from .agent_sessions import SESSIONS_LOOK_S
 from .agent_signs import Signs, judge_signs
 from .agent_spec import AgentSpec, Inputs, differing, unread
 from .agent_words import why_dead
@@ -32,8 +34,6 @@ CRASH_WAIT_MOST_S = 300.0
 # Restarts for changed inputs, against a desired state that flaps.
 CHANGES_BURST = 3
 CHANGES_REFILL_S = 60.0
-# How soon an end of the last session is noticed.
-SESSIONS_LOOK_S = 30.0
 _PARTS_TOLD = 5
 
 CAUSES: Mapping[Cause, str] = {
@@ -60,6 +60,7 @@ class Actual:
     signs       of a living Backend.AI agent; None: to live is enough
     taken       strangers on the ports that it needs; looked for where it does not run
     sessions    how many sessions run; None: nobody can tell. Asked only where it matters
+    caution     what a change would cost
     """
 
     now_s: float
@@ -73,6 +74,7 @@ class Actual:
     signs: Signs | None = None
     taken: tuple[str, ...] = ()
     sessions: int | None = None
+    caution: Caution = field(default_factory=Caution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,14 @@ def judge_running(
     differs = differing(spec, actual.wants, life.inputs) if life else ()
     if life is None or not differs:
         return Plan(health, _news(actual), look_again_in_s, known)
-    what = _listed(differs) if life.inputs else "it is not known what it was started with"
-    verdict, wait_s = _when(spec, actual, what)
+    wait_s: float | None = SESSIONS_LOOK_S
+    if held := actual.caution.held:
+        verdict = replace(
+            held.verdict, message=f"{held.verdict.message}; the agent goes on as it is"
+        )
+    else:
+        what = _listed(differs) if life.inputs else "it is not known what it was started with"
+        verdict, wait_s = _when(spec, actual, what)
     if wait_s == 0:
         return Plan(verdict, restart, facts=known)
     if health.status is Status.FALSE:

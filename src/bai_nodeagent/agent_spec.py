@@ -42,6 +42,7 @@ class AgentSpec:
 
     command         empty: only with the supervisor "systemd", whose unit has its own
     env             secrets filled in
+    allow_session_loss  the digest of the one change that may cost running sessions
     config_path     None: agent.toml is unmanaged, and `values` is empty
     plugins         None: accelerator plugins are unmanaged
     needs           condition types that must hold before a start
@@ -58,6 +59,7 @@ class AgentSpec:
     user: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop_timeout_s: float = STOP_TIMEOUT_S
+    allow_session_loss: str = ""
     agent_id: str = ""
     config_path: Path | None = None
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
@@ -82,6 +84,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         user=section.get("user"),
         env={name: _text(value, node.secrets) for name, value in section.get("env", {}).items()},
         stop_timeout_s=duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s")),
+        allow_session_loss=section.get("allow-session-loss", ""),
         agent_id=(values or {}).get(("agent", "id"), node.node_id),
         config_path=None if values is None else node.agent_config_path,
         values=values or {},
@@ -108,7 +111,7 @@ def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
     ABSENT for what must not be in the file, PRESENT for what only has to be there.
     """
     rules = {place: _rule(value, digest) for place, value in spec.values.items()}
-    return {**_own_parts(spec, digest), **{_part(place): rule for place, rule in rules.items()}}
+    return {**_own_parts(spec, digest), **{part_of(place): rule for place, rule in rules.items()}}
 
 
 def wanted_plugins(
@@ -150,7 +153,7 @@ def found(
         return own
     # An address may be spelled in several ways; `managed` reads them all.
     values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
-    file = {_part(at): digest(value) for at, value in values.items() if value is not UNSET}
+    file = {part_of(at): digest(value) for at, value in values.items() if value is not UNSET}
     return {**own, **file}
 
 
@@ -159,7 +162,7 @@ def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:
 
     An optional place counts only for an agent that found its table.
     """
-    spared = {_part(place) for place in spec.optional if not _stands(_part(place[:1]), has)}
+    spared = {part_of(place) for place in spec.optional if not _stands(part_of(place[:1]), has)}
     return tuple(p for p in wants if p not in spared and not _is_met(p, wants[p], has))
 
 
@@ -194,7 +197,8 @@ def _own_parts(spec: AgentSpec, digest: Digest) -> Inputs:
     }
 
 
-def _part(place: KeyPath) -> str:
+def part_of(place: KeyPath) -> str:
+    """The name of a key of agent.toml among the inputs."""
     words = (word if _BARE.fullmatch(word) else json.dumps(word) for word in place)
     return f"{_FILE} {'.'.join(words)}"
 

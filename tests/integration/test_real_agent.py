@@ -5,83 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from debian_root import NotPossible
 from real_agent import (
     ETCD_PORT,
     NEW,
     OLD,
     REDIS_PORT,
     RPC_PORT,
-    Lab,
-    Line,
+    START_S,
     RealNode,
-    agent_python,
-    lab,
+    both,
+    cluster,
+    node,
+    running,
 )
 
+__all__ = ["cluster", "node"]  # fixtures
+
 pytestmark = pytest.mark.root
-START_S = 120.0  # a few seconds, but for a machine that has much else to do
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Lab]:
-    try:
-        with lab() as here:
-            yield here
-    except NotPossible as why:
-        pytest.skip(f"no real agent to test with: {why}")
-
-
-@pytest.fixture
-def node(cluster: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RealNode]:
-    line: Line = getattr(request, "param", OLD)
-    try:
-        python = agent_python(line)
-    except NotPossible as why:
-        pytest.skip(str(why))
-    cluster.publish()
-    node = RealNode(tmp_path / "n", cluster, python)
-    try:
-        yield node
-    finally:
-        node.close()
-
-
-both = pytest.mark.parametrize("node", [OLD, NEW], indirect=True, ids=lambda line: line.name)
-
-
-REQUIRED = """
-[agent-config.values.etcd]
-namespace = "local"
-[agent-config.values.container]
-scratch-type = "hostdir"
-[agent-config.values.resource]
-[agent-config.values.debug]
-[agent-config.values.logging]
-drivers = ["console"]
-console = { colored = false, format = "simple" }
-"""
-
-
-def document(node: RealNode) -> str:
-    return node.agent_document('backend = "docker"', REQUIRED)
-
-
-def running(node: RealNode) -> tuple[int, int]:
-    """Main process and worker of an agent that really works."""
-    node.wait("the agent works", lambda: node.condition("Agent")["reason"] == "Running", START_S)
-    return node.agent_pid, node.worker_pid()
 
 
 @both
 def test_from_an_empty_folder_and_one_put_to_registered(node: RealNode) -> None:
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     node.wait_summary("Ready", START_S)
     agents = f"/sorna/local/nodes/agents/{node.id}"
     assert node.lab.etcd.keys(agents)
@@ -99,7 +48,7 @@ def test_from_an_empty_folder_and_one_put_to_registered(node: RealNode) -> None:
 )
 def test_whatever_is_killed_comes_back_whole(node: RealNode, victims: str) -> None:
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     main, worker = running(node)
     assert worker
     killed_at = time.monotonic()
@@ -118,7 +67,7 @@ def _is_another(node: RealNode, main: int) -> bool:
 
 def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode) -> None:
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     _, worker = running(node)
     os.kill(worker, signal.SIGSTOP)
     told = node.wait_reason("Agent", "Frozen", 15)
@@ -132,7 +81,7 @@ def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode) -> None:
 
 def test_etcd_refuses(node: RealNode) -> None:
     node.start()
-    node.desire(document(node).replace(f"port = {ETCD_PORT}", "port = 12399"))
+    node.desire(node.agent_document().replace(f"port = {ETCD_PORT}", "port = 12399"))
     told = node.wait_reason("Agent", "EtcdUnreachable", START_S)
     assert "exit status 0" in told["message"]
 
@@ -143,7 +92,7 @@ def test_etcd_refuses(node: RealNode) -> None:
 def test_redis_refuses(node: RealNode, reason: str) -> None:
     node.lab.etcd.etcdctl("put", "/sorna/local/config/redis/addr", "127.0.0.1:16399")
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     node.wait_reason("Agent", reason, START_S)
     node.lab.publish()
     if reason == "WaitingForRedis":  # 23.09 reads the address once
@@ -160,7 +109,7 @@ def test_a_wrong_password_for_redis(node: RealNode, reason: str) -> None:
     node.lab.etcd.etcdctl("put", key, "wrong")
     try:
         node.start()
-        node.desire(document(node))
+        node.desire(node.agent_document())
         told = node.wait_reason("Agent", reason, START_S)
         assert "password" in told["message"]
     finally:
@@ -174,14 +123,14 @@ def test_a_wrong_password_for_redis(node: RealNode, reason: str) -> None:
 def test_no_address_of_redis_in_etcd(node: RealNode) -> None:
     node.lab.etcd.etcdctl("del", "/sorna/local/config/redis/addr")
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     node.wait_reason("Agent", "NoRedisAddress", START_S)
 
 
 def test_no_manager(node: RealNode) -> None:
     node.lab.etcd.etcdctl("del", "/sorna/local/nodes/manager/m1")
     node.start()
-    node.desire(document(node))
+    node.desire(node.agent_document())
     node.wait_reason("Agent", "WaitingForManager", START_S)
     node.lab.publish()
     running(node)
@@ -189,7 +138,7 @@ def test_no_manager(node: RealNode) -> None:
 
 def test_docker_is_down(node: RealNode) -> None:
     node.start()
-    node.desire(document(node).replace("docker.sock", "nowhere.sock"))
+    node.desire(node.agent_document().replace("docker.sock", "nowhere.sock"))
     node.wait_reason("Agent", "DockerUnreachable", START_S)
 
 
@@ -198,7 +147,7 @@ def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port
     stranger = node.lab.listen(port)
     try:
         node.start()
-        node.desire(document(node))
+        node.desire(node.agent_document())
         told = node.wait_reason("Agent", "PortTaken", 10)
         assert f"port {port} by process {stranger.pid}" in told["message"]
         assert not (node.folder / "state/agent.log").exists()
@@ -206,3 +155,55 @@ def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port
         stranger.kill()
         stranger.wait()
     running(node)
+
+
+# --- found again -------------------------------------------------------------------------
+
+
+def test_an_agent_without_notes_is_adopted_whatever_it_calls_itself(node: RealNode) -> None:
+    node.start()
+    node.desire(node.agent_document())
+    main, worker = running(node)
+    node.stop(signal.SIGKILL)
+    (node.folder / "runtime/agent.json").unlink()
+    (node.folder / "runtime/agent.lock").unlink()
+    node.start()
+    node.wait("adopted", lambda: node.agent_pid == main, START_S)
+    assert running(node) == (main, worker)
+
+
+def test_an_orphan_of_an_earlier_life_is_ended_before_a_start(node: RealNode) -> None:
+    node.start()
+    node.desire(node.agent_document())
+    main, worker = running(node)
+    node.stop(signal.SIGKILL)
+    os.kill(main, signal.SIGKILL)
+    (node.folder / "runtime/agent.json").unlink()
+    (node.folder / "runtime/agent.lock").unlink()
+    node.start()
+    node.wait("another agent works", lambda: _is_another(node, main), START_S)
+    assert worker not in node.living()
+    assert "end what is left of the agent" in node.log
+
+
+# --- what its version can't take ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [(OLD, 'allow-compute-plugins = "cuda"'), (NEW, 'scaling-group = "gpu"')],
+    indirect=["node"],
+)
+def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> None:
+    node.start()
+    node.desire(node.agent_document())
+    main, _ = running(node)
+    before = node.agent_toml.read_bytes()
+    node.desire(node.agent_document(line))
+    told = node.wait_reason("AgentConfig", "Incompatible", START_S)
+    assert line.partition(" ")[0] in told["message"]
+    assert node.agent_toml.read_bytes() == before
+    assert node.agent_pid == main
+    node.desire(node.agent_document())
+    node.wait_summary("Ready", START_S)
+    assert node.agent_pid == main

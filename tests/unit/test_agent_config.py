@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Refused, Status, Verdict
-from bai_nodeagent.resources.agent_config import (
-    KIND,
+from bai_nodeagent.agent_config_plan import (
     Actual,
-    AgentConfig,
     AgentConfigSpec,
     KeepBroken,
     Remember,
@@ -20,6 +17,8 @@ from bai_nodeagent.resources.agent_config import (
     Write,
     plan,
 )
+from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Refused, Status, Verdict
+from bai_nodeagent.resources.agent_config import KIND, AgentConfig
 from bai_nodeagent.system.config_file import File
 
 PATH = Path("/etc/backend.ai/agent.toml")

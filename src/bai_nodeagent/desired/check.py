@@ -28,6 +28,7 @@ from .places import (
 )
 from .secrecy import Place
 
+_NODE_ONLY = "may stand in a node's own document only"
 _MOST_ERRORS = 10 * MOST_FAULTS
 
 
@@ -59,7 +60,7 @@ class Rules:
             _marker_faults(document, self),
             _item_faults(document, self.named),
             _variable_faults(document, self),
-            _groups_fault(layer, document),
+            _faults_of_shared(layer, document),
         )
         covered = list(islice(own, MOST_FAULTS + 1))
         found = covered + self._found(self._layer, without_unset(document, self), covered)
@@ -208,11 +209,14 @@ def is_variable(place: Place, rules: Rules) -> bool:
     return place[0] != "node" and not is_item_name and not is_secret_name
 
 
-def _groups_fault(layer: str, document: Mapping[str, Any]) -> Iterator[Fault]:
+def _faults_of_shared(layer: str, document: Mapping[str, Any]) -> Iterator[Fault]:
     node = document.get("node")
     is_shared = layer == "cluster" or layer.startswith("group/")
     if is_shared and isinstance(node, Mapping) and "groups" in node:
-        yield Fault(("node", "groups"), "may stand in a node's own document only")
+        yield Fault(("node", "groups"), _NODE_ONLY)
+    agent = document.get("agent")
+    if is_shared and isinstance(agent, Mapping) and "allow-session-loss" in agent:
+        yield Fault(("agent", "allow-session-loss"), _NODE_ONLY)
 
 
 def _unknown_manager(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:

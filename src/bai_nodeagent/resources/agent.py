@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -79,7 +80,11 @@ SCHEMA: Mapping[str, Any] = {
         "restart": {"enum": ["auto", "idle", "manual"]},
         "health-timeout": {"$ref": "#/$defs/reserved"},
         "on-unhealthy": {"$ref": "#/$defs/reserved"},
-        "allow-session-loss": {"$ref": "#/$defs/reserved"},
+        "allow-session-loss": {
+            "title": 'the digest "sha256:…" that `plan` prints for the change',
+            "type": "string",
+            "pattern": "^sha256:[0-9a-f]{64}$",
+        },
         "install": {"$ref": "#/$defs/reserved"},
         "source": {"$ref": "#/$defs/reserved"},
     },
@@ -136,30 +141,33 @@ class ChildAgent:
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
                 await process.end(left, lambda: self._desk.left_behind(notes.read()))
-            case Start(cause=cause):
-                await in_thread("agent: start", lambda: self._launch(cause), START_DEADLINE_S)
+            case Start(cause=cause, as_before=as_before):
+                await in_thread(
+                    "agent: start", lambda: self._launch(cause, as_before), START_DEADLINE_S
+                )
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
 
-    def _launch(self, cause: Cause) -> None:
+    def _launch(self, cause: Cause, as_before: bool) -> None:
         """Starts the agent, with notes before and after. Blocks.
 
         The lock comes first, so that these notes can only be of a process
         that we start; and it is the process's own from fork on, so that it is
         found again with these notes when we are killed before we know its pid.
         """
-        desk, spec = self._desk, self.spec
+        desk = self._desk
         with launch.held(desk.lock) as lock_fd:
             now_s = process.now_s()
-            life = Life(desk.finds(), started_s=now_s, desired_digest=spec.desired_digest)
+            how = desk.launch(as_before=as_before)
+            life = Life(desk.finds(how), started_s=now_s, desired_digest=self.spec.desired_digest)
             desk.notes.update(lambda record: record.begins(life, cause, now_s))
             output.rotate(desk.log)
             output.begin(desk.log, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             main = launch.start(
-                spec.command,
-                user=spec.user,
-                env=spec.env,
-                workdir=spec.workdir,
+                how.command,
+                user=how.user,
+                env=how.env,
+                workdir=Path(how.workdir),
                 output=desk.log,
                 lock_fd=lock_fd,
             )

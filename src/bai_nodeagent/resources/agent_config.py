@@ -13,217 +13,49 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import anyio
 
 from .. import agent_toml
+from ..agent_config_plan import (
+    BROKEN,
+    Actual,
+    AgentConfigAction,
+    AgentConfigSpec,
+    KeepBroken,
+    Remember,
+    SetAccess,
+    Write,
+    plan,
+    text_of,
+)
+from ..agent_guard import LAST_CONFIG, Guard
+from ..agent_signs import is_backendai
+from ..agent_spec import agent_spec
+from ..blocking import in_thread
 from ..model import (
-    Action,
     AnyResource,
     Host,
-    KeyPath,
     Kind,
     NodeSpec,
     Plan,
-    Status,
+    Refused,
+    Stuck,
     Unavailable,
-    Verdict,
     Wake,
 )
-from ..system import config_file, files, inotify
-from ..system.config_file import File, Owner
+from ..system import config_file, files, inotify, release
+from ..system.config_file import Owner
+from ..system.systemd import Systemd
 
 SECTION = "agent-config"
-CREATED_MODE = 0o640
-OTHERS = 0o007
-BROKEN = ".broken-"
 # A plain editor truncates, then writes: a read in between sees a part, which may
 # even be TOML. What takes longer than all these looks is judged as it is.
 SETTLE_S = 0.2
 LOOKS_AT_MOST = 6
-
-
-@dataclass(frozen=True)
-class AgentConfigSpec:
-    """What agent.toml has to be.
-
-    owner        "user" or "user:group"; None: as it is
-    mode         None: as it is, 0640 for a new file
-    fingerprint  the values for comparison: 1 == True, but not here
-    """
-
-    path: Path
-    owner: str | None
-    mode: int | None
-    values: Mapping[KeyPath, Any] = field(repr=False, compare=False)
-    optional: frozenset[KeyPath] = frozenset()
-    secret_paths: frozenset[KeyPath] = frozenset()
-    address: Verdict | None = None
-    fingerprint: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Actual:
-    """What stands on the disk.
-
-    target      the file that the path leads to, through links
-    file        None: there is none
-    last        the last content in line, with the owner that it had
-    owner       the desired one, by number
-    is_kept     a copy of this very content lies beside the file
-    is_root     we may give files away
-    at          the time of this look, as it stands in names of copies
-    """
-
-    target: Path
-    at: str
-    file: File | None = None
-    last: File | None = None
-    owner: Owner | None = None
-    is_kept: bool = False
-    is_root: bool = True
-
-
-@dataclass(frozen=True)
-class KeepBroken(Action):
-    verb: ClassVar[str] = "keep_broken"
-    target: Path
-    copy: Path
-    file: File = field(repr=False)
-
-    @property
-    def summary(self) -> str:
-        return f"keep the broken {self.target} as {self.copy.name}"
-
-
-@dataclass(frozen=True)
-class Write(Action):
-    """With missing folders. `expected` is what has to stand there still; None: nothing."""
-
-    verb: ClassVar[str] = "write"
-    target: Path
-    data: bytes = field(repr=False)
-    expected: bytes | None = field(repr=False)
-    mode: int
-    owner: Owner | None
-    diff: str = field(default="", repr=False)
-
-    @property
-    def summary(self) -> str:
-        return f"write {self.target}"
-
-
-@dataclass(frozen=True)
-class SetAccess(Action):
-    verb: ClassVar[str] = "set_access"
-    target: Path
-    mode: int
-    owner: Owner
-
-    @property
-    def summary(self) -> str:
-        return f"give {self.target} to {self.owner[0]}:{self.owner[1]} with mode {self.mode:04o}"
-
-
-@dataclass(frozen=True)
-class Remember(Action):
-    """Bookkeeping: agent.toml itself is in line."""
-
-    verb: ClassVar[str] = "remember"
-    is_note: ClassVar[bool] = True
-    file: File = field(repr=False)
-
-    @property
-    def summary(self) -> str:
-        return "remember agent.toml as it is as its last good content"
-
-
-AgentConfigAction = KeepBroken | Write | SetAccess | Remember
-
-
-def plan(
-    spec: AgentConfigSpec, actual: Actual, redact: Callable[[str], str] = str
-) -> Plan[AgentConfigAction]:
-    """What is to be done. Raises Refused where the file's layout allows no edit."""
-    file, last = actual.file, _text_of(actual.last)
-    text = _text_of(file)
-    wanted = agent_toml.edit(text or last or "", spec.values, spec.optional, last)
-    mode, owner = _access(spec, actual, wanted)
-    if file is None and not wanted:
-        return Plan(_in_line(spec, wanted))  # nobody asks that it be there
-    if file is None or file.raw != wanted.encode():
-        return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
-    if (file.mode, file.owner) != (mode, owner):
-        message = f"{spec.path} has {_spelled(file.owner, file.mode)}, not {_spelled(owner, mode)}"
-        access = SetAccess(actual.target, mode, owner or file.owner)
-        return Plan(Verdict(Status.FALSE, "Access", message), (access,))
-    # Its owner is remembered only by the one who can give it back.
-    is_known = (
-        actual.last is not None
-        and actual.last.raw == file.raw
-        and (actual.last.owner == file.owner or not actual.is_root)
-    )
-    return Plan(_in_line(spec, wanted), () if is_known else (Remember(file),))
-
-
-def _in_line(spec: AgentConfigSpec, text: str) -> Verdict:
-    if spec.address:
-        return Verdict(Status.FALSE, spec.address.reason, spec.address.message)
-    count = len(agent_toml.managed(text, spec.values))
-    return Verdict(Status.TRUE, "InSync", f"{count} values in line in {spec.path}")
-
-
-def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:
-    """How a file stands that has to be written."""
-    source = "the last good content" if actual.last else "the desired values alone"
-    if actual.file is None:
-        message = f"{spec.path} is not there; it is made from {source}"
-        return Verdict(Status.FALSE, "Missing", message)
-    if text is None:
-        fault = "is not valid TOML" if actual.file.raw.strip() else "is empty"
-        return Verdict(Status.FALSE, "Broken", f"{spec.path} {fault}; it is made from {source}")
-    drifts = agent_toml.difference(text, spec.values, spec.optional)
-    places = ", ".join(str(drift) for drift in drifts)
-    return Verdict(Status.FALSE, "Drift", f"not as desired in {spec.path}: {places}")
-
-
-def _rewrite(
-    spec: AgentConfigSpec, actual: Actual, wanted: str, redact: Callable[[str], str]
-) -> tuple[AgentConfigAction, ...]:
-    actions: list[AgentConfigAction] = []
-    file, target = actual.file, actual.target
-    if file and file.raw.strip() and _text_of(file) is None and not actual.is_kept:
-        copy = target.with_name(f"{target.name}{BROKEN}{actual.at}")
-        actions.append(KeepBroken(target, copy, file))
-    old = file.raw.decode(errors="replace") if file else None
-    changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
-    mode, owner = _access(spec, actual, wanted)
-    expected = file.raw if file else None
-    write = Write(target, wanted.encode(), expected, mode, owner, redact(changes))
-    return (*actions, write)
-
-
-def _access(spec: AgentConfigSpec, actual: Actual, text: str) -> tuple[int, Owner | None]:
-    """Mode and owner that the file has to have; no owner: whoever we are."""
-    mode = spec.mode
-    if mode is None:
-        mode = actual.file.mode if actual.file else CREATED_MODE
-    if agent_toml.holds_secret(text, spec.secret_paths):
-        mode &= ~OTHERS
-    model = actual.file or actual.last
-    return mode, actual.owner or (model.owner if model else None)
-
-
-def _text_of(file: File | None) -> str | None:
-    return file.raw.decode() if file and agent_toml.is_usable(file.raw) else None
-
-
-def _spelled(owner: Owner | None, mode: int) -> str:
-    return f"{owner[0]}:{owner[1]} {mode:04o}" if owner else f"{mode:04o}"
+VERSION_DEADLINE_S = 5.0
 
 
 class AgentConfig:
@@ -233,7 +65,8 @@ class AgentConfig:
     def __init__(self, spec: AgentConfigSpec, host: Host) -> None:
         self.spec = spec
         self._redact = host.redact
-        self._last = host.state / "agent-config.last"
+        self._last = host.state / LAST_CONFIG
+        self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
 
     async def observe(self) -> Actual:
         """Looks until its writer has closed the file, and what is not TOML has stood still."""
@@ -246,13 +79,35 @@ class AgentConfig:
             earlier, actual = actual, self._look()
             if earlier.file == actual.file and not is_open:
                 break
-        return actual
+        return await self._with_agent(actual)
+
+    async def _with_agent(self, actual: Actual) -> Actual:
+        """What is to be known of the agent that reads the file."""
+        agent = self.spec.agent
+        if agent is None or self._guard is None or agent.health == "process":
+            return actual
+        command = agent.command or await self._unit_command(agent.unit)
+        guarded = replace(actual, caution=await self._guard.look(command))
+        if not is_backendai(agent.health, command):
+            return guarded
+        version = await in_thread(
+            "AgentConfig: the agent's version",
+            lambda: release.agent_version(command),
+            VERSION_DEADLINE_S,
+        )
+        return replace(guarded, is_real=True, version=version)
+
+    async def _unit_command(self, unit: str) -> tuple[str, ...]:
+        try:
+            return next(iter((await Systemd().unit(unit)).exec_start), ())
+        except (Unavailable, Refused, Stuck):
+            return ()  # for the condition Agent to say
 
     def _look(self) -> Actual:
         try:
             target = config_file.target_of(self.spec.path)
             file = config_file.read(target)
-            is_broken = file is not None and _text_of(file) is None
+            is_broken = file is not None and text_of(file) is None
             return Actual(
                 target,
                 time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
@@ -325,6 +180,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         optional=node.optional,
         secret_paths=node.secret_paths,
         address=node.address,
+        agent=agent_spec(node) if "agent" in node.document else None,
         fingerprint=repr(sorted(node.agent_values.items(), key=lambda item: item[0])),
     )
     return [AgentConfig(spec, host)]

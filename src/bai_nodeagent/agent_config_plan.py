@@ -1,0 +1,246 @@
+"""What is to be done about agent.toml: from what it has to be and what stands there. Pure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from . import agent_dialect, agent_toml
+from .agent_guard import Caution
+from .agent_sessions import SACRED, SESSIONS_LOOK_S, Effect, Held, worst
+from .agent_spec import AgentSpec
+from .model import UNSET, Action, KeyPath, Plan, Status, Verdict
+from .system.config_file import File, Owner
+
+CREATED_MODE = 0o640
+OTHERS = 0o007
+BROKEN = ".broken-"
+
+
+@dataclass(frozen=True)
+class AgentConfigSpec:
+    """What agent.toml has to be.
+
+    owner        "user" or "user:group"; None: as it is
+    mode         None: as it is, 0640 for a new file
+    agent        who reads the file; None: that is not for us to say
+    fingerprint  the values for comparison: 1 == True, but not here
+    """
+
+    path: Path
+    owner: str | None
+    mode: int | None
+    values: Mapping[KeyPath, Any] = field(repr=False, compare=False)
+    optional: frozenset[KeyPath] = frozenset()
+    secret_paths: frozenset[KeyPath] = frozenset()
+    address: Verdict | None = None
+    agent: AgentSpec | None = None
+    fingerprint: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What stands on the disk.
+
+    target      the file that the path leads to, through links
+    file        None: there is none
+    last        the last content in line, with the owner that it had
+    owner       the desired one, by number
+    is_kept     a copy of this very content lies beside the file
+    is_root     we may give files away
+    at          the time of this look, as it stands in names of copies
+    caution     what a change would cost
+    is_real     it is Backend.AI's agent that reads it
+    version     of that agent; "": that can't be told
+    """
+
+    target: Path
+    at: str
+    file: File | None = None
+    last: File | None = None
+    owner: Owner | None = None
+    is_kept: bool = False
+    is_root: bool = True
+    caution: Caution = field(default_factory=Caution)
+    is_real: bool = False
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class KeepBroken(Action):
+    verb: ClassVar[str] = "keep_broken"
+    target: Path
+    copy: Path
+    file: File = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        return f"keep the broken {self.target} as {self.copy.name}"
+
+
+@dataclass(frozen=True)
+class Write(Action):
+    """With missing folders. `expected` is what has to stand there still; None: nothing."""
+
+    verb: ClassVar[str] = "write"
+    target: Path
+    data: bytes = field(repr=False)
+    expected: bytes | None = field(repr=False)
+    mode: int
+    owner: Owner | None
+    effect: Effect = ""
+    diff: str = field(default="", repr=False)
+
+    @property
+    def summary(self) -> str:
+        return f"write {self.target}" + _told(self.effect)
+
+
+@dataclass(frozen=True)
+class SetAccess(Action):
+    verb: ClassVar[str] = "set_access"
+    target: Path
+    mode: int
+    owner: Owner
+
+    @property
+    def summary(self) -> str:
+        return f"give {self.target} to {self.owner[0]}:{self.owner[1]} with mode {self.mode:04o}"
+
+
+@dataclass(frozen=True)
+class Remember(Action):
+    """Bookkeeping: agent.toml itself is in line."""
+
+    verb: ClassVar[str] = "remember"
+    is_note: ClassVar[bool] = True
+    file: File = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        return "remember agent.toml as it is as its last good content"
+
+
+AgentConfigAction = KeepBroken | Write | SetAccess | Remember
+
+
+def plan(
+    spec: AgentConfigSpec, actual: Actual, redact: Callable[[str], str] = str
+) -> Plan[AgentConfigAction]:
+    """What is to be done. Raises Refused where the file's layout allows no edit."""
+    file, last = actual.file, text_of(actual.last)
+    text = text_of(file)
+    if actual.caution.held:
+        return _held(spec, actual, actual.caution.held, redact)
+    blank = agent_dialect.MINIMAL if actual.is_real and spec.values else ""
+    wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
+    if actual.is_real and (wrong := agent_dialect.faults(actual.version, wanted)):
+        return Plan(_incompatible(spec, actual, wrong))
+    mode, owner = _access(spec, actual, wanted)
+    if file is None and not wanted:
+        return Plan(_in_line(spec, wanted))  # nobody asks that it be there
+    if file is None or file.raw != wanted.encode():
+        return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
+    if (file.mode, file.owner) != (mode, owner):
+        message = f"{spec.path} has {_spelled(file.owner, file.mode)}, not {_spelled(owner, mode)}"
+        access = SetAccess(actual.target, mode, owner or file.owner)
+        return Plan(Verdict(Status.FALSE, "Access", message), (access,))
+    # Its owner is remembered only by the one who can give it back.
+    is_known = (
+        actual.last is not None
+        and actual.last.raw == file.raw
+        and (actual.last.owner == file.owner or not actual.is_root)
+    )
+    return Plan(_in_line(spec, wanted), () if is_known else (Remember(file),))
+
+
+def _in_line(spec: AgentConfigSpec, text: str) -> Verdict:
+    if spec.address:
+        return Verdict(Status.FALSE, spec.address.reason, spec.address.message)
+    count = len(agent_toml.managed(text, spec.values))
+    return Verdict(Status.TRUE, "InSync", f"{count} values in line in {spec.path}")
+
+
+def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:
+    """How a file stands that has to be written."""
+    source = "the last good content" if actual.last else "the desired values alone"
+    if actual.file is None:
+        message = f"{spec.path} is not there; it is made from {source}"
+        return Verdict(Status.FALSE, "Missing", message)
+    if text is None:
+        fault = "is not valid TOML" if actual.file.raw.strip() else "is empty"
+        return Verdict(Status.FALSE, "Broken", f"{spec.path} {fault}; it is made from {source}")
+    drifts = agent_toml.difference(text, spec.values, spec.optional)
+    places = ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
+    return Verdict(Status.FALSE, "Drift", f"not as desired in {spec.path}: {places}")
+
+
+def _rewrite(
+    spec: AgentConfigSpec, actual: Actual, wanted: str, redact: Callable[[str], str]
+) -> tuple[AgentConfigAction, ...]:
+    actions: list[AgentConfigAction] = []
+    file, target = actual.file, actual.target
+    if file and file.raw.strip() and text_of(file) is None and not actual.is_kept:
+        copy = target.with_name(f"{target.name}{BROKEN}{actual.at}")
+        actions.append(KeepBroken(target, copy, file))
+    old = file.raw.decode(errors="replace") if file else None
+    changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
+    mode, owner = _access(spec, actual, wanted)
+    expected = file.raw if file else None
+    drifts = agent_toml.difference(text_of(file) or "", spec.values, spec.optional)
+    effect = worst([actual.caution.effect(drift.path) for drift in drifts])
+    write = Write(target, wanted.encode(), expected, mode, owner, effect, redact(changes))
+    return (*actions, write)
+
+
+def _held(
+    spec: AgentConfigSpec, actual: Actual, held: Held, redact: Callable[[str], str]
+) -> Plan[AgentConfigAction]:
+    """Nothing desired is written; but what a crash would put into force is put right."""
+    text, last = text_of(actual.file), text_of(actual.last)
+    if last is None or (text is None and actual.file is None and not last):
+        return Plan(held.verdict, look_again_in_s=SESSIONS_LOOK_S)
+    document = tomllib.loads(last)
+    sacred = {key: value for key in SACRED if (value := _at(document, key)) is not UNSET}
+    kept = agent_toml.edit(text or last, sacred, (), last)
+    if actual.file is not None and actual.file.raw == kept.encode():
+        return Plan(held.verdict, look_again_in_s=SESSIONS_LOOK_S)
+    return Plan(held.verdict, _rewrite(spec, actual, kept, redact), SESSIONS_LOOK_S)
+
+
+def _told(effect: Effect) -> str:
+    return f" ({effect})" if effect else ""
+
+
+def _at(document: Mapping[str, Any], key: KeyPath) -> Any:
+    table = document.get(key[0])
+    return table.get(key[1], UNSET) if isinstance(table, dict) else UNSET
+
+
+def _incompatible(spec: AgentConfigSpec, actual: Actual, wrong: tuple[str, ...]) -> Verdict:
+    who = f"agent {actual.version}" if actual.version else "the agent"
+    stands = "; what stands there is left" if actual.file else ""
+    text = f"{spec.path} would be wrong for {who}, so it is not written{stands}: {'; '.join(wrong)}"
+    return Verdict(Status.FALSE, "Incompatible", text)
+
+
+def _access(spec: AgentConfigSpec, actual: Actual, text: str) -> tuple[int, Owner | None]:
+    """Mode and owner that the file has to have; no owner: whoever we are."""
+    mode = spec.mode
+    if mode is None:
+        mode = actual.file.mode if actual.file else CREATED_MODE
+    if agent_toml.holds_secret(text, spec.secret_paths):
+        mode &= ~OTHERS
+    model = actual.file or actual.last
+    return mode, actual.owner or (model.owner if model else None)
+
+
+def text_of(file: File | None) -> str | None:
+    return file.raw.decode() if file and agent_toml.is_usable(file.raw) else None
+
+
+def _spelled(owner: Owner | None, mode: int) -> str:
+    return f"{owner[0]}:{owner[1]} {mode:04o}" if owner else f"{mode:04o}"

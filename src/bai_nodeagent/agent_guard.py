@@ -1,0 +1,103 @@
+"""What a change would cost, asked of the node: the guard of running sessions.
+
+Both AgentConfig and Agent ask it, each for itself, and find the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from .agent_record import Notes, Record, config_text
+from .agent_sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
+from .agent_signs import is_backendai
+from .agent_spec import AgentSpec, Inputs, found, part_of, wanted
+from .model import Host, KeyPath, Stuck, Unavailable
+from .system import files
+
+_REAL = ("ai.backend.agent",)
+LAST_CONFIG = "agent-config.last"
+
+
+@dataclass(frozen=True)
+class Caution:
+    """
+    held    the change that is held back
+    lost    the parts of the desired change that cost sessions, where some may run
+    has     what a living agent runs with; None: none lives, or nobody knows
+    wants   what it is to run with
+    before  how the agent was started last
+    """
+
+    held: Held | None = None
+    lost: tuple[str, ...] = ()
+    has: Inputs | None = field(default=None, repr=False)
+    wants: Inputs = field(default_factory=dict, repr=False)
+    before: Launch | None = field(default=None, repr=False)
+
+    def effect(self, key: KeyPath) -> Effect:
+        """What it costs to bring that key of agent.toml into line."""
+        part = part_of(key)
+        return effect_of(key, self.wants[part], self.has, self.lost) if part in self.wants else ""
+
+
+class Guard:
+    def __init__(self, spec: AgentSpec, host: Host, asker: str) -> None:
+        self._spec = spec
+        self._host = host
+        self._asker = asker
+        self._wants = wanted(spec, host.digest)
+        self._path = host.state / "agent-launch.json"
+
+    def keep(self, launch: Launch) -> None:
+        """Remembers how the agent is started, secrets of its environment and all. Blocks."""
+        files.replace(self._path, json.dumps(asdict(launch)).encode(), mode=0o600)
+
+    def kept(self) -> Launch | None:
+        data = files.read_if_there(self._path)
+        with contextlib.suppress(ValueError, TypeError):
+            fields = json.loads(data or b"")
+            return Launch(**{**fields, "command": tuple(fields["command"])})
+        return None
+
+    async def look(self, command: Sequence[str], record: Record | None = None) -> Caution:
+        """`command` is what runs the agent; where nobody knows, it is taken for the real one."""
+        spec = self._spec
+        life = (record or Notes(self._host.runtime).read()).life
+        has = life.inputs if life and not life.is_over and life.inputs else None
+        if not is_backendai(spec.health, command or _REAL):
+            return Caution(has=has, wants=self._wants)
+        before = self.kept()
+        text = config_text(spec)
+        last = (life.inputs if life else None) or found(spec, text, self._host.digest)
+        lost = losing(spec, self._wants, last, before)
+        sessions = await self._sessions(text) if lost else Sessions(0)
+        if sessions is not None and sessions.count == 0:
+            return Caution(None, (), has, self._wants, before)
+        permit = permit_for(self._wants, last, lost)
+        held = Held(lost, permit, sessions) if permit != spec.allow_session_loss else None
+        return Caution(held, lost, has, self._wants, before)
+
+    async def _sessions(self, text: str | None) -> Sessions | None:
+        """Those of the agent as it is to be, and as it is: its id may be what changes."""
+        from .system import docker  # heavy, and only for this question
+
+        kept = files.read_if_there(self._host.state / LAST_CONFIG)
+        texts = (text, kept.decode(errors="replace") if kept else None)
+        ids = {self._spec.agent_id, *map(_id_in, texts)} - {""}
+        try:
+            since = await docker.sessions(ids, self._asker)
+        except (Unavailable, Stuck):
+            return None
+        return Sessions(len(since), min(since, default=0.0))
+
+
+def _id_in(text: str | None) -> str:
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        agent = tomllib.loads(text or "").get("agent")
+        value = agent.get("id") if isinstance(agent, dict) else None
+        return value if isinstance(value, str) else ""
+    return ""

@@ -1,0 +1,137 @@
+"""Running sessions are sacred: which changes would cost them, and what holds those back. Pure.
+
+At its start the agent destroys every container of its own (label
+`ai.backend.owner`) that its registry file lacks. Where it looks for that file
+follows from some keys of agent.toml, from its working directory and from the
+path of its virtual environment. While sessions run, a change of one of these
+is held back as a whole: agent.toml is not written at all, since the next
+crash would put it into force, and an agent that dies is started as before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from .agent_spec import AgentSpec, Inputs, differing, part_of
+from .desired import canonical
+from .model import KeyPath, Status, Verdict
+
+SESSIONS_LOOK_S = 30.0
+
+Effect = Literal["", "harmless", "restart", "session-losing"]
+"""What a change of agent.toml costs, once it is in force; "": nobody can tell."""
+
+# With what the agent takes where agent.toml says nothing.
+SACRED: Mapping[KeyPath, str | None] = {
+    ("agent", "id"): None,
+    ("agent", "var-base-path"): "./var/lib/backend.ai",
+    ("agent", "ipc-base-path"): "/tmp/backend.ai/ipc",  # noqa: S108  (Backend.AI's own)
+    ("container", "scratch-root"): "./scratches",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """With what a process was started, beside agent.toml."""
+
+    command: tuple[str, ...]
+    workdir: str
+    user: str | None
+    env: Mapping[str, str]
+
+    @property
+    def environment(self) -> Path | None:
+        """The folder of the virtual environment that the program lies in."""
+        return Path(self.command[0]).parent.parent if self.command else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The running containers of an agent, and since when the oldest runs (Unix time)."""
+
+    count: int
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A change that is held back.
+
+    parts     of the inputs, that would cost sessions
+    permit    what `allow-session-loss` has to say to let exactly this change through
+    sessions  None: Docker can't be asked, so some are taken to run
+    """
+
+    parts: tuple[str, ...]
+    permit: str
+    sessions: Sessions | None
+
+    @property
+    def verdict(self) -> Verdict:
+        who = "Docker can't be asked, so sessions are taken to run"
+        if self.sessions is not None:
+            since = datetime.fromtimestamp(self.sessions.since_s, UTC)
+            who = (
+                f"sessions run: {self.sessions.count}, the oldest since {since:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        text = (
+            f"a change of {', '.join(self.parts)} would lose the agent's sessions, and {who}; "
+            "nothing is changed until they have ended. Take the change back, or permit this very "
+            f'one in the node\'s own document: [agent] allow-session-loss = "{self.permit}"'
+        )
+        return Verdict(Status.FALSE, "Blocked", text)
+
+
+def losing(spec: AgentSpec, wants: Inputs, has: Inputs, before: Launch | None) -> tuple[str, ...]:
+    """The parts of a change that would cost sessions; `has` is what the agent ran with last.
+
+    `before`: how it was started then; None: that is not known.
+    """
+    if not any(part.startswith("agent.toml ") for part in has):
+        return ()  # nobody knows what it ran with, if it ever did
+    changed = differing(spec, wants, has)
+    sacred = {part_of(key): key for key in SACRED}
+    parts = [p for p in changed if p in sacred and not _is_default(spec, sacred[p], p in has)]
+    if "workdir" in changed:
+        parts.append("workdir")
+    if "command" in changed and (before is None or before.environment != _environment(spec)):
+        parts.append("the environment's path")
+    return tuple(parts)
+
+
+def _is_default(spec: AgentSpec, key: KeyPath, has_one: bool) -> bool:
+    """A key that says what the agent did without it changes nothing."""
+    default = SACRED[key]
+    return not has_one and default is not None and spec.values.get(key) == default
+
+
+def _environment(spec: AgentSpec) -> Path | None:
+    return Launch(spec.command, "", None, {}).environment
+
+
+def permit_for(wants: Inputs, has: Inputs, parts: Sequence[str]) -> str:
+    """The digest of one change: from what to what. Done once, it stands for nothing any more."""
+    change = {
+        part: [has.get(key, ""), wants.get(key, "")]
+        for part in parts
+        for key in [part if part in wants else "command"]
+    }
+    return "sha256:" + hashlib.sha256(canonical(change)).hexdigest()
+
+
+def effect_of(key: KeyPath, desired: str, has: Inputs | None, lost: Sequence[str]) -> Effect:
+    """What it costs to bring one key into line. `has`: what a living agent runs with."""
+    part = part_of(key)
+    if part in lost:
+        return "session-losing"
+    return "harmless" if has is None or has.get(part) == desired else "restart"
+
+
+def worst(effects: Sequence[Effect]) -> Effect:
+    order: tuple[Effect, ...] = ("session-losing", "restart", "harmless")
+    return next((each for each in order if each in effects), "")
