@@ -121,6 +121,8 @@ class DockerNode:
 
     def send(self, how: signal.Signals) -> None:
         os.kill(self.dockerd, how)
+        if how is signal.SIGCONT and self._launcher is not None:
+            self._launcher.send_signal(how)  # nsenter stops itself when its child is stopped
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ends dockerd, and waits for it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +15,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from .model import Action, Condition, Outcome, Status
 from .status import metric_label
@@ -21,6 +24,14 @@ from .status import metric_label
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PASS_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 15, 60)
 _CONVERGE_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+# Facts that are moments, and are shown as Unix time while they are there.
+_MOMENTS = {
+    "swarm-certificate-expires": (
+        "swarm_certificate_expiry_timestamp_seconds",
+        "Unix time at which the node's certificate in its swarm expires",
+    ),
+}
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -87,6 +98,8 @@ class Metrics:
             name("agent_restarts"), "Starts of the agent by cause", ["cause"], registry=registry
         )
         self.agent_up = Gauge(name("agent_up"), "1 while the agent runs", registry=registry)
+        self._moments = _Moments()
+        registry.register(self._moments)
 
     def text(self) -> bytes:
         """The exposition, in Prometheus' text format 0.0.4."""
@@ -113,7 +126,21 @@ class Metrics:
             for status in Status:
                 self._condition.labels(condition.type, str(status)).set(condition.status is status)
         self.agent_up.set("agent-pid" in facts)
+        self._moments.facts = facts
 
     def forget(self, name: str) -> None:
         """Takes the gauges of a resource away that is no longer managed."""
         self._stuck.remove(metric_label(name))
+
+
+class _Moments(Collector):
+    """Gauges that are only there while their fact is: a 0 would read as "expired"."""
+
+    def __init__(self) -> None:
+        self.facts: Mapping[str, object] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for fact, (name, text) in _MOMENTS.items():
+            if fact in self.facts:
+                at_s = datetime.fromisoformat(str(self.facts[fact])).timestamp()
+                yield GaugeMetricFamily(f"bai_nodeagent_{name}", text, value=at_s)

@@ -38,7 +38,11 @@ def test_a_node_document_replaces_the_local_groups(
 
 def test_the_secrets_that_documents_name_are_read_from_every_layer() -> None:
     raw: dict[str, bytes] = {}
-    assert desired.wanted_keys("n1", ["a"], raw, KINDS) == {"desired/cluster", "desired/group/a", NODE}
+    assert desired.wanted_keys("n1", ["a"], raw, KINDS) == {
+        "desired/cluster",
+        "desired/group/a",
+        NODE,
+    }
 
     raw[NODE] = b"[node]\ngroups = ['b']"
     raw["desired/cluster"] = b"[agent-config.values.x]\ny = [{ z = { secret = 's' } }]"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..model import Kind
-from . import agent, agent_config, mount, plugins, redis
+from . import agent, agent_config, mount, plugins, redis, swarm
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,
     mount.KIND,
+    swarm.KIND,
     plugins.KIND,
     redis.BACKENDAI,
     redis.KIND,
