@@ -11,8 +11,9 @@ from typing import Any
 
 import anyio
 
+from . import swarm_record
 from .agent_guard import Guard
-from .agent_record import Life, Notes, Record, config_text, installed
+from .agent_record import Life, Notes, Record, config_text, installed, remembered_swarm
 from .agent_sessions import Launch
 from .agent_signs import (
     MAIN_TITLE,
@@ -26,7 +27,8 @@ from .agent_spec import AgentSpec, Inputs, differing, found, wanted, wanted_plug
 from .blocking import in_thread
 from .model import Host, Refused, Stuck, Unavailable, Wake
 from .plugin_rules import Environment
-from .system import distributions, launch, output, process, sockets
+from .swarm_inputs import found_part, wanted_part
+from .system import distributions, inotify, launch, output, process, sockets
 from .system.process import Process
 
 NAME = "Agent"
@@ -96,10 +98,13 @@ class Desk:
             user=launch.user,
             env=launch.env,
         )
-        return found(spec, config_text(spec), self.host.digest, installed(spec))
+        return self._with_swarm(found(spec, config_text(spec), self.host.digest, installed(spec)))
 
     def _finds(self, plugins: Environment | None) -> Inputs:
-        return found(self.spec, config_text(self.spec), self.host.digest, plugins)
+        return self._with_swarm(found(self.spec, config_text(self.spec), self.host.digest, plugins))
+
+    def _with_swarm(self, inputs: Inputs) -> Inputs:
+        return {**inputs, **found_part(remembered_swarm(self.spec, self.host), self.host.digest)}
 
     def launch(self, *, as_before: bool) -> Launch:
         """How the agent is to be started; remembered for when a change is held back."""
@@ -129,6 +134,13 @@ class Desk:
             async for _ in distributions.changes(self.spec.plugins, asker, are_settled=True):
                 wake()
 
+    async def wake_at_swarm(self, wake: Wake) -> None:
+        """Wakes when the node has come into a swarm."""
+        if not self.spec.is_in_swarm:
+            await anyio.sleep_forever()
+        async for _ in inotify.changes([swarm_record.Notes(self.host.state).path]):
+            wake()
+
     async def common(
         self, record: Record, main: Process | None, lines: str, command: tuple[str, ...]
     ) -> dict[str, Any]:
@@ -139,7 +151,11 @@ class Desk:
         plugins = await self._plugins()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
-        wants = {**self._wants, **self._wanted_plugins(record, plugins, now_s, epoch_s)}
+        wants = {
+            **self._wants,
+            **self._wanted_plugins(record, plugins, now_s, epoch_s),
+            **self._wanted_swarm(record, epoch_s),
+        }
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
@@ -196,6 +212,13 @@ class Desk:
         return wanted_plugins(
             self.spec, plugins, life.inputs, started_s, epoch_s + now_s, self.host.digest
         )
+
+    def _wanted_swarm(self, record: Record, epoch_s: float) -> Inputs:
+        life = record.life
+        if life is None:
+            return {}
+        known = remembered_swarm(self.spec, self.host)
+        return wanted_part(known, life.inputs, epoch_s + life.started_s, self.host.digest)
 
     async def _sessions(self, record: Record, main: Process | None, wants: Inputs) -> int | None:
         life = record.life

@@ -19,9 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from . import swarm_record
 from .agent_spec import AgentSpec, Inputs, agent_spec, found
 from .model import Host, NodeSpec, Status, Unavailable, Verdict
 from .plugin_rules import Environment
+from .swarm_inputs import found_part
 from .system import distributions, files, process
 from .system.process import Process
 
@@ -195,6 +197,14 @@ def installed(spec: AgentSpec) -> Environment | None:
     return None
 
 
+def remembered_swarm(spec: AgentSpec, host: Host) -> swarm_record.Record:
+    """What is remembered of the node's swarm; nothing when that is unmanaged, or can't be read."""
+    with contextlib.suppress(OSError):
+        if spec.is_in_swarm:
+            return swarm_record.Notes(host.state).read()
+    return swarm_record.Record()
+
+
 def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
 
@@ -206,8 +216,9 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     if spec.supervisor != "systemd":
         return  # the notes are of a process that we started
     now_s = process.now_s()
+    inputs = found(spec, config_text(spec), host.digest, installed(spec))
     life = Life(
-        inputs=found(spec, config_text(spec), host.digest, installed(spec)),
+        inputs={**inputs, **found_part(remembered_swarm(spec, host), host.digest)},
         invocation_id=invocation_id,
         started_s=now_s,
         desired_digest=node.digest,

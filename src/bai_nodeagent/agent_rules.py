@@ -23,6 +23,7 @@ from .agent_spec import AgentSpec, Inputs, differing, unread
 from .agent_words import why_dead
 from .model import Action, Plan, Scalar, Status, Verdict
 from .plugin_rules import without_plugins
+from .swarm_inputs import without_swarm
 from .system.process import Process
 
 # A process that dies in its first moment was never running; in a crash loop
@@ -248,7 +249,7 @@ def adopted(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
         main is not None and actual.written_s is not None and actual.written_s < main.started_s
     )
     return Life(
-        inputs=without_plugins(actual.finds) if is_known else {},
+        inputs=without_swarm(without_plugins(actual.finds)) if is_known else {},
         started_s=main.started_s if main else actual.now_s,
         is_adopted=True,
         desired_digest=spec.desired_digest,

@@ -28,7 +28,7 @@ STOP_TIMEOUT_S = 10.0
 Digest = Callable[[object], str]
 Inputs = Mapping[str, str]
 """Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host",
-"plugin ai.backend.accelerator.mock.plugin"."""
+"plugin ai.backend.accelerator.mock.plugin", "swarm"."""
 
 ABSENT = "absent"
 PRESENT = "present"
@@ -45,6 +45,7 @@ class AgentSpec:
     allow_session_loss  the digest of the one change that may cost running sessions
     config_path     None: agent.toml is unmanaged, and `values` is empty
     plugins         None: accelerator plugins are unmanaged
+    is_in_swarm     the node is to be in a swarm, which the agent has to find
     needs           condition types that must hold before a start
     desired_digest  of the document; notes say by it what a process was started for
     """
@@ -65,6 +66,7 @@ class AgentSpec:
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
     optional: frozenset[KeyPath] = frozenset()
     plugins: PluginRules | None = None
+    is_in_swarm: bool = False
     needs: tuple[str, ...] = ()
     desired_digest: str = field(default="", compare=False)
 
@@ -90,6 +92,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         values=values or {},
         optional=node.optional,
         plugins=plugin_rules(node.document),
+        is_in_swarm=node.document.get("swarm", {}).get("state") == "joined",
         needs=_needs(node),
         desired_digest=node.digest,
     )

@@ -180,6 +180,7 @@ class ChildAgent:
         await together(
             self._keep_output_small,
             lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._desk.wake_at_swarm(wake),
             lambda: self._ends.wake(wake),
         )
 
@@ -292,6 +293,7 @@ class UnitAgent:
     async def watch(self, wake: Wake) -> None:
         await together(
             lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._desk.wake_at_swarm(wake),
             lambda: self._wake_at_changes(wake),
             lambda: self._ends.wake(wake),
         )

@@ -1,0 +1,368 @@
+"""A node in a swarm: real dockerds, the real daemon, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from dockers import DockerNode, eventually
+from dockers import swarm_nodes as swarm_nodes
+from node_under_test import PROGRAM, Node
+
+pytestmark = pytest.mark.root
+
+SECRET = "swarm-worker"
+
+
+class SwarmNode(Node):
+    """The daemon on the network of a dockerd, and asking that one."""
+
+    def __init__(self, folder: Path, dockerd: DockerNode, manager: DockerNode) -> None:
+        self.dockerd, self.manager = dockerd, manager
+        self.tokens: set[str] = set()
+        super().__init__(folder)
+        self.inside = (*dockerd.in_network, "env", f"DOCKER_HOST={dockerd.host}")
+
+    def begin(self) -> None:
+        self.start(*self.inside, str(PROGRAM))
+
+    def http(self, path: str) -> tuple[int, str]:
+        fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+        url = f"http://127.0.0.1:{self.port}{path}"
+        done = subprocess.run(
+            [*self.dockerd.in_network, sys.executable, "-c", fetch, url],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return 200, done.stdout
+
+    def give(self, token: str) -> None:
+        self.tokens.add(token)
+        self.put(f"secret/cluster/{SECRET}", token)
+
+    def section(self, manager: DockerNode | None = None, more: str = "") -> str:
+        address = (manager or self.manager).ip
+        return f"""\
+[swarm]
+state = "joined"
+remote-addrs = ["{address}:2377"]
+token = "{SECRET}"
+advertise-addr = "{self.dockerd.ip}"
+{more}
+"""
+
+    def desire_swarm(self, section: str, agent: str = "") -> None:
+        self.desire(f"api-version = 1\n{section}\n{agent}")
+
+    def desire_joined(self, manager: DockerNode | None = None, more: str = "") -> None:
+        self.desire_swarm(self.section(manager, more))
+
+    def wait_in(self, manager: DockerNode | None = None, within_s: float = 15.0) -> float:
+        """In the swarm of that manager, and said so."""
+        cluster = (manager or self.manager).swarm("Cluster.ID")
+        return self.wait(
+            f"in {cluster}",
+            lambda: (
+                self.condition("Swarm")["reason"] == "InSync"
+                and self.status()["facts"].get("swarm-cluster") == cluster
+                and self.dockerd.swarm("LocalNodeState") == "active"
+            ),
+            within_s,
+        )
+
+    def reason(self, reason: str, within_s: float = 15.0) -> str:
+        return str(self.wait_reason("Swarm", reason, within_s)["message"])
+
+
+@pytest.fixture(scope="module")
+def manager(swarm_nodes: list[DockerNode]) -> DockerNode:
+    swarm_nodes[0].init()
+    swarm_nodes[0].docker("network", "create", "--driver=overlay", "--attachable", "overlay1")
+    return swarm_nodes[0]
+
+
+@pytest.fixture(scope="module")
+def other(swarm_nodes: list[DockerNode]) -> DockerNode:
+    swarm_nodes[2].init()
+    return swarm_nodes[2]
+
+
+@pytest.fixture
+def node(tmp_path: Path, swarm_nodes: list[DockerNode], manager: DockerNode) -> Iterator[SwarmNode]:
+    """A daemon that runs on a node which is in no swarm, with the manager's token at hand."""
+    dockerd = swarm_nodes[1]
+    dockerd.forget()
+    node = SwarmNode(tmp_path / "n", dockerd, manager)
+    node.give(manager.token())
+    node.begin()
+    try:
+        yield node
+        _check_no_token(node)
+    finally:
+        node.close()
+        dockerd.send(signal.SIGCONT)
+
+
+def _check_no_token(node: SwarmNode) -> None:
+    """Nothing may show a token but the store's own secret, and the journal, which has all
+    that the store says, for a node that boots without it."""
+    texts = {
+        path: path.read_text(errors="replace")
+        for path in node.folder.rglob("*")
+        if path.is_file() and "secret" not in path.parts and path.name != "journal.json"
+    }
+    texts |= {
+        path: path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists()
+    }
+    texts[Path("metrics")] = node.http("/metrics")[1]
+    texts[Path("status")] = node.http("/status")[1]
+    for token in node.tokens:
+        secret = token.rpartition("-")[2]
+        assert not [path for path, text in texts.items() if secret in text]
+
+
+def test_one_put_joins_and_one_leaves(node: SwarmNode, manager: DockerNode) -> None:
+    node.desire_joined()
+    node.wait_in()
+    assert node.wait_summary("Ready") < 5
+    facts = node.status()["facts"]
+    assert facts["swarm-node"] == node.dockerd.swarm("NodeID")
+    expires_s = datetime.fromisoformat(facts["swarm-certificate-expires"]).timestamp()
+    gauge = "bai_nodeagent_swarm_certificate_expiry_timestamp_seconds"
+    assert node.metric(gauge) == expires_s > time.time() + 80 * 86400
+    assert (node.folder / "state/swarm.json").stat().st_mode & 0o777 == 0o600
+    assert node.run("plan").returncode == 0
+
+    node.desire_swarm('[swarm]\nstate = "left"')
+    node.wait("out", lambda: node.condition("Swarm")["message"] == "in no swarm")
+    assert node.dockerd.swarm("LocalNodeState") == "inactive"
+    node.wait_summary("Ready")
+    assert "swarm-cluster" not in node.status()["facts"]
+    assert gauge not in node.http("/metrics")[1]
+
+
+def test_a_leave_behind_our_back_is_repaired_by_an_event(node: SwarmNode) -> None:
+    node.desire_joined()
+    node.wait_in()
+    before = node.dockerd.swarm("NodeID")
+    node.dockerd.docker("swarm", "leave", "--force")
+    left_s = time.monotonic()
+    eventually("in again", lambda: node.dockerd.swarm("NodeID") not in ("", before), 10)
+    took_s = time.monotonic() - left_s
+    print(f"leave behind our back -> member again: {took_s:.2f} s")
+    node.wait_in()
+    assert took_s < 5
+
+
+def test_the_agent_is_restarted_once_for_its_first_swarm(node: SwarmNode) -> None:
+    """It has to find the swarm when it starts; coming back into the same one is no news to it."""
+    node.desire(node.document("one"))
+    node.wait_ready("one")
+    node.desire(node.document("one") + node.section())
+    node.wait("a restart", lambda: len(node.starts) == 2)
+    node.wait_in()
+    node.wait_ready("one")
+    before = node.dockerd.swarm("NodeID")
+    node.dockerd.docker("swarm", "leave", "--force")
+    node.wait("in again", lambda: node.dockerd.swarm("NodeID") not in ("", before))
+    node.wait_in()
+    node.stop()
+    node.begin()
+    node.wait_ready("one")
+    time.sleep(1.5)  # beyond the time in which a change settles
+    assert len(node.starts) == 2
+
+
+def test_a_rotated_token_keeps_members_and_is_told_to_who_joins(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    node.desire_joined()
+    node.wait_in()
+    fresh = manager.rotate()
+    time.sleep(12)  # the old one is good for some seconds more
+    assert node.condition("Swarm")["reason"] == "InSync"
+    node.dockerd.docker("swarm", "leave", "--force")
+    message = node.reason("InvalidToken", 30)
+    assert "may have been rotated" in message
+    assert SECRET in message
+    node.give(fresh)
+    node.wait_in(within_s=25)
+
+
+def test_who_was_removed_stays_out_until_asked_again(node: SwarmNode, manager: DockerNode) -> None:
+    node.desire_joined()
+    node.wait_in()
+    first = node.dockerd.swarm("NodeID")
+    manager.docker("node", "rm", "--force", first)
+    # Nothing on the node tells of it: the next look does, for the sake of the test at once.
+    node.stop()
+    node.begin()
+    message = node.reason("RemovedByManager")
+    assert first in message
+    node.dockerd.end()
+    node.dockerd.start()
+    node.dockerd.docker("swarm", "leave", "--force")
+    node.stop()
+    node.begin()
+    node.reason("RemovedByManager")
+    time.sleep(2)
+    assert node.dockerd.swarm("LocalNodeState") == "inactive"
+
+    node.give(manager.rotate())
+    node.wait_in(within_s=25)
+    assert node.dockerd.swarm("NodeID") != first
+
+
+def test_another_swarm_is_left_only_when_no_container_needs_it(
+    node: SwarmNode, manager: DockerNode, other: DockerNode
+) -> None:
+    node.desire_joined()
+    node.wait_in()
+    node.dockerd.run("kernel.one", "overlay1")
+    node.give(other.token())
+    node.desire_joined(other)
+    message = node.reason("Blocked")
+    assert "kernel.one" in message
+    assert node.dockerd.swarm("LocalNodeState") == "active"
+    # Its end is an event: nobody has to wait for the next look.
+    node.dockerd.docker("rm", "--force", "kernel.one")
+    node.wait_in(other, within_s=20)
+
+    # And back, by the pinned id.
+    node.give(manager.token())
+    node.desire_joined(manager, f'cluster-id = "{manager.swarm("Cluster.ID")}"')
+    node.wait_in(manager, within_s=20)
+
+
+def test_a_swarm_that_is_not_the_pinned_one_is_not_trusted(node: SwarmNode) -> None:
+    node.desire_joined(more=f'cluster-id = "{"x" * 25}"')
+    message = node.reason("WrongSwarm")
+    node.wait("out", lambda: node.dockerd.swarm("LocalNodeState") == "inactive")
+    node.wait("settled", lambda: "put the wrong one right" in node.condition("Swarm")["message"])
+    assert "x" * 25 in message
+    assert json.loads((node.folder / "state/swarm.json").read_text())["trusted"] == ""
+    node.desire_joined()
+    node.wait_in()
+
+
+def test_a_manager_is_never_taken_out(tmp_path: Path, other: DockerNode) -> None:
+    node = SwarmNode(tmp_path / "n", other, other)
+    node.desire_swarm('[swarm]\nstate = "left"')
+    node.begin()
+    try:
+        assert "docker node demote" in node.reason("Blocked")
+        node.give(other.token())
+        node.desire_joined()
+        node.wait_in()
+        own = other.swarm("NodeID")
+        other.docker("node", "update", "--availability", "drain", own)
+        seconds = node.wait("Drained", lambda: node.condition("Swarm")["reason"] == "Drained")
+        print(f"drained -> told: {seconds:.2f} s")
+        other.docker("node", "update", "--availability", "active", own)
+        node.wait_in()
+    finally:
+        node.close()
+
+
+def test_a_frozen_docker_delays_nothing_else(node: SwarmNode) -> None:
+    node.desire(node.document("one") + node.section())
+    node.wait_in()
+    node.wait_ready("one")
+    node.dockerd.send(signal.SIGSTOP)
+    node.desire(node.document("two") + node.section())
+    node.wait("the agent runs with two", lambda: node.starts[-1][1] == "two", 10)
+    assert "docker: info" in node.reason("Stuck")
+    threads = _threads(node)
+    time.sleep(4)  # some more looks
+    assert _threads(node) <= threads
+    node.dockerd.send(signal.SIGCONT)
+    node.wait_ready("two")
+    node.wait_in()
+
+
+def test_docker_frozen_in_the_middle_of_a_join(node: SwarmNode, manager: DockerNode) -> None:
+    manager.send(signal.SIGSTOP)  # so that the join takes its time
+    try:
+        node.desire_joined()
+        node.wait_reason("Swarm", "Progressing")
+        time.sleep(0.5)
+        node.dockerd.send(signal.SIGSTOP)
+    finally:
+        manager.send(signal.SIGCONT)
+    time.sleep(1)
+    node.dockerd.send(signal.SIGCONT)
+    node.wait_in(within_s=40)
+
+
+def test_docker_killed_in_the_middle_of_a_join(node: SwarmNode, manager: DockerNode) -> None:
+    manager.send(signal.SIGSTOP)
+    try:
+        node.desire_joined()
+        node.wait_reason("Swarm", "Progressing")
+        time.sleep(0.5)
+        node.dockerd.end(signal.SIGKILL)
+        node.reason("Unavailable")
+    finally:
+        manager.send(signal.SIGCONT)
+    node.dockerd.start()
+    node.wait_in(within_s=40)
+
+
+def test_docker_stopped_and_started_is_seen_at_once(node: SwarmNode) -> None:
+    node.desire_joined()
+    node.wait_in()
+    node.dockerd.end()
+    ended_s = time.monotonic()
+    node.reason("Unavailable", 5)
+    print(f"dockerd ended -> told: {time.monotonic() - ended_s:.2f} s")
+    node.dockerd.start()
+    started_s = time.monotonic()
+    node.wait_in()
+    print(f"dockerd answers -> in line: {time.monotonic() - started_s:.2f} s")
+
+
+def test_a_manager_that_is_away_is_told_and_waited_for(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    node.desire_joined(more='listen-addr = "0.0.0.0:2377"')
+    node.wait_in()
+    manager.send(signal.SIGSTOP)
+    try:
+        node.stop()
+        node.begin()
+        assert manager.ip in node.reason("ManagerUnreachable")
+    finally:
+        manager.send(signal.SIGCONT)
+    node.wait_in(within_s=30)
+
+
+def test_a_join_that_goes_on_in_the_background_is_no_failure(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    nowhere = node.section().replace(f"{manager.ip}:", "10.77.0.99:")
+    node.desire_swarm(nowhere)
+    node.wait("pending", lambda: node.dockerd.swarm("LocalNodeState") == "pending", 10)
+    node.wait(
+        "Docker goes on", lambda: "getting in touch" in node.condition("Swarm")["message"], 30
+    )
+    assert node.condition("Swarm")["status"] == "Unknown"
+    assert node.status()["summary"] == "Progressing"
+    # A newer wish ends it.
+    node.desire_joined()
+    node.wait_in(within_s=25)
+
+
+def _threads(node: SwarmNode) -> int:
+    assert node.process is not None
+    return len(list(Path(f"/proc/{node.process.pid}/task").iterdir()))
