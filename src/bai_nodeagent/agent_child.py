@@ -29,6 +29,7 @@ from .agent_rules import (
 from .agent_sessions import SESSIONS_LOOK_S, Held
 from .agent_signs import TROUBLE_LOOK_S, port_taken
 from .agent_spec import AgentSpec
+from .agent_words import Trouble, why_dead
 from .model import Action, Plan, Status, Verdict
 from .system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
 
@@ -58,6 +59,7 @@ class NoteEnd(Action):
     is_note: ClassVar[bool] = True
     at_s: float
     exit: str
+    trouble: Trouble | None = None
 
     @property
     def summary(self) -> str:
@@ -204,8 +206,8 @@ def orphaned(orphans: tuple[Process, ...]) -> Verdict:
 
 
 def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
-    note = NoteEnd(at_s=actual.now_s, exit=actual.exit)
-    noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
+    note = NoteEnd(at_s=actual.now_s, exit=actual.exit, trouble=why_dead(actual.output))
+    noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
     after = plan_child(spec, noted)
     return replace(after, actions=(note, *after.actions))
 

@@ -22,6 +22,7 @@ from .agent_signs import (
     Signs,
     endpoints,
     is_backendai,
+    pid_file,
 )
 from .agent_spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
 from .blocking import in_thread
@@ -251,9 +252,11 @@ class Desk:
         estranged: set[Process] = set()
         found: tuple[sockets.Listener, ...] = ()
         if stray is None and is_backendai(self.spec.health, command):
-            needed = endpoints(config_text(self.spec))
+            text = config_text(self.spec)
+            needed = endpoints(text)
             found = needed.taken(sockets.listeners(needed.ports))
-            stray, estranged = self._by_title(others, {o.pid for o in found})
+            owners = {o.pid for o in found} | {_noted_pid(pid_file(text))}
+            stray, estranged = self._by_title(others, owners)
         if stray is not None:
             unit = process.unit_of(stray)
             return Around(stray=stray, unit=unit if unit == self.spec.unit else "")
@@ -269,7 +272,8 @@ class Desk:
         earlier ones without their main process.
 
         Another node's agent on this machine has the same titles: so ours is
-        who has our ports, or works in our folder.
+        who has our ports, works in our folder, or stands in our pid-file, which a
+        second agent would overwrite and then remove.
         """
         uids, folder = self._uids(), str(self.spec.workdir)
         agents = {
@@ -315,6 +319,15 @@ class Desk:
             return {0, os.geteuid(), launch.account(self.spec.user).uid}
         except Refused:
             return {0, os.geteuid()}
+
+
+def _noted_pid(file: Path | None) -> int:
+    """What a pid-file says; 0 where it says nothing. The agent never checks it, nor do we."""
+    try:
+        text = file.read_text(errors="replace").strip() if file and file.is_file() else ""
+    except OSError:
+        return 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:

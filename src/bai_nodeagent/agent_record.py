@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from . import swarm_record
 from .agent_spec import AgentSpec, Inputs, agent_spec, found
+from .agent_words import Trouble
 from .model import Host, NodeSpec, Status, Unavailable, Verdict
 from .plugin_rules import Environment
 from .swarm_inputs import found_part
@@ -77,6 +78,7 @@ class Record:
     deaths   of processes that did not live long, one after the other; the last of any
     changes  when the agent was restarted for changed inputs
     exit     how the last death came about, where that is known
+    trouble  what the agent said of it
     """
 
     boot_id: str
@@ -85,6 +87,7 @@ class Record:
     deaths: tuple[float, ...] = ()
     changes: tuple[float, ...] = ()
     exit: str = ""
+    trouble: Trouble | None = None
 
     def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
         """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
@@ -99,7 +102,8 @@ class Record:
 
     def works(self, now_s: float, rpc: str) -> Record:
         """The life is seen to work for the first time."""
-        return replace(self, life=self.life and replace(self.life, well_s=now_s, rpc=rpc))
+        life = self.life and replace(self.life, well_s=now_s, rpc=rpc)
+        return replace(self, life=life, trouble=None)
 
     def _changed(self, now_s: float) -> Record:
         """Counts a restart for changed inputs, once from its stop to its start."""
@@ -110,7 +114,7 @@ class Record:
     def ended(self) -> Record:
         return replace(self, life=self.life and replace(self.life, is_over=True))
 
-    def died(self, now_s: float, exit_text: str) -> Record:
+    def died(self, now_s: float, exit_text: str, trouble: Trouble | None = None) -> Record:
         """The life ended: a death, unless that is what we were about to bring about.
 
         One whose main process we end because the rest of it is dead died as well.
@@ -120,7 +124,7 @@ class Record:
         lived_s = now_s - self.life.started_s if self.life else 0.0
         earlier = () if lived_s > STABLE_S else self.deaths
         deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
-        return replace(self.ended(), ending="", deaths=deaths, exit=exit_text)
+        return replace(self.ended(), ending="", deaths=deaths, exit=exit_text, trouble=trouble)
 
     @property
     def is_open(self) -> bool:
@@ -173,7 +177,9 @@ class Notes:
 def _parse(data: Mapping[str, Any]) -> Record:
     life = data["life"]
     times = {name: tuple(data[name]) for name in ("deaths", "changes")}
-    return Record(**{**data, **times, "life": Life(**life) if life else None})
+    said = data["trouble"]
+    parts = {"life": Life(**life) if life else None, "trouble": Trouble(**said) if said else None}
+    return Record(**{**data, **times, **parts})
 
 
 def config_text(spec: AgentSpec) -> str | None:

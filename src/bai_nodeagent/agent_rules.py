@@ -147,6 +147,8 @@ def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
         verdict, look_again_in_s = judge_signs(
             actual.signs, actual.output, actual.last_lines, lived_s, was_well=was_well
         )
+    if verdict.reason == "Starting" and record.deaths and record.trouble:
+        return died(actual, "; it is starting again"), look_again_in_s  # no news of it yet
     if verdict.status is not Status.TRUE:
         return verdict, look_again_in_s
     if lived_s >= needed_s or (actual.signs is not None and len(record.deaths) < 2):
@@ -209,7 +211,7 @@ def died(actual: Actual, then: str = "") -> Verdict:
     is_loop = len(record.deaths) > 1
     times = f" {len(record.deaths)} times in a row" if is_loop else ""
     text = f"the agent died{times} ({how}){then if is_loop else ''}{said}"
-    if trouble := why_dead(actual.output):
+    if trouble := why_dead(actual.output) or record.trouble:
         return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
     return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from .agent_toml import is_usable, managed
 from .agent_words import what_it_waits_for
@@ -116,6 +116,14 @@ def endpoints(text: str | None) -> Endpoints:
 
     others = tuple(Endpoint(host, port(key, default)) for key, default, host in _OTHERS)
     return Endpoints(Endpoint(str(found.get(_HOST, "")), port(_RPC, 6001)), others)
+
+
+def pid_file(text: str | None) -> Path | None:
+    """Where an agent with this agent.toml notes its pid, if it does."""
+    place: KeyPath = ("agent", "pid-file")
+    found = managed(text, {place: None}) if text and is_usable(text.encode()) else {}
+    value = found.get(place)
+    return Path(value) if isinstance(value, str) and value.startswith("/") else None
 
 
 def judge_signs(

@@ -25,6 +25,7 @@ from .agent_rules import (
 )
 from .agent_signs import TROUBLE_LOOK_S, port_taken
 from .agent_spec import AgentSpec
+from .agent_words import why_dead
 from .model import Action, Plan, Status, Verdict
 from .system.process import Process
 from .system.systemd import UnitState
@@ -183,8 +184,9 @@ def _activating(actual: UnitActual) -> Verdict:
 
 def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     if actual.record.is_open:
-        note = NoteEnd(at_s=actual.now_s, exit=f"systemd: {actual.unit.result}")
-        noted = replace(actual, record=actual.record.died(note.at_s, note.exit))
+        how = f"systemd: {actual.unit.result}"
+        note = NoteEnd(at_s=actual.now_s, exit=how, trouble=why_dead(actual.output))
+        noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
         after = _plan_down(spec, noted)
         return replace(after, actions=(note, *after.actions))
     if actual.orphans:

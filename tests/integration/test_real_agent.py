@@ -203,7 +203,7 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     told = node.wait_reason("AgentConfig", "Incompatible", START_S)
     assert line.partition(" ")[0] in told["message"]
     assert node.agent_toml.read_bytes() == before
-    assert node.agent_pid == main
+    assert main in node.living()
     node.desire(node.agent_document())
     node.wait_summary("Ready", START_S)
     assert node.agent_pid == main

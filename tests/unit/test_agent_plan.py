@@ -22,6 +22,7 @@ from bai_nodeagent.agent_rules import change_wait_s, crash_wait_s
 from bai_nodeagent.agent_signs import Signs
 from bai_nodeagent.agent_spec import AgentSpec
 from bai_nodeagent.agent_unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
+from bai_nodeagent.agent_words import Trouble
 from bai_nodeagent.model import Plan, Status
 from bai_nodeagent.system.process import TICKS_PER_S, Process
 from bai_nodeagent.system.systemd import UnitState
@@ -490,6 +491,27 @@ def test_a_death_that_says_why_has_that_reason() -> None:
     assert said(plan) == (Status.FALSE, "PortTaken")
     assert "2 times in a row (exit status 0)" in plan.verdict.message
     assert plan.verdict.message.endswith("INFO exit.")
+
+
+def test_a_start_after_a_failed_one_is_no_good_news_yet() -> None:
+    young = replace(LIFE, started_s=NOW_S - 2)
+    why = Trouble("NoRedisAddress", "etcd has no address of Redis")
+    record = Record("boot", young, deaths=(NOW_S - 3,), exit="exit status 0", trouble=why)
+    silent = Signs(Process(72, 1), "refuses", "10.0.0.1:6001")
+    plan = plan_child(SPEC, looked(record, main=MAIN, signs=silent))
+    assert said(plan) == (Status.FALSE, "NoRedisAddress")
+    assert "exit status 0" in plan.verdict.message
+    well = plan_child(SPEC, looked(record, main=MAIN, signs=WELL))
+    assert said(well) == (Status.TRUE, "Running")
+    assert record.works(NOW_S, "10.0.0.1:6001").trouble is None
+
+
+def test_a_death_is_noted_with_what_the_agent_said_of_it() -> None:
+    plan = plan_child(SPEC, looked(Record("boot", LIFE), output="    assert redis_url is not None"))
+    note = plan.actions[0]
+    assert isinstance(note, NoteEnd)
+    assert note.trouble
+    assert note.trouble.reason == "NoRedisAddress"
 
 
 OVER = Record("boot", replace(RUN, is_over=True))

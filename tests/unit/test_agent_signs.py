@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bai_nodeagent.agent_signs import (
@@ -13,6 +15,7 @@ from bai_nodeagent.agent_signs import (
     endpoints,
     is_backendai,
     judge_signs,
+    pid_file,
 )
 from bai_nodeagent.agent_words import what_it_waits_for, why_dead
 from bai_nodeagent.model import Status
@@ -144,6 +147,19 @@ def test_a_listener_is_in_the_way_where_both_can_t_bind() -> None:
     same, other = Listener("10.0.0.1", 6001, 7), Listener("10.0.0.2", 6001, 8)
     every, meta = Listener("::", 6001, 9), Listener("127.0.0.1", 40128, 10)
     assert needed.taken([same, other, every, meta]) == (same, every, meta)
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        (None, None),
+        ("[agent]", None),
+        ('[agent]\npid-file = "/run/agent.pid"', Path("/run/agent.pid")),
+        ('[agent]\npid-file = "agent.pid"', None),
+    ],
+)
+def test_where_an_agent_notes_its_pid(text: str | None, file: Path | None) -> None:
+    assert pid_file(text) == file
 
 
 def test_an_endpoint_is_read_as_it_was_written() -> None:

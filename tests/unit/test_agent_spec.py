@@ -21,6 +21,7 @@ from bai_nodeagent.agent_spec import (
     wanted,
     wanted_plugins,
 )
+from bai_nodeagent.agent_words import Trouble
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
 from bai_nodeagent.plugin_rules import Environment, Plugin, PluginRules
 from bai_nodeagent.system import output
@@ -200,8 +201,9 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_notes_come_back_as_they_were_written(tmp_path: Path) -> None:
+    why = Trouble("NoRedisAddress", "etcd has no address of Redis")
     life = Life({"command": "c"}, pid=7, start_ticks=9, started_s=1.5, desired_digest="d")
-    record = Record("boot", life, "stopped", (1.0, 2.5), (3.0,), "exit status 1")
+    record = Record("boot", life, "stopped", (1.0, 2.5), (3.0,), "exit status 1", why)
     notes = Notes(tmp_path, "boot")
     assert notes.update(lambda _none: record) == record
     assert notes.read() == record

@@ -135,8 +135,8 @@ class ChildAgent:
         match action:
             case Adopt(life=life):
                 notes.update(lambda record: replace(record, life=life, ending=""))
-            case NoteEnd(at_s=at_s, exit=how):
-                notes.update(lambda record: record.died(at_s, how))
+            case NoteEnd(at_s=at_s, exit=how, trouble=trouble):
+                notes.update(lambda record: record.died(at_s, how, trouble))
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
@@ -252,8 +252,8 @@ class UnitAgent:
         match action:
             case Adopt(life=life):
                 notes.update(lambda record: _with_run(record, life))
-            case NoteEnd(at_s=at_s, exit=how):
-                notes.update(lambda record: record.died(at_s, how))
+            case NoteEnd(at_s=at_s, exit=how, trouble=trouble):
+                notes.update(lambda record: record.died(at_s, how, trouble))
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):

@@ -121,7 +121,9 @@ class AgentConfig:
             raise config_file.fault(error, self.spec.path) from error
 
     def plan(self, actual: Actual) -> Plan[AgentConfigAction]:
-        return plan(self.spec, actual, self._redact)
+        made = plan(self.spec, actual, self._redact)
+        known = {"agent-version": actual.version} if actual.version else {}
+        return replace(made, facts=known)
 
     async def apply(self, action: AgentConfigAction) -> None:
         try:
