@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bai_nodeagent import desired
+from bai_nodeagent.resources import KINDS as REAL_KINDS
 from desired_kinds import HEAD, KINDS, VERSION, judged, told
 
 A_NAME = "a name of a-z, 0-9, '.', '_' and '-'"
@@ -349,3 +350,9 @@ def test_the_published_schema_is_one_and_fits_a_layer() -> None:
     validator.validate({"api-version": 1, "agent": {"unset": True}})
     for wrong in ({}, {"api-version": 1, "swarm": {}}, {"api-version": 1, "agent": {"x": 1}}):
         assert not validator.is_valid(wrong)
+
+
+def test_what_a_kind_finds_in_its_section_is_told_of_one_layer_alone() -> None:
+    raw = b'api-version = 1\n[plugins]\nallow = ["a.b"]\nblock = ["a.b"]'
+    (found,) = desired.check_alone("cluster", raw, REAL_KINDS, "0.1.0")
+    assert found.key.startswith("plugins.block")
