@@ -153,6 +153,12 @@ class DockerNode:
         self.docker("swarm", "join-token", "--rotate", "--quiet", "worker")
         return self.token()
 
+    def forget_others(self, worker: str) -> None:
+        """On a manager: removes all workers but one. Those that are gone hold up many things."""
+        workers = self.docker("node", "ls", "--quiet", "--filter=role=worker").split()
+        if gone := [each for each in workers if each != worker]:
+            self.docker("node", "rm", "--force", *gone)
+
     def forget(self) -> None:
         """Leaves whatever swarm it is in, and removes containers."""
         if running := self.docker("ps", "--all", "--quiet", check=False).split():

@@ -236,13 +236,15 @@ def _unreached(actual: Actual) -> str:
 def _is_with(spec: SwarmSpec, actual: Actual) -> bool:
     """Some manager that Docker knows is one that the document names; or Docker knows none."""
     managers = actual.local.managers
-    return not managers or bool({*map(_full, managers)} & {*map(_full, spec.remote_addrs)})
+    known, named = ({*map(host_and_port, each)} for each in (managers, spec.remote_addrs))
+    return not known or bool(known & named)
 
 
-def _full(address: str) -> str:
-    """With its port: "10.0.0.1" and "10.0.0.1:2377" are one, "[fd00::1]" is one."""
-    has_port = ":" in address.rpartition("]")[2]
-    return address if has_port else f"{address}:{PORT}"
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of "10.0.0.1:2377", "manager.example" or "[fd00::1]:2377"."""
+    host, colon, port = address.rpartition(":")
+    has_port = colon != "" and port.isdecimal()
+    return (host if has_port else address).strip("[]"), int(port) if has_port else PORT
 
 
 def noted(spec: SwarmSpec, actual: Actual) -> Record:

@@ -16,6 +16,7 @@ import pytest
 from dockers import DockerNode, eventually
 from dockers import swarm_nodes as swarm_nodes
 from node_under_test import PROGRAM, Node
+from swarm_authority import Authority
 
 pytestmark = pytest.mark.root
 
@@ -361,6 +362,29 @@ def test_a_join_that_goes_on_in_the_background_is_no_failure(
     # A newer wish ends it.
     node.desire_joined()
     node.wait_in(within_s=25)
+
+
+def test_another_authority_is_no_other_swarm_and_an_expired_certificate_is_replaced(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    node.desire_joined()
+    node.wait_in()
+    first = node.dockerd.swarm("NodeID")
+    manager.forget_others(first)
+    authority = Authority()
+    authority.rule(manager)
+    node.wait("told", lambda: "present authority" in node.condition("Swarm")["message"], 30)
+    assert node.condition("Swarm")["status"] == "True"
+    node.give(manager.token())
+    node.wait("told no more", lambda: "authority" not in node.condition("Swarm")["message"])
+    assert node.dockerd.swarm("NodeID") == first
+
+    node.dockerd.end()
+    authority.expire(node.dockerd)
+    node.dockerd.start()
+    node.wait("a new id", lambda: node.dockerd.swarm("NodeID") not in ("", first), 30)
+    node.wait_in()
+    assert '"reason": "CertificateExpired"' in node.log or "leave the swarm" in node.log
 
 
 def _threads(node: SwarmNode) -> int:

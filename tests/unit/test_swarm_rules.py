@@ -12,10 +12,19 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.resources import swarm
-from bai_nodeagent.swarm_certificate import Certificate
-from bai_nodeagent.swarm_model import Actual, Local, Membership, Remember, SwarmSpec
+from bai_nodeagent.swarm_certificate import Certificate, digest_in_token
+from bai_nodeagent.swarm_model import (
+    Actual,
+    Join,
+    Leave,
+    Local,
+    Membership,
+    Remember,
+    SwarmAction,
+    SwarmSpec,
+)
 from bai_nodeagent.swarm_record import LEADS_AT_MOST, Notes, Record
-from bai_nodeagent.swarm_rules import noted, plan, refusal
+from bai_nodeagent.swarm_rules import host_and_port, noted, plan, refusal
 from unit.fakes import host, node_spec
 
 HOME, OTHER = "h" * 25, "o" * 25
@@ -231,6 +240,35 @@ def test_after_its_notes_a_plan_is_the_same_and_makes_no_more(
     assert not any(isinstance(a, Remember) for a in plan(spec, kept).actions)
 
 
+def after(actual: Actual, action: SwarmAction, spec: SwarmSpec) -> Actual:
+    """The node after an action; whoever did it has forgotten all that is not on disk."""
+    match action:
+        case Remember(record):
+            return replace(actual, record=record)
+        case Leave():
+            return replace(OUT, record=actual.record)
+        case Join():
+            ca = digest_in_token(spec.token) or ""
+            joined = certified(IN, cluster={CA: HOME, OTHER_CA: OTHER}[ca], node="node2")
+            return replace(joined, ca=ca, record=replace(actual.record, asked=spec.asked))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c[0] for c in CASES])
+def test_every_plan_comes_to_an_end_whenever_it_is_interrupted(
+    case: tuple[str, SwarmSpec, Actual, str, list[str]],
+) -> None:
+    name, spec, actual, reason, steps = case
+    for _ in range(10):
+        found = plan(spec, actual)
+        if not found.actions:
+            break
+        actual = after(actual, found.actions[0], spec)
+    else:
+        pytest.fail(f"{found.actions} again and again")
+    is_refused = name == "first met, and not the pinned one"
+    assert found.verdict.reason == ("InSync" if steps and not is_refused else reason)
+
+
 def test_only_what_is_under_way_is_unknown() -> None:
     for _, spec, actual, reason, _steps in CASES:
         found = plan(spec, actual).verdict
@@ -267,6 +305,22 @@ def test_facts_tell_swarm_node_and_expiry() -> None:
         "swarm-certificate-expires": "1972-12-16T00:00:00Z",
     }
     assert plan(SPEC, OUT).facts == {}
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("10.0.0.1:2377", ("10.0.0.1", 2377)),
+        ("10.0.0.1:99", ("10.0.0.1", 99)),
+        ("manager.example", ("manager.example", 2377)),
+        ("[fd00::1]", ("fd00::1", 2377)),
+        ("[fd00::1]:99", ("fd00::1", 99)),
+    ],
+)
+def test_an_address_has_docker_s_own_port_unless_it_says_another(
+    address: str, found: tuple[str, int]
+) -> None:
+    assert host_and_port(address) == found
 
 
 # -- what is remembered

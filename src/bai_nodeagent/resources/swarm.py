@@ -36,11 +36,11 @@ from ..swarm_model import (
     SwarmSpec,
 )
 from ..swarm_record import Notes
-from ..swarm_rules import judge, plan, refusal
+from ..swarm_rules import host_and_port, judge, plan, refusal
 from ..system import files, inotify
 from ..watches import together
 
-# docker and grpc are loaded when a document asks for a swarm: see the imports in functions.
+# docker and h2 are loaded when a document asks for a swarm: see the imports in functions.
 if TYPE_CHECKING:
     from ..system.docker import Info
 
@@ -118,9 +118,9 @@ class Swarm:
             return Membership(known=True)
         from ..system import swarm_manager
 
-        managers = actual.local.managers or self.spec.remote_addrs
+        managers = [*map(host_and_port, actual.local.managers or self.spec.remote_addrs)]
         try:
-            is_known = await swarm_manager.knows(node, managers, authority)
+            is_known = await swarm_manager.knows(node, managers, authority.decode(errors="replace"))
         except swarm_manager.NoAnswer as error:
             return Membership(why=str(error))
         self._answer = (node, time.monotonic() + ASKED_EVERY_S) if is_known else ("", 0.0)

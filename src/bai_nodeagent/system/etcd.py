@@ -1,4 +1,4 @@
-"""etcd over python-etcd3, on asyncio. The only module that imports etcd3.
+"""etcd over python-etcd3, on asyncio. The only module that imports etcd3 and grpc.
 
 Knows keys, revisions and leases, and nothing of what is kept in them.
 
