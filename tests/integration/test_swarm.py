@@ -211,8 +211,6 @@ def test_who_was_removed_stays_out_until_asked_again(node: SwarmNode, manager: D
     node.begin()
     message = node.reason("RemovedByManager")
     assert first in message
-    node.dockerd.end()
-    node.dockerd.start()
     node.dockerd.docker("swarm", "leave", "--force")
     node.stop()
     node.begin()
