@@ -200,7 +200,10 @@ class _PassWatcher:
         self.loop.began(self.keeper, deadline_s)
 
     def applies(self, outcome: Outcome, action: Action) -> None:
-        self.loop.tell(self.keeper, outcome)
+        # What failed stays told while it is tried again: the reason says more
+        # than "under way", and the condition does not flap with each try.
+        if self.keeper.outcome.result != "failed":
+            self.loop.tell(self.keeper, outcome)
 
     def applied(self, name: str, action: Action) -> None:
         self.loop.acted(self.keeper, action)

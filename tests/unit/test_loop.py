@@ -152,3 +152,19 @@ async def test_a_resource_that_does_not_move_in_time_is_seen(
     rig = Rig(Countdown())
     rig.take()
     assert not rig.loop.is_moving
+
+
+async def test_what_failed_stays_told_while_it_is_tried_again() -> None:
+    resource = Countdown(left=1, applying=OSError("no"))
+    rig = Rig(resource)
+    async with rig.running():
+        rig.take()
+        await rig.until(lambda: rig.reason("AgentConfig") == "InternalError")
+        told = []
+        rig.loop._changed = lambda: told.append(rig.reason("AgentConfig"))
+        looks = resource.looks
+        rig.loop.wake_all()
+        with anyio.fail_after(5):
+            while resource.looks == looks or not told:
+                await anyio.lowlevel.checkpoint()
+        assert set(told) == {"InternalError"}
