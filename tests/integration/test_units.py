@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 DAEMON = "bai-nodeagent.service"
 AGENT = "backendai-agent.service"
+# What stands for the agent here opens no RPC port, although the unit runs Backend.AI's module.
+BY_UNIT = f'supervisor = "systemd"\nunit = "{AGENT}"\nhealth = "process"'
 STORE = "/var/lib/bai-nodeagent/store"
 
 # Stands where the unit expects Backend.AI's Python: a main process that ends
@@ -215,7 +217,7 @@ async def test_a_child_agent_outlives_the_daemon(node: Container, systemd: Syste
 
 
 async def test_the_agents_unit_is_started_and_comes_back(node: Container, systemd: Systemd) -> None:
-    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    put(node, BY_UNIT)
     await systemd.start(DAEMON)
     await agent_is(node, "Running")
     first = await systemd.unit(AGENT)
@@ -230,10 +232,10 @@ async def test_the_agents_unit_is_started_and_comes_back(node: Container, system
 async def test_a_stopped_agent_stays_so_whoever_starts_its_unit(
     node: Container, systemd: Systemd
 ) -> None:
-    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    put(node, BY_UNIT)
     await systemd.start(DAEMON)
     await agent_is(node, "Running")
-    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"\nstate = "stopped"')
+    put(node, f'{BY_UNIT}\nstate = "stopped"')
     await agent_is(node, "Stopped")
     assert (await systemd.unit(AGENT)).active_state == "inactive"
     await systemd.stop(DAEMON)  # it would stop the unit as well
@@ -243,7 +245,7 @@ async def test_a_stopped_agent_stays_so_whoever_starts_its_unit(
 
 
 async def test_a_masked_agent_is_left_so(node: Container, systemd: Systemd) -> None:
-    put(node, f'supervisor = "systemd"\nunit = "{AGENT}"')
+    put(node, BY_UNIT)
     node.run("systemctl", "mask", "--runtime", AGENT)
     try:
         await systemd.start(DAEMON)
