@@ -21,7 +21,6 @@ from prometheus_client.registry import Collector
 from .model import Action, Condition, Outcome, Status
 from .status import metric_label
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PASS_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 15, 60)
 _CONVERGE_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 

@@ -210,3 +210,14 @@ def test_metrics_pass_promtool(node: Node) -> None:
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_may_start_says_no_when_what_is_desired_can_not_be_judged(node: Node) -> None:
+    node.desire()
+    assert node.run("apply").returncode == 0
+    path = node.folder / "state" / "journal.json"
+    kept = json.loads(path.read_text())
+    kept["raw"] = dict.fromkeys(kept["raw"], "bm9uc2Vuc2U=")
+    path.write_text(json.dumps(kept))
+    answer = node.run("may-start")
+    assert (answer.returncode, "can't be judged" in answer.stderr) == (1, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import anyio
 
@@ -19,30 +20,37 @@ from .look import see
 def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     """0 it may, 1 it may not, with the reason. Notes what the agent is started with.
 
-    A node that was never told anything has no reason against a start.
+    A node that was never told anything has no reason against a start. A state
+    that can't be judged is one: the mounts that it requires are not known.
     """
-    spec = anyio.run(_state_in_force, site)
+    try:
+        spec = anyio.run(_state_in_force, site)
+    except (InvalidSpec, Unavailable) as error:
+        return _no(f"what is desired of this node can't be judged: {error}")
     if spec is None:
         return Answer(0, ["nothing is desired of this node: no reason against a start"])
     seen = anyio.run(see, site, spec, "Mount/")  # the only needs that a unit's gate asks for
     verdicts = {each.resource.name: each.found.verdict for each in seen}
     if reason := agent_record.may_start(spec, verdicts):
-        return Answer(1, value={"may-start": False, "reason": reason}, notes=[reason])
+        return _no(reason)
     if os.geteuid() == 0 and site.host.runtime.is_dir():
         agent_record.record_start(site.host, spec, environment.get("INVOCATION_ID", ""))
     return Answer(0, ["the agent may start"], {"may-start": True})
 
 
+def _no(reason: str) -> Answer:
+    return Answer(1, value={"may-start": False, "reason": reason}, notes=[reason])
+
+
 async def _state_in_force(site: Site) -> NodeSpec | None:
-    """The last valid state, from the journal: the daemon keeps it up to date."""
+    """The last valid state, from the journal: the daemon keeps it up to date.
+
+    None when there was none. Raises InvalidSpec, Unavailable.
+    """
     kept = journal.peek(site.settings.state / journal.NAME, site.place.identity.node_id)
     if kept is None or not kept.raw:
         return None
-    newest = evaluate(site.place, journal.snapshot(kept), KINDS)
-    if newest.merged is None:
-        return None
-    try:
-        found = await find_address(newest.merged, site.place)
-        return resolve(site.place, newest, journal.snapshot(kept), found, KINDS)
-    except (InvalidSpec, Unavailable):
-        return None
+    place = replace(site.place, groups=kept.groups)  # those that the daemon had then
+    newest = evaluate(place, journal.snapshot(kept), KINDS)
+    found = await find_address(newest.merged or {}, site.place)
+    return resolve(place, newest, journal.snapshot(kept), found, KINDS)
