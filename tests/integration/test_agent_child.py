@@ -19,9 +19,9 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.agent_child import ChildAction, Start
-from bai_nodeagent.agent_record import Notes
-from bai_nodeagent.agent_spec import AgentSpec
+from bai_nodeagent.agent.child import ChildAction, Start
+from bai_nodeagent.agent.record import Notes
+from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, Plan, Refused, Status, Unavailable
 from bai_nodeagent.resources.agent import ChildAgent
 from bai_nodeagent.system import launch, output, process

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.agent_config_plan import KeepBroken, Write
+from bai_nodeagent.agent.config_plan import KeepBroken, Write
 from bai_nodeagent.model import Action, Host, NodeSpec, Refused, Status, Unavailable, Verdict
 from bai_nodeagent.resources.agent_config import KIND, AgentConfig
 from bai_nodeagent.system import config_file

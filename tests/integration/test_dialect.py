@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent_dialect import MINIMAL, faults
+from bai_nodeagent.agent.dialect import MINIMAL, faults
 from bai_nodeagent.system.release import agent_version
 from debian_root import NotPossible
 from real_agent import NEW, OLD, Line, agent_python

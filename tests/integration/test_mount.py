@@ -21,8 +21,8 @@ import anyio
 import pytest
 
 from bai_nodeagent.model import Host, Refused, Stuck, Verdict
-from bai_nodeagent.mount_rules import Unmount
-from bai_nodeagent.mount_view import MountSpec
+from bai_nodeagent.mount.rules import Unmount
+from bai_nodeagent.mount.view import MountSpec
 from bai_nodeagent.reconcile import reconcile
 from bai_nodeagent.resources.mount import MountPoint
 from bai_nodeagent.system import helper, mounts

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bai_nodeagent.agent_record import Life, Notes
+from bai_nodeagent.agent.record import Life, Notes
 from bai_nodeagent.model import Action, Host, Outcome, Plan, Status, Unavailable
 from bai_nodeagent.reconcile import look
 from bai_nodeagent.redis_rules import RedisSpec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bai_nodeagent.agent_config_plan import (
+from bai_nodeagent.agent.config_plan import (
     Actual,
     AgentConfigSpec,
     KeepBroken,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent_config_plan import Actual, AgentConfigSpec, Write, plan
-from bai_nodeagent.agent_dialect import MINIMAL, faults, version_of
+from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write, plan
+from bai_nodeagent.agent.dialect import MINIMAL, faults, version_of
 from bai_nodeagent.model import Status
 from bai_nodeagent.system.config_file import File
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent_child import (
+from bai_nodeagent.agent.child import (
     Adopt,
     ChildActual,
     EndOrphans,
@@ -17,12 +17,12 @@ from bai_nodeagent.agent_child import (
     Stop,
     plan_child,
 )
-from bai_nodeagent.agent_record import Life, Record
-from bai_nodeagent.agent_rules import change_wait_s, crash_wait_s
-from bai_nodeagent.agent_signs import Signs
-from bai_nodeagent.agent_spec import AgentSpec
-from bai_nodeagent.agent_unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
-from bai_nodeagent.agent_words import Trouble
+from bai_nodeagent.agent.record import Life, Record
+from bai_nodeagent.agent.rules import change_wait_s, crash_wait_s
+from bai_nodeagent.agent.signs import Signs
+from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.agent.unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
+from bai_nodeagent.agent.words import Trouble
 from bai_nodeagent.model import Plan, Status
 from bai_nodeagent.system.process import TICKS_PER_S, Process
 from bai_nodeagent.system.systemd import UnitState

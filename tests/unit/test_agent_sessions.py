@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent_child import ChildActual, Start, plan_child
-from bai_nodeagent.agent_config_plan import Actual, AgentConfigSpec, Write
-from bai_nodeagent.agent_config_plan import plan as plan_file
-from bai_nodeagent.agent_guard import Caution
-from bai_nodeagent.agent_record import Life, Record
-from bai_nodeagent.agent_sessions import Held, Launch, Sessions, losing, permit_for, worst
-from bai_nodeagent.agent_spec import AgentSpec, found, wanted
+from bai_nodeagent.agent.child import ChildActual, Start, plan_child
+from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write
+from bai_nodeagent.agent.config_plan import plan as plan_file
+from bai_nodeagent.agent.guard import Caution
+from bai_nodeagent.agent.record import Life, Record
+from bai_nodeagent.agent.sessions import Held, Launch, Sessions, losing, permit_for, worst
+from bai_nodeagent.agent.spec import AgentSpec, found, wanted
 from bai_nodeagent.desired.evaluate import check_alone
 from bai_nodeagent.model import KeyPath, Status
 from bai_nodeagent.resources import KINDS

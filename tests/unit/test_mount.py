@@ -9,7 +9,8 @@ import pytest
 
 from bai_nodeagent import desired
 from bai_nodeagent.model import NodeSpec, Status
-from bai_nodeagent.mount_rules import (
+from bai_nodeagent.mount.mountinfo import Table, parse
+from bai_nodeagent.mount.rules import (
     PROBE_EVERY_S,
     TROUBLE_S,
     Actual,
@@ -23,8 +24,7 @@ from bai_nodeagent.mount_rules import (
     named,
     plan,
 )
-from bai_nodeagent.mount_view import MountSpec, View, around, note, view
-from bai_nodeagent.mountinfo import Table, parse
+from bai_nodeagent.mount.view import MountSpec, View, around, note, view
 from bai_nodeagent.resources import mount as kind
 from unit.fakes import host
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bai_nodeagent.swarm_certificate import (
+from bai_nodeagent.swarm.certificate import (
     Certificate,
     digest_in_token,
     digest_of_ca,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent.metrics import Metrics
-from bai_nodeagent.swarm_inputs import PART, found_part, wanted_part, without_swarm
-from bai_nodeagent.swarm_record import Record
+from bai_nodeagent.swarm.inputs import PART, found_part, wanted_part, without_swarm
+from bai_nodeagent.swarm.record import Record
 
 
 def digest(value: object) -> str:

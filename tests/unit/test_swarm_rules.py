@@ -12,8 +12,8 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.resources import swarm
-from bai_nodeagent.swarm_certificate import Certificate, digest_in_token
-from bai_nodeagent.swarm_model import (
+from bai_nodeagent.swarm.certificate import Certificate, digest_in_token
+from bai_nodeagent.swarm.model import (
     Actual,
     Join,
     Leave,
@@ -23,8 +23,8 @@ from bai_nodeagent.swarm_model import (
     SwarmAction,
     SwarmSpec,
 )
-from bai_nodeagent.swarm_record import LEADS_AT_MOST, Notes, Record
-from bai_nodeagent.swarm_rules import host_and_port, noted, plan, refusal
+from bai_nodeagent.swarm.record import LEADS_AT_MOST, Notes, Record
+from bai_nodeagent.swarm.rules import host_and_port, noted, plan, refusal
 from unit.fakes import host, node_spec
 
 HOME, OTHER = "h" * 25, "o" * 25

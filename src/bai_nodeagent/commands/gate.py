@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import anyio
 
-from .. import agent_record, journal
+from .. import journal
+from ..agent import record as agent_record
 from ..model import InvalidSpec, NodeSpec, Unavailable
 from ..reading import evaluate, find_address, resolve
 from ..resources import KINDS

@@ -1,8 +1,8 @@
 """The agent process: kept running with the inputs that are desired.
 
-What it runs with is noted when it starts (agent_record), compared with what
-is desired (agent_spec), and the rest follows by rule (agent_rules,
-agent_child, agent_unit). Here is the doing: to look, and to apply one action.
+What it runs with is noted when it starts (agent/record.py), compared with what
+is desired (spec.py), and the rest follows by rule (rules.py, child.py, unit.py
+there). Here is the doing: to look, and to apply one action.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from ..agent_child import (
+from ..agent.child import (
     START_DEADLINE_S,
     Adopt,
     ChildAction,
@@ -27,11 +27,11 @@ from ..agent_child import (
     Stop,
     plan_child,
 )
-from ..agent_look import LINES_READ, NAME, Around, Desk, Ends
-from ..agent_record import Cause, Life, Record
-from ..agent_rules import NoteWell
-from ..agent_spec import AgentSpec, agent_spec
-from ..agent_unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
+from ..agent.look import LINES_READ, NAME, Around, Desk, Ends
+from ..agent.record import Cause, Life, Record
+from ..agent.rules import NoteWell
+from ..agent.spec import AgentSpec, agent_spec
+from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import launch, output, process

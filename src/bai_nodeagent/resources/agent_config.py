@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio
 
 from .. import agent_toml
-from ..agent_config_plan import (
+from ..agent.config_plan import (
     BROKEN,
     Actual,
     AgentConfigAction,
@@ -31,9 +31,9 @@ from ..agent_config_plan import (
     plan,
     text_of,
 )
-from ..agent_guard import LAST_CONFIG, Guard
-from ..agent_signs import is_backendai
-from ..agent_spec import agent_spec
+from ..agent.guard import LAST_CONFIG, Guard
+from ..agent.signs import is_backendai
+from ..agent.spec import agent_spec
 from ..blocking import in_thread
 from ..model import (
     AnyResource,

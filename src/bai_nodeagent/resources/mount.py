@@ -1,6 +1,6 @@
 """Mounts: each item of `[[mount]]` is kept mounted, or away.
 
-What is to be done follows by rule (mount_rules) from the kernel's table and
+What is to be done follows by rule (mount/rules.py) from the kernel's table and
 from what a helper process found (system.mounts); here is the looking and the
 doing. While a server is dead, a look costs a note and a lock, no waiting.
 """
@@ -14,11 +14,12 @@ from typing import Any
 
 import anyio
 
-from .. import mount_rules, mount_view
 from ..model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
-from ..mount_rules import Actual, Folder, Health, Mount, MountPlan, Unmount
-from ..mount_view import MountSpec, View
-from ..mountinfo import MountEntry, Table
+from ..mount import rules as mount_rules
+from ..mount import view as mount_view
+from ..mount.mountinfo import MountEntry, Table
+from ..mount.rules import Actual, Folder, Health, Mount, MountPlan, Unmount
+from ..mount.view import MountSpec, View
 from ..system import mount_users, mounts
 
 SECTION = "mount"

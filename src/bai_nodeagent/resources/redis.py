@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..agent_record import Notes
+from ..agent.record import Notes
 from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ..redis_rules import (
     NAMES,

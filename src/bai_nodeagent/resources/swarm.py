@@ -1,6 +1,6 @@
 """This node's place in a Docker swarm: joined to the one that is desired, or in none.
 
-Here is the doing; what is right, and what to do about it, says swarm_rules.
+Here is the doing; what is right, and what to do about it, says swarm/rules.py.
 The token is handed to Docker when it joins, and stands nowhere else.
 """
 
@@ -22,8 +22,8 @@ from ..model import (
     Refused,
     Wake,
 )
-from ..swarm_certificate import Certificate, digest_of_ca, parse_certificate
-from ..swarm_model import (
+from ..swarm.certificate import Certificate, digest_of_ca, parse_certificate
+from ..swarm.model import (
     JOIN_DEADLINE_S,
     LEAVE_DEADLINE_S,
     Actual,
@@ -35,8 +35,8 @@ from ..swarm_model import (
     SwarmAction,
     SwarmSpec,
 )
-from ..swarm_record import Notes
-from ..swarm_rules import host_and_port, judge, plan, refusal
+from ..swarm.record import Notes
+from ..swarm.rules import host_and_port, judge, plan, refusal
 from ..system import files, inotify
 from ..watches import together
 

@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import mountinfo
 from ..blocking import in_thread
 from ..model import Unavailable
-from ..mount_rules import User
-from ..mountinfo import MountEntry, Table, is_within
+from ..mount import mountinfo
+from ..mount.mountinfo import MountEntry, Table, is_within
+from ..mount.rules import User
 from . import mounts
 
 SCAN_DEADLINE_S = 10.0

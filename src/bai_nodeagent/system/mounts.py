@@ -21,9 +21,9 @@ from typing import Any
 
 import anyio
 
-from .. import mountinfo
 from ..model import Refused, Stuck, Unavailable
-from ..mountinfo import MountEntry, Table
+from ..mount import mountinfo
+from ..mount.mountinfo import MountEntry, Table
 from . import files, helper, mount_questions
 from .helper import Finished, Hangs, Outstanding
 

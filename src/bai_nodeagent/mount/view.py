@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import mount_options
 from .mountinfo import MountEntry, Table, is_within, mounted_at, way_to
+from .options import differing, wants_write
 
 NETWORK_TYPES = ("nfs4", "nfs")
 
@@ -29,7 +29,7 @@ class MountSpec:
 
     @property
     def is_writable(self) -> bool:
-        return mount_options.wants_write(self.options)
+        return wants_write(self.options)
 
     @property
     def how(self) -> list[Any]:
@@ -66,7 +66,7 @@ def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | Non
         return View(cover=way[-1] if hidden and way else None)
     is_ours = made == note(spec, mount)
     if is_ours or _shows(spec, mount, table):
-        differs = () if is_ours else mount_options.differing(spec.options, mount)
+        differs = () if is_ours else differing(spec.options, mount)
         return View(mount, is_share=True, differs=differs)
     return View(mount, cover=mount if hidden or mount.type == "autofs" else None)
 

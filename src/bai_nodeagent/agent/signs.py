@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from .agent_toml import is_usable, managed
-from .agent_words import what_it_waits_for
-from .model import KeyPath, Status, Verdict
-from .system.process import Process
-from .system.sockets import Answer, Listener
+from ..agent_toml import is_usable, managed
+from ..model import KeyPath, Status, Verdict
+from ..system.process import Process
+from ..system.sockets import Answer, Listener
+from .words import what_it_waits_for
 
 # The worker is forked once agent.toml is read and all of the agent imported, which
 # took 20 s on a machine with too much else to do.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from . import agent_dialect, agent_toml
-from .agent_guard import Caution
-from .agent_sessions import SACRED, SESSIONS_LOOK_S, Effect, Held, worst
-from .agent_spec import AgentSpec
-from .model import UNSET, Action, KeyPath, Plan, Status, Verdict
-from .system.config_file import File, Owner
+from .. import agent_toml
+from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
+from ..system.config_file import File, Owner
+from . import dialect
+from .guard import Caution
+from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held, worst
+from .spec import AgentSpec
 
 CREATED_MODE = 0o640
 OTHERS = 0o007
@@ -135,9 +136,9 @@ def plan(
     text = text_of(file)
     if actual.caution.held:
         return _held(spec, actual, actual.caution.held, redact)
-    blank = agent_dialect.MINIMAL if actual.is_real and spec.values else ""
+    blank = dialect.MINIMAL if actual.is_real and spec.values else ""
     wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
-    if actual.is_real and (wrong := agent_dialect.faults(actual.version, wanted)):
+    if actual.is_real and (wrong := dialect.faults(actual.version, wanted)):
         return Plan(_incompatible(spec, actual, wrong))
     mode, owner = _access(spec, actual, wanted)
     if file is None and not wanted:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .agent_toml import managed
-from .desired.formats import duration_s
-from .model import UNSET, KeyPath, NodeSpec
-from .plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
+from ..agent_toml import managed
+from ..desired.formats import duration_s
+from ..model import UNSET, KeyPath, NodeSpec
+from ..plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0

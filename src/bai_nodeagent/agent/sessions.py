@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from .agent_spec import AgentSpec, Inputs, differing, part_of
-from .desired import canonical
-from .model import KeyPath, Status, Verdict
+from ..desired import canonical
+from ..model import KeyPath, Status, Verdict
+from .spec import AgentSpec, Inputs, differing, part_of
 
 SESSIONS_LOOK_S = 30.0
 

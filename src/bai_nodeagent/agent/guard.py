@@ -11,12 +11,12 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from .agent_record import Notes, Record, config_text
-from .agent_sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
-from .agent_signs import is_backendai
-from .agent_spec import AgentSpec, Inputs, found, part_of, wanted
-from .model import Host, KeyPath, Stuck, Unavailable
-from .system import files
+from ..model import Host, KeyPath, Stuck, Unavailable
+from ..system import files
+from .record import Notes, Record, config_text
+from .sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
+from .signs import is_backendai
+from .spec import AgentSpec, Inputs, found, part_of, wanted
 
 _REAL = ("ai.backend.agent",)
 LAST_CONFIG = "agent-config.last"
@@ -83,7 +83,7 @@ class Guard:
 
     async def _sessions(self, text: str | None) -> Sessions | None:
         """Those of the agent as it is to be, and as it is: its id may be what changes."""
-        from .system import docker  # heavy, and only for this question
+        from ..system import docker  # heavy, and only for this question
 
         kept = files.read_if_there(self._host.state / LAST_CONFIG)
         texts = (text, kept.decode(errors="replace") if kept else None)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from .model import Plan, Scalar, Status, Verdict
-from .swarm_certificate import Certificate, digest_in_token
-from .swarm_model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
-from .swarm_record import Record
+from ..model import Plan, Scalar, Status, Verdict
+from .certificate import Certificate, digest_in_token
+from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
+from .record import Record
 
 PORT = 2377
 # SwarmKit renews a certificate at some time between 50 and 80 % of its life:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .agent_toml import is_usable, managed
-from .model import KeyPath
+from ..agent_toml import is_usable, managed
+from ..model import KeyPath
 
 Version = tuple[int, ...]
 Document = Mapping[str, Any]

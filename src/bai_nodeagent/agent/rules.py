@@ -15,16 +15,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, TypeVar
 
-from .agent_guard import Caution
-from .agent_record import Cause, Life, Record
-from .agent_sessions import SESSIONS_LOOK_S
-from .agent_signs import Signs, judge_signs
-from .agent_spec import AgentSpec, Inputs, differing, unread
-from .agent_words import why_dead
-from .model import Action, Plan, Scalar, Status, Verdict
-from .plugin_rules import without_plugins
-from .swarm_inputs import without_swarm
-from .system.process import Process
+from ..model import Action, Plan, Scalar, Status, Verdict
+from ..plugin_rules import without_plugins
+from ..swarm.inputs import without_swarm
+from ..system.process import Process
+from .guard import Caution
+from .record import Cause, Life, Record
+from .sessions import SESSIONS_LOOK_S
+from .signs import Signs, judge_signs
+from .spec import AgentSpec, Inputs, differing, unread
+from .words import why_dead
 
 # A process that dies in its first moment was never running; in a crash loop
 # that moment is longer, so that the condition does not flap with each try.

@@ -11,11 +11,17 @@ from typing import Any
 
 import anyio
 
-from . import swarm_record
-from .agent_guard import Guard
-from .agent_record import Life, Notes, Record, config_text, installed, remembered_swarm
-from .agent_sessions import Launch
-from .agent_signs import (
+from ..blocking import in_thread
+from ..model import Host, Refused, Stuck, Unavailable, Wake
+from ..plugin_rules import Environment
+from ..swarm import record as swarm_record
+from ..swarm.inputs import found_part, wanted_part
+from ..system import distributions, inotify, launch, output, process, sockets
+from ..system.process import Process
+from .guard import Guard
+from .record import Life, Notes, Record, config_text, installed, remembered_swarm
+from .sessions import Launch
+from .signs import (
     MAIN_TITLE,
     WORKER_TITLE,
     Endpoint,
@@ -24,13 +30,7 @@ from .agent_signs import (
     is_backendai,
     pid_file,
 )
-from .agent_spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
-from .blocking import in_thread
-from .model import Host, Refused, Stuck, Unavailable, Wake
-from .plugin_rules import Environment
-from .swarm_inputs import found_part, wanted_part
-from .system import distributions, inotify, launch, output, process, sockets
-from .system.process import Process
+from .spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
 
 NAME = "Agent"
 LINES_QUOTED = 10
@@ -227,7 +227,7 @@ class Desk:
             return None
         if not differing(self.spec, wants, life.inputs):
             return None
-        from .system import docker  # heavy, and only for this question
+        from ..system import docker  # heavy, and only for this question
 
         try:
             return len(await docker.sessions([self.spec.agent_id], "restart"))

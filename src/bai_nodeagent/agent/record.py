@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import swarm_record
-from .agent_spec import AgentSpec, Inputs, agent_spec, found
-from .agent_words import Trouble
-from .model import Host, NodeSpec, Status, Unavailable, Verdict
-from .plugin_rules import Environment
-from .swarm_inputs import found_part
-from .system import distributions, files, process
-from .system.process import Process
+from ..model import Host, NodeSpec, Status, Unavailable, Verdict
+from ..plugin_rules import Environment
+from ..swarm import record as swarm_record
+from ..swarm.inputs import found_part
+from ..system import distributions, files, process
+from ..system.process import Process
+from .spec import AgentSpec, Inputs, agent_spec, found
+from .words import Trouble
 
 # A process that lived longer than this starts the count of deaths anew.
 STABLE_S = 60.0

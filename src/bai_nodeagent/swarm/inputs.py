@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .swarm_record import Record
+from .record import Record
 
 PART = "swarm"
 

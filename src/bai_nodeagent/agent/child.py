@@ -4,7 +4,7 @@ The rules, in the order of their weight:
 
 - never a second agent beside one that lives: who is found living is adopted;
 - what an earlier agent left behind is ended before another one is started;
-- the rest is in agent_rules.
+- the rest is in rules.py.
 
 A restart is a stop. The start follows because something dead is to run, so a
 crash of ours between the two forgets nothing.
@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from .agent_record import Cause, Life
-from .agent_rules import (
+from ..model import Action, Plan, Status, Verdict
+from ..system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+from .record import Cause, Life
+from .rules import (
     CAUSES,
     Actual,
     NoteWell,
@@ -26,12 +28,10 @@ from .agent_rules import (
     judge_running,
     pids,
 )
-from .agent_sessions import SESSIONS_LOOK_S, Held
-from .agent_signs import TROUBLE_LOOK_S, port_taken
-from .agent_spec import AgentSpec
-from .agent_words import Trouble, why_dead
-from .model import Action, Plan, Status, Verdict
-from .system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+from .sessions import SESSIONS_LOOK_S, Held
+from .signs import TROUBLE_LOOK_S, port_taken
+from .spec import AgentSpec
+from .words import Trouble, why_dead
 
 # exec on a slow disk; on a hung one it never comes back.
 START_DEADLINE_S = 30.0

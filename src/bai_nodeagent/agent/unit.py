@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import ClassVar
 
-from .agent_child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop
-from .agent_record import Cause
-from .agent_rules import (
+from ..model import Action, Plan, Status, Verdict
+from ..system.process import Process
+from ..system.systemd import UnitState
+from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop
+from .record import Cause
+from .rules import (
     CAUSES,
     Actual,
     NoteWell,
@@ -23,12 +26,9 @@ from .agent_rules import (
     judge_dead,
     judge_running,
 )
-from .agent_signs import TROUBLE_LOOK_S, port_taken
-from .agent_spec import AgentSpec
-from .agent_words import why_dead
-from .model import Action, Plan, Status, Verdict
-from .system.process import Process
-from .system.systemd import UnitState
+from .signs import TROUBLE_LOOK_S, port_taken
+from .spec import AgentSpec
+from .words import why_dead
 
 # A unit has time-outs of its own, 90 s each by default; they are waited for.
 JOB_DEADLINE_S = 240.0

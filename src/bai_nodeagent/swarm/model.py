@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from .model import Action, Verdict
-from .swarm_certificate import Certificate
-from .swarm_record import Record
+from ..model import Action, Verdict
+from .certificate import Certificate
+from .record import Record
 
 # dockerd gives up waiting for a join after 20 s, and goes on in the background.
 JOIN_DEADLINE_S = 30.0

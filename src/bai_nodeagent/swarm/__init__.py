@@ -1,0 +1,1 @@
+"""Swarm membership: its rules, its certificate, and what is remembered of it."""
