@@ -31,7 +31,7 @@ folder = sys.argv[1]
 config = tomllib.load(open(f"{folder}/agent.toml", "rb"))
 with open(f"{folder}/starts", "a") as starts:
     starts.write(f"{os.getpid()} {config['agent'].get('marker', '')}\\n")
-if os.path.exists(f"{folder}/poison"):
+if os.path.exists(f"{folder}/poison") or "poison" in config["agent"].get("marker", ""):
     print("poisoned: the agent gives up", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGINT, lambda *_: sys.exit(0))

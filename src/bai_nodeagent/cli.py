@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--for", dest="for_s", type=_duration, metavar="2h")
     command("resume", _resume, "end a pause")
     command("rebind", _rebind, "choose agent-ip anew")
+    command("retry", _retry, "try again what was rolled back")
     command("may-start", _may_start, "for ExecCondition=: may the agent start now")
     command("schema", _schema, "JSON Schema of the document")
     return parser
@@ -205,6 +206,12 @@ def _rebind(arguments: argparse.Namespace) -> Answer:
     from .commands import local
 
     return local.rebind(_settings(arguments))
+
+
+def _retry(arguments: argparse.Namespace) -> Answer:
+    from .commands import local
+
+    return local.retry(_settings(arguments))
 
 
 def _may_start(arguments: argparse.Namespace) -> Answer:

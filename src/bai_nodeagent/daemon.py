@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .http import Server, Views
 from .in_force import CONNECTING, InForce, judge_nothing
 from .loop import Loop
 from .metrics import Metrics
+from .model import Standing
 from .report import Reporter, Who
 from .resources import KINDS
 from .site import CannotStart, Site, locked
@@ -82,7 +84,8 @@ class Node:
             self.metrics,
             self.follower.applied,
         )
-        self.loop = Loop(KINDS, site.host, self.metrics, self._update)
+        host = replace(site.host, standing=self._standing)
+        self.loop = Loop(KINDS, host, self.metrics, self._update)
         self._alive = {
             "instance": str(uuid.uuid4()),
             "machine-id": _first_line("/etc/machine-id"),
@@ -136,6 +139,13 @@ class Node:
             notify(f"STATUS={self.reporter.newest.summary}")
         self._moved.set()
         self._moved = anyio.Event()
+
+    def _standing(self) -> Standing:
+        now = self._in_force
+        if now.spec is None or now.hold is not None:
+            return Standing()
+        verdicts = {name: outcome.verdict for name, outcome in self.loop.outcomes.items()}
+        return Standing(now.spec.digest, {**verdicts, "Store": now.store})
 
     async def _pulse(self, presence: Presence) -> None:
         """Feeds the watchdog, but only with proof that the resources move."""

@@ -218,6 +218,9 @@ class Follower:
             return (Mistake("documents", "", str(error)),)
         self._valid = (newest, snapshot)
         self._validated.set()
+        given_up = orders.current_rollback(self._place.state)
+        if given_up and given_up.digest != newest.digest:
+            orders.retry(self._place.state)  # something else is desired: that one may come again
         return ()
 
     def _remember(self, newest: Desired, epoch: str) -> None:
@@ -270,7 +273,7 @@ class Follower:
         return bool(self._valid and desired.addresses(self._valid[0].merged or {})[1])
 
     async def _resolve_again(self) -> None:
-        if self._valid is None or not self._asks_for_address:
+        if self._valid is None:
             return
         async with self._turn:
             self._spec = await self._resolved(*self._valid)
@@ -290,7 +293,8 @@ class Follower:
             await anyio.sleep(schedule.RECONNECT_S)
 
     async def _follow_orders(self) -> None:
-        files = [self._place.state / name for name in (orders.PAUSE, orders.ADDRESS)]
+        names = (orders.PAUSE, orders.ADDRESS, orders.ROLLBACK)
+        files = [self._place.state / name for name in names]
         async for _ in inotify.changes(files):
             self._take_orders()
             await self._resolve_again()

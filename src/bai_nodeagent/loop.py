@@ -92,7 +92,9 @@ class Loop:
         the rollout's spread.
         """
         wanted = [r for kind in self._kinds for r in build(kind, spec, self._host)]
-        if is_new if self._spec is None else self._differs(wanted):
+        is_other = is_new if self._spec is None else self._differs(wanted)
+        # A rollback is for an agent that does not work: it waits for no rollout.
+        if is_other and not spec.rolled_back:
             share_s = schedule.spread_share_s(spec.node_id, spec.digest, spec.spread_s)
             self._disruptive_from_s = time.monotonic() + max(schedule.SETTLE_S, share_s)
         self._spec, self._hold = spec, hold

@@ -115,12 +115,14 @@ class Plan(Generic[ActionT]):
     Only the first action is applied before looking again. `look_again_in_s`
     asks for another look although no event may come (a backoff, a settling
     time). `facts` go into the status document; they alone cause no write.
+    `serves`: what needs this may go on, although the verdict is not True.
     """
 
     verdict: Verdict
     actions: tuple[ActionT, ...] = ()
     look_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+    serves: bool = False
 
 
 Wake = Callable[[], None]
@@ -173,6 +175,7 @@ class NodeSpec:
     secret_paths  places in agent_values whose value is a secret
     secrets       by name, for use at the last moment; never logged
     address       a doubt about `agent-ip` that conditions have to tell
+    rolled_back   why the inputs of the agent are those of an earlier state; "": they are not
     """
 
     node_id: str
@@ -188,6 +191,7 @@ class NodeSpec:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     address: Verdict | None = None
     spread_s: float = 0.0
+    rolled_back: str = ""
 
 
 class _Unset(enum.Enum):
@@ -195,6 +199,18 @@ class _Unset(enum.Enum):
 
 
 UNSET = _Unset.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the node stands, as told last; empty where nobody keeps it, or may change it.
+
+    digest    of the desired state in force
+    verdicts  by condition type
+    """
+
+    digest: str = ""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,6 +224,7 @@ class Host:
     redact   masks every known secret in a text; for output of other programs
     learn    tells `redact`, and all that leaves the process, of more secrets
     etcd     system.etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
+    standing  of the node as a whole
     """
 
     state: Path
@@ -216,6 +233,7 @@ class Host:
     redact: Callable[[str], str]
     learn: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
+    standing: Callable[[], Standing] = Standing
 
 
 @dataclass(frozen=True)
@@ -255,6 +273,7 @@ class Outcome:
     look_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     is_progressing: bool = False  # merely under way: not a fault
+    serves: bool = False  # see Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Local orders of root to the daemon on this node: pause, resume, rebind. No store needed.
+"""Local orders to this node's daemon: pause, resume, rebind, roll back, retry. No store needed.
 
 They are files in the state folder, so they hold across daemon restarts and
-reboots; the daemon sees them by inotify, whether or not it runs when they are given.
+reboots; the daemon sees them by inotify, whether or not it runs when they are
+given. All come from root, but for the rollback, which the daemon gives to itself.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .address import Kept
+from .agent import rollback
+from .agent.rollback import Rollback
 from .system import files
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"
+ROLLBACK = "rollback.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +68,22 @@ def kept_address(state: Path) -> Kept | None:
 def keep_address(state: Path, kept: Kept) -> None:
     data = json.dumps({"rule": kept.rule, "address": kept.address}).encode()
     files.replace(state / ADDRESS, data, mode=0o600)
+
+
+def roll_back(state: Path, order: Rollback) -> None:
+    files.replace(state / ROLLBACK, rollback.encode(order), mode=0o600)
+
+
+def retry(state: Path) -> None:
+    """Takes a rollback back: what it gave up is tried again."""
+    files.remove(state / ROLLBACK)
+
+
+def current_rollback(state: Path) -> Rollback | None:
+    raw = files.read_if_there(state / ROLLBACK)
+    if raw is None:
+        return None
+    try:
+        return rollback.decode_rollback(raw)
+    except (ValueError, TypeError, KeyError):
+        return None

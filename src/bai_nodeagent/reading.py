@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import __version__, address, desired, orders
+from .agent import rollback
 from .desired import Desired, Document, Variables, is_secret_place
 from .desired.places import SECRET_KEY, secret_places, walk
 from .identity import Identity
@@ -104,7 +105,10 @@ def resolve(
     found: address.AgentAddress,
     kinds: Sequence[Kind],
 ) -> NodeSpec:
-    """The whole desired state with everything filled in. Raises InvalidSpec."""
+    """The whole desired state with everything filled in, rolled back where that was decided.
+
+    Raises InvalidSpec.
+    """
     variables = Variables(
         node_id=place.identity.node_id,
         hostname=place.hostname,
@@ -113,7 +117,8 @@ def resolve(
         address=found.doubt,
     )
     secrets = {k: e.raw for k, e in snapshot.entries.items() if k.startswith("secret/")}
-    return desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
+    spec = desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
+    return rollback.in_force(spec, orders.current_rollback(place.state))
 
 
 def secrets_of(spec: NodeSpec, kinds: Sequence[Kind]) -> list[str]:

@@ -177,6 +177,7 @@ def _judged(
         plan.look_again_in_s,
         plan.facts,
         is_progressing=plan.verdict.status is Status.UNKNOWN,
+        serves=plan.serves,
     )
     if not plan.actions:
         is_bad = plan.verdict.status is Status.FALSE and not applied

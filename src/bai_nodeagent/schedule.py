@@ -60,7 +60,7 @@ def unmet_need(needs: tuple[str, ...], outcomes: Mapping[str, Outcome]) -> Outco
         outcome = outcomes.get(need)
         if outcome is None:
             return need
-        if outcome.verdict.status is not Status.TRUE:
+        if outcome.verdict.status is not Status.TRUE and not outcome.serves:
             return outcome
     return None
 

@@ -19,13 +19,15 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.agent.child import ChildAction, Start
+from bai_nodeagent.agent.child import Start
 from bai_nodeagent.agent.record import Notes
 from bai_nodeagent.agent.spec import AgentSpec
-from bai_nodeagent.model import Host, Plan, Refused, Status, Unavailable
+from bai_nodeagent.model import Host, NodeSpec, Plan, Refused, Status, Unavailable
 from bai_nodeagent.resources.agent import ChildAgent
 from bai_nodeagent.system import launch, output, process
 from bai_nodeagent.system.process import Process
+
+NODE = NodeSpec("i-one", "local", 1, "d", {}, {})
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +121,7 @@ class Bench:
 
     def agent(self, spec: AgentSpec) -> ChildAgent:
         """As of a daemon that has just started."""
-        return ChildAgent(spec, self.host)
+        return ChildAgent(spec, NODE, self.host)
 
     def born(self, kind: str = "main") -> list[int]:
         try:
@@ -138,7 +140,7 @@ class Bench:
             if found and mine in process.command_of(found):
                 process.send(found, signal.SIGKILL)
 
-    async def converge(self, spec: AgentSpec, at_most: int = 100) -> Plan[ChildAction]:
+    async def converge(self, spec: AgentSpec, at_most: int = 100) -> Plan[Any]:
         """Applies actions, each with a new agent object; waits until a born agent has told so."""
         for done in range(at_most + 1):
             agent = self.agent(spec)

@@ -28,6 +28,7 @@ class AgentConfigSpec:
     owner        "user" or "user:group"; None: as it is
     mode         None: as it is, 0640 for a new file
     agent        who reads the file; None: that is not for us to say
+    rolled_back  why the values are those of an earlier state; "": they are not
     fingerprint  the values for comparison: 1 == True, but not here
     """
 
@@ -39,6 +40,7 @@ class AgentConfigSpec:
     secret_paths: frozenset[KeyPath] = frozenset()
     address: Verdict | None = None
     agent: AgentSpec | None = None
+    rolled_back: str = ""
     fingerprint: str = field(default="", repr=False)
 
 
@@ -142,7 +144,7 @@ def plan(
         return Plan(_incompatible(spec, actual, wrong))
     mode, owner = _access(spec, actual, wanted)
     if file is None and not wanted:
-        return Plan(_in_line(spec, wanted))  # nobody asks that it be there
+        return _in_line(spec, wanted)  # nobody asks that it be there
     if file is None or file.raw != wanted.encode():
         return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
@@ -155,14 +157,18 @@ def plan(
         and actual.last.raw == file.raw
         and (actual.last.owner == file.owner or not actual.is_root)
     )
-    return Plan(_in_line(spec, wanted), () if is_known else (Remember(file),))
+    return _in_line(spec, wanted, () if is_known else (Remember(file),))
 
 
-def _in_line(spec: AgentConfigSpec, text: str) -> Verdict:
+def _in_line(
+    spec: AgentConfigSpec, text: str, actions: tuple[AgentConfigAction, ...] = ()
+) -> Plan[AgentConfigAction]:
     if spec.address:
-        return Verdict(Status.FALSE, spec.address.reason, spec.address.message)
+        return Plan(Verdict(Status.FALSE, spec.address.reason, spec.address.message), actions)
+    if spec.rolled_back:  # not as desired, and yet what the agent is to run with
+        return Plan(Verdict(Status.FALSE, "RolledBack", spec.rolled_back), actions, serves=True)
     count = len(agent_toml.managed(text, spec.values))
-    return Verdict(Status.TRUE, "InSync", f"{count} values in line in {spec.path}")
+    return Plan(Verdict(Status.TRUE, "InSync", f"{count} values in line in {spec.path}"), actions)
 
 
 def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:

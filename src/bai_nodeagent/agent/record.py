@@ -71,6 +71,22 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """For how long the agent has not been healthy with the inputs that it was given.
+
+    of           keyed digest of these inputs
+    unhealthy_s  as far as it counts
+    at_s         when that was counted last
+    is_counting  time counted then
+    """
+
+    of: str
+    unhealthy_s: float
+    at_s: float
+    is_counting: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """All notes of this boot.
 
@@ -79,6 +95,7 @@ class Record:
     changes  when the agent was restarted for changed inputs
     exit     how the last death came about, where that is known
     trouble  what the agent said of it
+    trial    of inputs with which it is not healthy yet
     """
 
     boot_id: str
@@ -88,6 +105,7 @@ class Record:
     changes: tuple[float, ...] = ()
     exit: str = ""
     trouble: Trouble | None = None
+    trial: Trial | None = None
 
     def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
         """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
@@ -177,8 +195,12 @@ class Notes:
 def _parse(data: Mapping[str, Any]) -> Record:
     life = data["life"]
     times = {name: tuple(data[name]) for name in ("deaths", "changes")}
-    said = data["trouble"]
-    parts = {"life": Life(**life) if life else None, "trouble": Trouble(**said) if said else None}
+    said, trial = data["trouble"], data.get("trial")
+    parts = {
+        "life": Life(**life) if life else None,
+        "trouble": Trouble(**said) if said else None,
+        "trial": Trial(**trial) if trial else None,
+    }
     return Record(**{**data, **times, **parts})
 
 

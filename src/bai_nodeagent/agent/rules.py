@@ -21,6 +21,7 @@ from ..swarm.inputs import without_swarm
 from ..system.process import Process
 from .guard import Caution
 from .record import Cause, Life, Record
+from .rollback import Past
 from .sessions import SESSIONS_LOOK_S
 from .signs import Signs, judge_signs
 from .spec import AgentSpec, Inputs, differing, unread
@@ -62,6 +63,7 @@ class Actual:
     taken       strangers on the ports that it needs; looked for where it does not run
     sessions    how many sessions run; None: nobody can tell. Asked only where it matters
     caution     what a change would cost
+    past        what there is to go back to
     """
 
     now_s: float
@@ -76,6 +78,7 @@ class Actual:
     taken: tuple[str, ...] = ()
     sessions: int | None = None
     caution: Caution = field(default_factory=Caution)
+    past: Past = field(default_factory=Past)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,8 @@ def judge_running(
         verdict = replace(
             held.verdict, message=f"{held.verdict.message}; the agent goes on as it is"
         )
+    elif spec.rolled_back and health.status is not Status.TRUE:
+        return Plan(health, restart, facts=known)  # as one that is dead: there is nothing to spare
     else:
         what = _listed(differs) if life.inputs else "it is not known what it was started with"
         verdict, wait_s = _when(spec, actual, what)

@@ -24,6 +24,7 @@ from ..plugin_rules import Environment, PluginRules, found_parts, plugin_rules, 
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0
+HEALTH_TIMEOUT_S = 300.0
 
 Digest = Callable[[object], str]
 Inputs = Mapping[str, str]
@@ -43,6 +44,9 @@ class AgentSpec:
     command         empty: only with the supervisor "systemd", whose unit has its own
     env             secrets filled in
     allow_session_loss  the digest of the one change that may cost running sessions
+    on_unhealthy, health_timeout_s  what becomes of inputs with which it does not get healthy
+    rolled_back     why the inputs are those of an earlier state; "": they are not
+    relies_on       condition types of what an agent can't be healthy without
     config_path     None: agent.toml is unmanaged, and `values` is empty
     plugins         None: accelerator plugins are unmanaged
     is_in_swarm     the node is to be in a swarm, which the agent has to find
@@ -61,6 +65,10 @@ class AgentSpec:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop_timeout_s: float = STOP_TIMEOUT_S
     allow_session_loss: str = ""
+    on_unhealthy: Literal["hold", "rollback"] = "hold"
+    health_timeout_s: float = HEALTH_TIMEOUT_S
+    rolled_back: str = ""
+    relies_on: tuple[str, ...] = ()
     agent_id: str = ""
     config_path: Path | None = None
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
@@ -87,6 +95,10 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         env={name: _text(value, node.secrets) for name, value in section.get("env", {}).items()},
         stop_timeout_s=duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s")),
         allow_session_loss=section.get("allow-session-loss", ""),
+        on_unhealthy=section.get("on-unhealthy", "hold"),
+        health_timeout_s=duration_s(section.get("health-timeout", f"{HEALTH_TIMEOUT_S:g}s")),
+        rolled_back=node.rolled_back,
+        relies_on=_relies_on(node),
         agent_id=(values or {}).get(("agent", "id"), node.node_id),
         config_path=None if values is None else node.agent_config_path,
         values=values or {},
@@ -106,6 +118,11 @@ def _needs(node: NodeSpec) -> tuple[str, ...]:
     mounts = [m["name"] for m in node.document.get("mount", ()) if m.get("required")]
     config = () if node.agent_values is None else ("AgentConfig",)
     return (*config, *(f"Mount/{name}" for name in mounts))
+
+
+def _relies_on(node: NodeSpec) -> tuple[str, ...]:
+    mounts = (f"Mount/{mount['name']}" for mount in node.document.get("mount", ()))
+    return ("Store", *(("Redis",) if "redis" in node.document else ()), *mounts)
 
 
 def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
@@ -158,6 +175,22 @@ def found(
     values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
     file = {part_of(at): digest(value) for at, value in values.items() if value is not UNSET}
     return {**own, **file}
+
+
+def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
+    """What a process with these inputs has read of agent.toml, which may have changed since."""
+    table: dict[str, Any] = {}
+    try:
+        document = tomllib.loads(text or "")
+    except tomllib.TOMLDecodeError:
+        return table
+    for place, value in _leaves(document):
+        if inputs.get(part_of(place)) == digest(value):
+            above = table
+            for key in place[:-1]:
+                above = above.setdefault(key, {})
+            above[place[-1]] = value
+    return table
 
 
 def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:

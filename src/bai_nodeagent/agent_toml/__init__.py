@@ -32,6 +32,7 @@ from .places import (
     owned,
     rest,
 )
+from .splice import spelled
 
 __all__ = [
     "Drift",
@@ -42,7 +43,9 @@ __all__ = [
     "holds_secret",
     "is_same",
     "is_usable",
+    "lookup",
     "managed",
+    "spelled",
 ]
 
 

@@ -1,4 +1,4 @@
-"""`pause`, `resume`, `rebind`: orders of root on this node, with or without a daemon or store."""
+"""`pause`, `resume`, `rebind`, `retry`: orders of root here, with or without daemon or store."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def resume(settings: Settings) -> Answer:
 
 def rebind(settings: Settings) -> Answer:
     return _ordered(settings, orders.rebind, "agent-ip is chosen anew")
+
+
+def retry(settings: Settings) -> Answer:
+    is_given_up = orders.current_rollback(settings.state) is not None
+    said = "what was given up is tried again" if is_given_up else "nothing was rolled back"
+    return _ordered(settings, orders.retry, said)
 
 
 def _ordered(settings: Settings, give: Callable[[Path], None], said: str) -> Answer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from ..agent.child import (
     Stop,
     plan_child,
 )
+from ..agent.health import NoteHealthy, NoteUnhealthy, RollBack, watched
 from ..agent.look import LINES_READ, NAME, Around, Desk, Ends
+from ..agent.memory import Memory
 from ..agent.record import Cause, Life, Record
 from ..agent.rules import NoteWell
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
+from ..desired import duration_s
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import launch, output, process
 from ..system.process import Process
@@ -43,6 +46,8 @@ OBSERVE_DEADLINE_S = 20.0
 ROTATE_EVERY_S = 30.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.
 _FORGOTTEN = "forgotten"
+
+HealthAction = NoteHealthy | NoteUnhealthy | RollBack
 
 SECTION = "agent"
 SCHEMA: Mapping[str, Any] = {
@@ -78,8 +83,8 @@ SCHEMA: Mapping[str, Any] = {
         },
         "stop-timeout": {"$ref": "#/$defs/duration"},
         "restart": {"enum": ["auto", "idle", "manual"]},
-        "health-timeout": {"$ref": "#/$defs/reserved"},
-        "on-unhealthy": {"$ref": "#/$defs/reserved"},
+        "health-timeout": {"$ref": "#/$defs/duration"},
+        "on-unhealthy": {"enum": ["hold", "rollback"]},
         "allow-session-loss": {
             "title": 'the digest "sha256:…" that `plan` prints for the change',
             "type": "string",
@@ -101,12 +106,17 @@ class ChildAgent:
     name = NAME
     deadline_s = OBSERVE_DEADLINE_S
 
-    def __init__(self, spec: AgentSpec, host: Host) -> None:
+    def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host) -> None:
         self.spec = spec
         self._desk = Desk(spec, host)
+        self._memory = Memory(spec, node, host)
         self._ends = Ends()
 
     async def observe(self) -> ChildActual:
+        actual = await self._look()
+        return replace(actual, past=await self._memory.look(actual, self.spec.command))
+
+    async def _look(self) -> ChildActual:
         record = self._desk.notes.read()
         life = record.life
         main = process.find(life.pid, life.start_ticks) if life and life.pid else None
@@ -127,10 +137,10 @@ class ChildAgent:
             **common,
         )
 
-    def plan(self, actual: ChildActual) -> Plan[ChildAction]:
-        return plan_child(self.spec, actual)
+    def plan(self, actual: ChildActual) -> Plan[ChildAction | HealthAction]:
+        return watched(self.spec, actual, plan_child(self.spec, actual))
 
-    async def apply(self, action: ChildAction) -> None:
+    async def apply(self, action: ChildAction | HealthAction) -> None:
         notes = self._desk.notes
         match action:
             case Adopt(life=life):
@@ -147,6 +157,8 @@ class ChildAgent:
                 )
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
+            case NoteHealthy() | NoteUnhealthy() | RollBack():
+                self._memory.keep(action)
 
     def _launch(self, cause: Cause, as_before: bool) -> None:
         """Starts the agent, with notes before and after. Blocks.
@@ -202,13 +214,19 @@ class UnitAgent:
     name = NAME
     deadline_s = OBSERVE_DEADLINE_S
 
-    def __init__(self, spec: AgentSpec, host: Host, systemd: Systemd) -> None:
+    def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host, systemd: Systemd) -> None:
         self.spec = spec
         self._desk = Desk(spec, host)
+        self._memory = Memory(spec, node, host)
         self._ends = Ends()
         self._systemd = systemd
 
     async def observe(self) -> UnitActual:
+        actual = await self._look()
+        command = self.spec.command or next(iter(actual.unit.exec_start), ())
+        return replace(actual, past=await self._memory.look(actual, command))
+
+    async def _look(self) -> UnitActual:
         # The notes first: what `may-start` notes after this is of a later run
         # than the unit shows, and adopting that one leaves the note alone.
         record = self._desk.notes.read()
@@ -244,10 +262,10 @@ class UnitAgent:
         except (Unavailable, Refused, Stuck):
             return ""  # a comfort; the verdict stands without it
 
-    def plan(self, actual: UnitActual) -> Plan[UnitAction]:
-        return plan_unit(self.spec, actual)
+    def plan(self, actual: UnitActual) -> Plan[UnitAction | HealthAction]:
+        return watched(self.spec, actual, plan_unit(self.spec, actual))
 
-    async def apply(self, action: UnitAction) -> None:
+    async def apply(self, action: UnitAction | HealthAction) -> None:
         notes = self._desk.notes
         match action:
             case Adopt(life=life):
@@ -272,6 +290,8 @@ class UnitAgent:
             case RestartUnit(unit=unit, cause=cause):
                 notes.update(lambda record: _ended_by_us(record.ends(cause, process.now_s())))
                 await self._noting(self._systemd.restart(unit))
+            case NoteHealthy() | NoteUnhealthy() | RollBack():
+                self._memory.keep(action)
 
     async def _noting(self, job: Awaitable[None]) -> None:
         """Notes what a unit found at its start, unless its own gate has done so."""
@@ -339,8 +359,13 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         return []
     spec = agent_spec(node)
     if spec.supervisor == "systemd":
-        return [UnitAgent(spec, host, Systemd())]
-    return [ChildAgent(spec, host)]
+        return [UnitAgent(spec, node, host, Systemd())]
+    return [ChildAgent(spec, node, host)]
 
 
-KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources)
+def _check(section: Mapping[str, Any]) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    if duration_s(section.get("health-timeout", "5m")) == 0:
+        yield ("health-timeout",), "0 leaves an agent no time to start; leave it out for 5m"
+
+
+KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, check=_check)

@@ -183,6 +183,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         secret_paths=node.secret_paths,
         address=node.address,
         agent=agent_spec(node) if "agent" in node.document else None,
+        rolled_back=node.rolled_back,
         fingerprint=repr(sorted(node.agent_values.items(), key=lambda item: item[0])),
     )
     return [AgentConfig(spec, host)]

@@ -1,0 +1,73 @@
+"""What is kept on disk of the agent's health: with what it was healthy, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .. import orders
+from ..model import Host, NodeSpec, Unavailable
+from ..system import files
+from .guard import Guard
+from .health import NoteHealthy, NoteUnhealthy, RollBack
+from .record import Notes, config_text
+from .rollback import Healthy, Past, back, changes, decode_healthy, encode, healthy_with
+from .rules import Actual
+from .spec import AgentSpec, agent_spec, as_read
+
+KEPT = "agent-healthy.toml"
+
+
+class Memory:
+    def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host) -> None:
+        self._spec = spec
+        self._node = node
+        self._host = host
+        self._path = host.state / KEPT
+
+    async def look(self, actual: Actual, command: Sequence[str]) -> Past:
+        """What there is to go back to, and whether that could cost sessions.
+
+        `command` is what runs the agent.
+        """
+        life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
+        read = as_read(config_text(self._spec), life.inputs if life else {}, digest)
+        healthy = self._kept()
+        changed = changes(self._node, healthy) if healthy else ()
+        held = None
+        if healthy and changed:
+            before = agent_spec(back(self._node, healthy))
+            guard = Guard(before, self._host, "Agent (going back)")
+            held = (await guard.look(command, actual.record)).held
+        return Past(
+            healthy=healthy,
+            present=healthy_with(self._node, read),
+            changes=changed,
+            held=held,
+            verdicts=standing.verdicts,
+            digest=standing.digest,
+            inputs=digest(dict(actual.wants)),
+        )
+
+    def keep(self, action: NoteHealthy | NoteUnhealthy | RollBack) -> None:
+        """Raises Unavailable, where the disk is full for example. Blocks."""
+        notes = Notes(self._host.runtime)
+        try:
+            match action:
+                case NoteHealthy(healthy=healthy):
+                    files.replace(self._path, encode(healthy), mode=0o600)
+                    notes.update(lambda record: replace(record, trial=None))
+                case NoteUnhealthy(trial=trial):
+                    notes.update(lambda record: replace(record, trial=trial))
+                case RollBack(order=order):
+                    orders.roll_back(self._host.state, order)
+        except OSError as error:
+            raise Unavailable(f"{error.filename or self._path}: {error.strerror}") from error
+
+    def _kept(self) -> Healthy | None:
+        """None also where it can't be read: then there is nothing to go back to."""
+        raw = files.read_if_there(self._path)
+        with contextlib.suppress(ValueError, TypeError):
+            return None if raw is None else decode_healthy(raw)
+        return None
