@@ -152,7 +152,8 @@ async def _apply(resource: AnyResource, action: Action, watcher: Watcher) -> Non
     with anyio.fail_after(action.deadline_s):
         await resource.apply(action)
     watcher.applied(resource.name, action)
-    log.info(
+    say = log.debug if action.is_note else log.info
+    say(
         "action.applied",
         resource=resource.name,
         action=action.summary,

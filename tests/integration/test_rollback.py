@@ -124,7 +124,7 @@ def test_a_pause_stops_the_clock(node: Node) -> None:
     node.wait("tried", lambda: any(m == "poison" for _, m in node.starts))
     assert node.run("pause").returncode == 0
     node.wait("paused", lambda: json.loads(node.http("/status")[1])["summary"] == "Paused")
-    node.wait("told", lambda: "stands still" in now(node, "Agent")["message"])
+    node.wait("told", lambda: "does not count" in now(node, "Agent")["message"])
     assert not (node.folder / "state/rollback.toml").exists()
     node.run("resume")
     rolled_back(node, "one")

@@ -102,9 +102,15 @@ def test_time_is_counted_and_told() -> None:
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
     assert note.trial == Trial("of", 15.0, NOW_S, is_counting=True)
-    assert "rolled back unless it gets healthy within 15 s" in plan.verdict.message
+    assert "rolled back at 1970-01-01T00:16:55Z unless" in plan.verdict.message
     assert plan.verdict.reason == "CrashLoop"
     assert plan.look_again_in_s == 2.0
+
+
+def test_a_clock_that_stands_still_is_not_noted_again() -> None:
+    verdicts = {**WELL, "Store": DOWN}
+    trial = replace(counting(10), is_counting=False)
+    assert not watched(SPEC, looked(trial=trial, verdicts=verdicts), DIED).actions
 
 
 def test_a_fresh_count_is_not_noted_again() -> None:
@@ -153,7 +159,7 @@ def test_the_clock_stands_still_while_a_need_is_unhealthy(broken: str, how: Verd
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
     assert (note.trial.unhealthy_s, note.trial.is_counting) == (29.0, False)
-    assert f"stands still, waiting for {broken}" in plan.verdict.message
+    assert f"does not count, since {broken} is not well" in plan.verdict.message
 
 
 def test_that_the_manager_does_not_see_the_agent_is_no_trouble_of_redis() -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from ..model import Action, Plan, Status, Verdict
 from .record import STABLE_S, Trial
 from .rollback import Healthy, Past, Rollback
-from .rules import Actual
+from .rules import Actual, moment
 from .sessions import Held
 from .spec import AgentSpec, differing
 
@@ -126,7 +126,8 @@ def _unhealthy(spec: AgentSpec, actual: Actual, healthy: Healthy, plan: Plan[Any
         lines = tuple(change.line for change in past.changes)
         order = Rollback(past.digest, why, lines, healthy)
         return replace(plan, actions=(RollBack(order=order),))
-    text = f"{plan.verdict.message}; {_outlook(left_s, past.held, obstacle)}"
+    due = moment(actual, actual.now_s + max(left_s, 0.0))
+    text = f"{plan.verdict.message}; {_outlook(due, past.held, obstacle)}"
     note = (NoteUnhealthy(trial=trial),) if _is_worth_a_note(before, trial) else ()
     return replace(
         plan,
@@ -139,7 +140,7 @@ def _unhealthy(spec: AgentSpec, actual: Actual, healthy: Healthy, plan: Plan[Any
 def _is_worth_a_note(before: Trial | None, trial: Trial) -> bool:
     if before is None or (before.of, before.is_counting) != (trial.of, trial.is_counting):
         return True
-    return trial.at_s - before.at_s >= COUNT_EVERY_S
+    return trial.is_counting and trial.at_s - before.at_s >= COUNT_EVERY_S
 
 
 def counted(before: Trial | None, of: str, now_s: float, *, is_counting: bool) -> Trial:
@@ -152,23 +153,21 @@ def counted(before: Trial | None, of: str, now_s: float, *, is_counting: bool) -
 
 
 def _why_not_counted(spec: AgentSpec, past: Past, verdict: Verdict) -> str | None:
-    """What keeps the clock from running; None: it runs."""
+    """Why this time does not count, for people; None: it does."""
     for name in spec.relies_on:
         found = past.verdicts.get(name)
         if found is None or (found.status is not Status.TRUE and found.reason not in _NOT_OF_REDIS):
-            return name
+            return f"this time does not count, since {name} is not well"
     causes = _CAUSES.get(verdict.reason)
     if causes is None or any(change.part.startswith(causes) for change in past.changes):
         return None
-    return f"what {verdict.reason} is about"
+    return "this time does not count, since the change can't have caused it"
 
 
-def _outlook(left_s: float, held: Held | None, obstacle: str | None) -> str:
+def _outlook(due: str, held: Held | None, obstacle: str | None) -> str:
     if held is not None:
         return f"it is not rolled back, since {held.verdict.message}"
-    if obstacle is not None:
-        return f"the time until it is rolled back stands still, waiting for {obstacle}"
-    return f"it is rolled back unless it gets healthy within {left_s:.0f} s"
+    return obstacle or f"it is rolled back at {due} unless it gets healthy until then"
 
 
 def _told(spec: AgentSpec, plan: Plan[Any]) -> Plan[Any]:
