@@ -1,6 +1,6 @@
-"""The real daemon, which kills itself with SIGKILL right after its Nth action.
+"""The real daemon, which kills itself by SIGKILL after its Nth action, or the first of a verb.
 
-python crashing_daemon.py N run --config FILE
+python crashing_daemon.py N|VERB run --config FILE
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from bai_nodeagent.model import Action
 
 
 def main() -> None:
-    left = int(sys.argv[1])
+    when = sys.argv[1]
+    left = int(when) if when.isdecimal() else 1
     acted = Metrics.acted
 
     def acted_and_died(self: Metrics, name: str, action: Action, *, is_drift: bool) -> None:
         nonlocal left
         acted(self, name, action, is_drift=is_drift)
-        left -= 1
+        left -= when.isdecimal() or action.verb == when
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from node_under_test import Node
 
+CRASHING = Path(__file__).parent.parent / "crashing_daemon.py"
 POLICY = 'on-unhealthy = "rollback"\nhealth-timeout = "2s"'
 
 
@@ -79,6 +81,21 @@ def test_a_poisonous_value_is_rolled_back_and_stays_so(node: Node) -> None:
     node.wait_ready("two")
     assert not (node.folder / "state/rollback.toml").exists()
     assert node.run("retry").stdout.strip() == "nothing was rolled back"
+
+
+@pytest.mark.parametrize("verb", ["note_unhealthy", "roll_back"])
+def test_a_daemon_killed_on_the_way_back_gets_there(node: Node, verb: str) -> None:
+    node.start()
+    healthy_with(node, "one")
+    node.stop()
+    node.desire(desired(node, "poison"))
+    node.start(sys.executable, str(CRASHING), verb)
+    process = node.process
+    assert process is not None
+    node.wait("killed", lambda: process.poll() is not None, 40)
+    node.start()
+    rolled_back(node, "one")
+    assert len(node.living()) == 1
 
 
 def test_retry_tries_again(node: Node) -> None:
