@@ -55,7 +55,7 @@ async def drive():
     make = ChildAgent if spec.supervisor == "child" else lambda *of: UnitAgent(*of, Systemd())
     done = []
     while True:
-        agent = make(spec, host)
+        agent = make(spec, node, host)
         plan = agent.plan(await agent.observe())
         if not plan.actions or len(done) == told["at_most"]:
             break
@@ -68,9 +68,9 @@ async def drive():
     pid = plan.facts.get("agent-pid")
     return dict(done=done, reason=plan.verdict.reason, message=plan.verdict.message, pid=pid)
 
+document = {{"agent": {{"supervisor": "systemd"}}}}
+node = NodeSpec("i-one", "local", 1, "d", {{}}, document, config, values)
 if told.get("gate"):
-    document = {{"agent": {{"supervisor": "systemd"}}}}
-    node = NodeSpec("i-one", "local", 1, "d", {{}}, document, config, values)
     record_start(host, node, os.environ["INVOCATION_ID"])
 else:
     print(json.dumps(anyio.run(drive)))
