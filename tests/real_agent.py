@@ -344,13 +344,18 @@ port = {ETCD_PORT}
 id = "${{node-id}}"
 ipc-base-path = "{self.folder}/ipc"
 {values}
-[agent]
+{self.agent_section}{agent}
+"""
+
+    @property
+    def agent_section(self) -> str:
+        """`[agent]`, which takes more keys."""
+        return f"""[agent]
 supervisor = "child"
 command = ["{self.python}", "-m", "ai.backend.agent.server", "-f", "{self.agent_toml}"]
 workdir = "{self.folder}"
 env = {{ DOCKER_HOST = "{self.lab.docker_host}" }}
 stop-timeout = "8s"
-{agent}
 """
 
     def start(self, *program: str) -> None:

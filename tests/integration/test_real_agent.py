@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -34,28 +33,23 @@ def test_from_an_empty_folder_and_one_put_to_registered(node: RealNode) -> None:
     node.wait_summary("Ready", START_S)
     agents = f"/sorna/local/nodes/agents/{node.id}"
     assert node.lab.etcd.keys(agents)
-    node.wait("seen in Redis", lambda: node.lab.redis_cli("exists", node.id) == "1", 10)
+    node.wait("seen in Redis", lambda: node.lab.redis_cli("exists", node.id) == "1", START_S)
     assert node.worker_pid()
 
 
 # --- one part dies, or stands still ------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("node", "victims"),
-    [(OLD, "main"), (OLD, "worker"), (OLD, "both"), (NEW, "main"), (NEW, "worker")],
-    indirect=["node"],
-)
+@both
+@pytest.mark.parametrize("victims", ["main", "worker", "both"])
 def test_whatever_is_killed_comes_back_whole(node: RealNode, victims: str) -> None:
     node.start()
     node.desire(node.agent_document())
     main, worker = running(node)
     assert worker
-    killed_at = time.monotonic()
     for pid in {"main": [main], "worker": [worker], "both": [main, worker]}[victims]:
         os.kill(pid, signal.SIGKILL)
     node.wait("another agent works", lambda: _is_another(node, main), START_S)
-    print(f"{victims}: back after {time.monotonic() - killed_at:.1f} s")
     assert worker not in node.living()
     assert main not in node.living()
 
@@ -65,20 +59,22 @@ def _is_another(node: RealNode, main: int) -> bool:
     return is_running and node.agent_pid not in (0, main) and node.worker_pid() > 0
 
 
+@both
 def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document())
     _, worker = running(node)
     os.kill(worker, signal.SIGSTOP)
-    told = node.wait_reason("Agent", "Frozen", 15)
+    told = node.wait_reason("Agent", "Frozen", START_S)
     assert (told["status"], str(worker) in told["message"]) == ("False", True)
     os.kill(worker, signal.SIGCONT)
-    node.wait_reason("Agent", "Running", 15)
+    node.wait_reason("Agent", "Running", START_S)
 
 
 # --- the ways in which a start fails -----------------------------------------------------
 
 
+@both
 def test_etcd_refuses(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document().replace(f"port = {ETCD_PORT}", "port = 12399"))
@@ -127,6 +123,7 @@ def test_no_address_of_redis_in_etcd(node: RealNode) -> None:
     node.wait_reason("Agent", "NoRedisAddress", START_S)
 
 
+@both
 def test_no_manager(node: RealNode) -> None:
     node.lab.etcd.etcdctl("del", "/sorna/local/nodes/manager/m1")
     node.start()
@@ -136,25 +133,77 @@ def test_no_manager(node: RealNode) -> None:
     running(node)
 
 
+@both
 def test_docker_is_down(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document().replace("docker.sock", "nowhere.sock"))
     node.wait_reason("Agent", "DockerUnreachable", START_S)
 
 
+@both
 @pytest.mark.parametrize("port", [RPC_PORT, 40128])
 def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port: int) -> None:
     stranger = node.lab.listen(port)
     try:
         node.start()
         node.desire(node.agent_document())
-        told = node.wait_reason("Agent", "PortTaken", 10)
+        told = node.wait_reason("Agent", "PortTaken", START_S)
         assert f"port {port} by process {stranger.pid}" in told["message"]
         assert not (node.folder / "state/agent.log").exists()
     finally:
         stranger.kill()
         stranger.wait()
     running(node)
+
+
+@both
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[etcd\n", "not valid TOML"),
+        ('[agent]\nbackend = "docker"\n[container]\nscratch-type = "hostdir"\n', "etcd"),
+    ],
+    ids=["no-toml", "missing-key"],
+)
+def test_an_agent_toml_that_no_document_manages_is_refused_in_the_agents_words(
+    node: RealNode, text: str, said: str
+) -> None:
+    node.agent_toml.write_text(text)
+    node.start()
+    node.desire(f"api-version = 1\n{node.agent_section}")
+    told = node.wait_reason("Agent", "BadConfig", START_S)
+    assert "exit status 1" in told["message"]
+    # Not while it starts again: it has said nothing then.
+    node.wait(said, lambda: said in node.condition("Agent")["message"], START_S)
+    assert node.agent_toml.read_text() == text
+
+
+# --- without its share -------------------------------------------------------------------
+
+
+@both
+def test_without_its_share_no_agent_is_started(node: RealNode) -> None:
+    # In the machine's mount namespace: one of our own would hide the mount from PID 1. Nothing is
+    # ever mounted, as nobody listens there.
+    node.inside = ("nsenter", f"--target={node.lab.pid}", "--net")
+    share = node.folder / "vfroot"
+    mount = f"""
+[[mount]]
+name = "vfroot"
+source = "127.0.0.1:/srv/vfroot"
+target = "{share}"
+type = "nfs4"
+options = ["port=2", "retry=0"]
+required = true
+"""
+    node.start()
+    node.desire(node.agent_document(f'mount-path = "{share}"') + mount)
+    node.wait_reason("Mount/vfroot", "MountFailed", START_S)
+    told = node.wait_reason("Agent", "Blocked", START_S)
+    assert told["status"] == "False"
+    assert "Mount/vfroot (MountFailed: mount" in told["message"]
+    assert not (node.folder / "state/agent.log").exists()
+    assert not list(share.iterdir())
 
 
 # --- found again -------------------------------------------------------------------------
