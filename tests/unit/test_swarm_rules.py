@@ -37,6 +37,7 @@ MANAGER = "10.0.0.1:2377"
 SPEC = SwarmSpec("joined", (MANAGER,), TOKEN, "worker", asked="asked")
 LEFT = SwarmSpec("left", asked="left")
 PIN = replace(SPEC, cluster_id=HOME)
+LACKING = replace(SPEC, token="", asked="")  # going by the journal, which has no token
 CERTIFICATE = Certificate(HOME, "node1", False, NOW_S - 10 * DAY_S, NOW_S + 80 * DAY_S)
 AT_HOME = Record(HOME, 5.0, HOME, {CA: HOME}, "asked")
 KNOWN, GONE, SILENT = Membership(True), Membership(False), Membership(None, "m: no answer")
@@ -218,6 +219,56 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
         "CertificateExpiring",
         [],
     ),
+    # without the token
+    ("lacking, out", LACKING, replace(OUT, record=AT_HOME), "WaitingForStore", []),
+    ("lacking, at home", LACKING, IN, "InSync", []),
+    ("lacking, first met", LACKING, replace(IN, record=Record()), "InSync", []),
+    (
+        "lacking, at home, and other managers",
+        LACKING,
+        local(IN, managers=("10.9.9.9:2377",)),
+        "InSync",
+        [],
+    ),
+    ("lacking, elsewhere", LACKING, FOREIGN, "WaitingForStore", []),
+    (
+        "lacking, pinned elsewhere",
+        replace(LACKING, cluster_id=OTHER),
+        IN,
+        "WaitingForStore",
+        [],
+    ),
+    (
+        "lacking, elsewhere, in use",
+        LACKING,
+        replace(FOREIGN, users=("a",)),
+        "WaitingForStore",
+        [],
+    ),
+    ("lacking, joining", LACKING, JOINING, "Progressing", []),
+    (
+        "lacking, joining elsewhere",
+        LACKING,
+        local(JOINING, managers=("10.9.9.9:2377",)),
+        "WaitingForStore",
+        [],
+    ),
+    (
+        "lacking, expired",
+        LACKING,
+        certified(local(IN, state="error"), expires_s=NOW_S),
+        "WaitingForStore",
+        [],
+    ),
+    ("lacking, removed, first seen", LACKING, REMOVED, "RemovedByManager", []),
+    ("lacking, removed", LACKING, replace(REMOVED, record=NOTED), "RemovedByManager", []),
+    (
+        "lacking, removed, then left by hand",
+        LACKING,
+        replace(OUT, record=NOTED),
+        "RemovedByManager",
+        [],
+    ),
     # without a look at Docker's files
     ("no files to read", SPEC, replace(IN, certificate=None, ca="", membership=None), "InSync", []),
 ]
@@ -298,6 +349,14 @@ def test_an_address_that_is_not_known_holds_every_step() -> None:
     assert told(replace(SPEC, doubt=doubt), IN) == ("InSync", [])
 
 
+def test_who_waits_for_the_token_says_where_it_stands() -> None:
+    message = plan(LACKING, OUT).verdict.message
+    assert "in no swarm" in message
+    assert "from the store" in message
+    assert "secret worker" in message
+    assert "authority" not in plan(LACKING, IN).verdict.message
+
+
 def test_facts_tell_swarm_node_and_expiry() -> None:
     assert plan(SPEC, IN).facts == {
         "swarm-cluster": HOME,
@@ -347,6 +406,24 @@ def test_a_removal_is_forgotten_when_a_manager_knows_the_node_again() -> None:
     assert noted(LEFT, replace(OUT, record=NOTED)).removed == ""
     again = certified(replace(IN, record=NOTED), node="node2")
     assert noted(SPEC, again).removed == ""
+
+
+def test_while_the_token_is_not_known_nothing_is_forgotten() -> None:
+    assert noted(LACKING, IN) == AT_HOME
+    assert noted(LACKING, replace(IN, record=NOTED, membership=SILENT)) == NOTED
+    assert noted(LACKING, replace(OUT, record=NOTED)).removed == "node1"
+    stranger = replace(FOREIGN, local=IN.local, record=replace(FOREIGN.record, trusted=HOME))
+    assert noted(LACKING, stranger).trusted == HOME
+
+
+def test_a_removal_seen_without_the_token_counts_for_the_first_one_known() -> None:
+    record = noted(LACKING, REMOVED)
+    assert (record.removed, record.removed_asked) == ("node1", "")
+    left = replace(OUT, record=record)
+    assert told(SPEC, left) == ("RemovedByManager", [])
+    left = replace(OUT, record=noted(SPEC, left))
+    assert left.record.removed_asked == "asked"
+    assert told(replace(SPEC, asked="new"), left) == ("NotJoined", ["join"])
 
 
 def test_tokens_that_are_long_gone_are_forgotten() -> None:
@@ -456,3 +533,16 @@ def test_equal_documents_and_tokens_ask_for_the_same_and_others_do_not() -> None
 
     assert asked(TOKEN) == asked(TOKEN)
     assert len({asked(TOKEN), asked(OTHER_TOKEN), asked(TOKEN, **{"advertise-addr": "x"})}) == 3
+
+
+def test_a_state_from_the_journal_is_known_by_its_missing_token() -> None:
+    def spec(**section: object) -> SwarmSpec:
+        node = replace(node_spec(), document={"swarm": section})
+        (resource,) = swarm.KIND.resources(node, host())
+        assert isinstance(resource.spec, SwarmSpec)
+        return resource.spec
+
+    joined = spec(state="joined", token="worker", **{"remote-addrs": [MANAGER]})
+    assert (joined.lacks_token, joined.asked, joined.token_name) == (True, "", "worker")
+    left = spec(state="left", token="worker")
+    assert (left.lacks_token, left.asked != "") == (False, True)

@@ -1,7 +1,8 @@
 """This node's place in a Docker swarm: joined to the one that is desired, or in none.
 
 Here is the doing; what is right, and what to do about it, says swarm/rules.py.
-The token is handed to Docker when it joins, and stands nowhere else.
+The token is handed to Docker when it joins, and stands nowhere but in the store. A state
+that comes from the journal has none.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         listen_addr=addresses["listen-addr"],
         doubt=None if is_known else node.address,
     )
-    asked = host.digest([dict(section), spec.token])
+    asked = "" if spec.lacks_token else host.digest([dict(section), spec.token])
     return [Swarm(replace(spec, asked=asked), host)]
 
 

@@ -18,9 +18,10 @@ LEAVE_DEADLINE_S = 30.0
 class SwarmSpec:
     """`[swarm]`.
 
-    token        the secret itself; "" when the node is to be left out
+    token        the secret itself; "" when the node is to be left out, or while the
+                 token is not known
     token_name   what people call it
-    asked        all of this, digested with a key
+    asked        all of this, digested with a key; "" while the token is not known
     doubt        why an address in it isn't known now: nothing is done meanwhile
     """
 
@@ -34,6 +35,15 @@ class SwarmSpec:
     listen_addr: str = ""
     asked: str = ""
     doubt: Verdict | None = None
+
+    @property
+    def lacks_token(self) -> bool:
+        """It stands in the store alone, and this daemon has not had it from there yet."""
+        return self.state == "joined" and not self.token
+
+    def is_news_after(self, asked: str) -> bool:
+        """Whether something else is asked for than then; what isn't known is no news."""
+        return "" not in (asked, self.asked) and asked != self.asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Record:
     leads          a token's digest -> id of the swarm that it was seen to lead to
     asked          what the last join was asked with, digested
     removed        the id that the node had when a manager removed it; "": nobody did
-    removed_asked  what would have been asked for then, digested
+    removed_asked  what would have been asked for then, digested; "" until that is known
     """
 
     member: str = ""

@@ -8,6 +8,7 @@ Invariants:
 - Which swarm it is, is judged by the node's certificate and by the authority
   that the token names. Addresses count only where these two can't tell.
 - Who was removed by a manager stays out until somebody asks for something else.
+- While the token is not known, nothing is left, joined or taken for a new wish.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def plan(spec: SwarmSpec, actual: Actual) -> Plan[SwarmAction]:
     stand = judge(spec, actual)
     if spec.doubt:
         return Plan(spec.doubt if stand.wish else stand.verdict, facts=_facts(actual))
-    hindrance = _hindered(stand, actual) if stand.wish == "leave" else None
+    hindrance = _hindered(stand, spec, actual) if stand.wish else None
     return Plan(
         hindrance or stand.verdict,
         (*_notes(spec, actual), *(() if hindrance else _steps(stand, spec, actual))),
@@ -63,9 +64,18 @@ def _steps(stand: Stand, spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, 
     return (*leave, *((Join(spec.remote_addrs),) if is_join_next else ()))
 
 
-def _hindered(stand: Stand, actual: Actual) -> Verdict | None:
-    """Why the swarm may not be left now."""
+def _hindered(stand: Stand, spec: SwarmSpec, actual: Actual) -> Verdict | None:
+    """Why the swarm may not be left, or joined, now."""
     why = stand.verdict.message
+    if spec.lacks_token:
+        return Verdict(
+            Status.FALSE,
+            "WaitingForStore",
+            f"{why}; it waits for valid documents from the store, since the token in the secret "
+            f"{spec.token_name} stands there alone",
+        )
+    if stand.wish == "join":
+        return None
     if actual.is_manager:
         return Verdict(
             Status.FALSE,
@@ -110,13 +120,13 @@ def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
     if spec.state == "left":
         return Stand(Verdict(Status.TRUE, "InSync", "in no swarm"))
     record = actual.record
-    if record.removed and record.removed_asked == spec.asked:
+    if record.removed and not spec.is_news_after(record.removed_asked):
         return _removed(spec, actual)
     digest = digest_in_token(spec.token)
-    if digest is None:
+    if digest is None and not spec.lacks_token:
         text = f"the secret {spec.token_name} is no join token of a swarm (SWMTKN-1-…)"
         return Stand(Verdict(Status.FALSE, "InvalidToken", text))
-    leads = record.leads.get(digest, "")
+    leads = record.leads.get(digest or "", "")
     if spec.cluster_id and leads not in ("", spec.cluster_id):
         text = f"the token leads to the swarm {leads}, and cluster-id is {spec.cluster_id}"
         return Stand(Verdict(Status.FALSE, "WrongSwarm", f"{text}; put the wrong one right"))
@@ -132,7 +142,7 @@ def _is_removed(actual: Actual) -> bool:
 def _removed(spec: SwarmSpec, actual: Actual) -> Stand:
     """A manager has taken the node out: that is how nodes are decommissioned."""
     record = actual.record
-    is_new_wish = record.removed == actual.node and record.removed_asked != spec.asked
+    is_new_wish = record.removed == actual.node and spec.is_news_after(record.removed_asked)
     text = f"a manager has removed this node ({record.removed or actual.node}) from the swarm"
     if is_new_wish:
         return Stand(Verdict(Status.FALSE, "RemovedByManager", text), "leave")
@@ -142,9 +152,24 @@ def _removed(spec: SwarmSpec, actual: Actual) -> Stand:
 
 def _misplaced(spec: SwarmSpec, actual: Actual) -> Stand | None:
     """The swarm that the node is in is another than desired; None: it is not."""
+    judged = _misplaced_without_token if spec.lacks_token else _misplaced_by_token
+    return judged(spec, actual) if actual.cluster else None
+
+
+def _misplaced_without_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
+    """As far as that can be told while the token is not known."""
+    why = f"this node is in the swarm {actual.cluster}"
+    if spec.cluster_id:
+        is_right = actual.cluster == spec.cluster_id
+        why += f", and cluster-id is {spec.cluster_id}"
+    else:
+        is_right = actual.cluster == actual.record.trusted or _is_with(spec, actual)
+        why += ", and only the token tells whether that is the right one"
+    return None if is_right else Stand(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
+
+
+def _misplaced_by_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
     cluster, digest = actual.cluster, digest_in_token(spec.token)
-    if not cluster:
-        return None
     leads = cluster if digest == actual.ca else actual.record.leads.get(digest or "", "")
     if spec.cluster_id:
         is_right = cluster == spec.cluster_id
@@ -191,7 +216,7 @@ def _inside(spec: SwarmSpec, actual: Actual) -> Stand:
 
 def _pending(spec: SwarmSpec, actual: Actual) -> Stand:
     managers = ", ".join(actual.local.managers)
-    is_ours = _is_with(spec, actual) and actual.record.asked in ("", spec.asked)
+    is_ours = _is_with(spec, actual) and not spec.is_news_after(actual.record.asked)
     if not actual.cluster and not is_ours:
         text = f"Docker still tries to join at {managers}, which is no longer desired"
         return Stand(Verdict(Status.FALSE, "OtherJoin", text), "leave")
@@ -216,7 +241,7 @@ def _active(spec: SwarmSpec, actual: Actual) -> Verdict:
         return Verdict(Status.TRUE, "CertificateExpiring", text)
     text = f"{word} of the swarm {actual.cluster}".rstrip()
     digest = digest_in_token(spec.token)
-    if actual.ca and digest != actual.ca:
+    if actual.ca and spec.token and digest != actual.ca:
         text += f"; the token in the secret {spec.token_name} is not of its present authority"
     return Verdict(Status.TRUE, "InSync", text)
 
@@ -259,10 +284,13 @@ def noted(spec: SwarmSpec, actual: Actual) -> Record:
         record = replace(record, leads=record.leading(digest, cluster))
     if _is_removed(actual):
         if actual.node and record.removed != actual.node:
-            record = replace(record, removed=actual.node, removed_asked=spec.asked)
+            record = replace(record, removed=actual.node, removed_asked="")
     elif record.removed and _is_forgiven(spec, actual):
         record = replace(record, removed="", removed_asked="")
-    is_home = spec.state == "joined" and cluster and actual.local.state == "active"
+    if record.removed and not record.removed_asked:
+        record = replace(record, removed_asked=spec.asked)
+    is_judged = spec.state == "joined" and not spec.lacks_token
+    is_home = is_judged and cluster and actual.local.state == "active"
     if is_home and not _is_removed(actual) and _misplaced(spec, actual) is None:
         record = replace(record, trusted=cluster)
     return record
@@ -271,7 +299,7 @@ def noted(spec: SwarmSpec, actual: Actual) -> Record:
 def _is_forgiven(spec: SwarmSpec, actual: Actual) -> bool:
     """A removal no longer counts: another one is asked for, or the node is in again."""
     if actual.local.state == "inactive":
-        return spec.state == "left" or spec.asked != actual.record.removed_asked
+        return spec.state == "left" or spec.is_news_after(actual.record.removed_asked)
     is_known = actual.membership is not None and actual.membership.known
     return bool(is_known or (actual.node and actual.node != actual.record.removed))
 
