@@ -51,15 +51,22 @@ class Tls:
 
 
 class Etcd:
-    """An etcd that is there. `endpoint` is host:port; `tls` is what etcdctl shows."""
+    """An etcd that is there. `endpoint` is host:port; `tls` is what etcdctl shows.
 
-    def __init__(self, endpoint: str, tls: Tls | None = None) -> None:
+    `inside` goes before each command: it leads into the network of the etcd.
+    """
+
+    def __init__(
+        self, endpoint: str, tls: Tls | None = None, *, inside: Sequence[str] = ()
+    ) -> None:
         self.endpoint = endpoint
         self.tls = tls
+        self.inside = tuple(inside)
 
     def etcdctl(self, *args: str, user: str = "", stdin: bytes | None = None) -> str:
         """Output of etcdctl; `user` is name:password. Raises CalledProcessError."""
-        command = ["etcdctl", f"--endpoints={self.endpoint}", *self._options(user), *args]
+        program = [*self.inside, "etcdctl", f"--endpoints={self.endpoint}"]
+        command = [*program, *self._options(user), *args]
         env = {**os.environ, "ETCDCTL_API": "3"}
         done = subprocess.run(
             command, input=stdin, env=env, check=True, timeout=20, capture_output=True
@@ -105,8 +112,9 @@ class EtcdServer(Etcd):
         tls: Tls | None = None,
         client_tls: Tls | None = None,
         options: Sequence[str] = (),
+        inside: Sequence[str] = (),
     ) -> None:
-        super().__init__(f"127.0.0.1:{free_port()}", client_tls or tls)
+        super().__init__(f"127.0.0.1:{free_port()}", client_tls or tls, inside=inside)
         self.folder, self.name, self.options = folder, name, tuple(options)
         self.server_tls, self.wants_client = tls, client_tls is not None
         self.peer_url = f"http://127.0.0.1:{free_port()}"
@@ -124,6 +132,7 @@ class EtcdServer(Etcd):
         """Starts the process without waiting: members of a cluster wait for each other."""
         url = f"{'https' if self.server_tls else 'http'}://{self.endpoint}"
         command = [
+            *self.inside,
             "etcd",
             f"--name={self.name}",
             f"--data-dir={self.folder}",
@@ -190,8 +199,17 @@ class EtcdServer(Etcd):
         return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def _is_healthy(self) -> bool:
+        if self.inside:
+            return self._answers()
         with urllib.request.urlopen(f"{self.metrics_url}/health", timeout=1) as answer:
             return b'"true"' in answer.read()
+
+    def _answers(self) -> bool:
+        try:
+            self.etcdctl("endpoint", "health")
+        except subprocess.SubprocessError:
+            return False
+        return True
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

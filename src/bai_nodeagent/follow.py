@@ -68,13 +68,21 @@ class Follower:
 
     async def run(self) -> None:
         """Follows until cancelled."""
-        self._journal = journal.load(self._journal_path, self._place.identity.node_id)
+        self._recall()
         self._take_orders()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow_orders)
             tasks.start_soon(self._follow_pause)
             tasks.start_soon(self._follow_network)
             await self._follow_store()
+
+    def _recall(self) -> None:
+        """Takes up the journal. What an earlier version kept in it against `lasting` goes now:
+        the store may be away, or its documents invalid, for long."""
+        found = journal.load(self._journal_path, self._place.identity.node_id)
+        self._journal = journal.lasting(found)
+        if self._journal != found:
+            self._save()
 
     @property
     def last_applied(self) -> Applied | None:
@@ -234,6 +242,7 @@ class Follower:
                 revisions={k: e.revision for k, e in snapshot.entries.items()},
                 groups=self._place.groups,
             )
+        fresh = journal.lasting(fresh)
         if fresh != self._journal or self._known.journal_fault:
             self._journal = fresh
             self._save()

@@ -1,8 +1,9 @@
 """The last valid desired state on this node's disk, so that it boots and repairs without a store.
 
-One file below the state folder, 0600 since it holds the secrets that the
-documents name. A file that can't be read is set aside under another name:
-never acted on, never deleted.
+One file below the state folder, 0600 since it holds the secrets that go into
+agent.toml and the agent's environment. Those that a kind names, such as a join
+token, are not in it: they stand in the store alone. A file that can't be read
+is set aside under another name: never acted on, never deleted.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import base64
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from . import desired
 from .status import Applied
 from .store.base import Entry, Snapshot
 from .system import files
@@ -30,7 +32,7 @@ log = structlog.get_logger()
 class Journal:
     """What is remembered of the store.
 
-    raw        the valid set: key -> exact bytes, documents and secrets
+    raw        the valid set: key -> exact bytes, documents and secrets; see `lasting`
     revisions  key -> revision of its last change
     is_paused  whether the newest documents said so, even if they were not valid
     applied    the last state that the node was wholly in line with
@@ -70,15 +72,25 @@ def peek(path: Path, node_id: str) -> Journal | None:
         return None
 
 
+def lasting(journal: Journal) -> Journal:
+    """The same without the secrets that stand in the store alone."""
+    keys = desired.kept_keys(journal.node_id, journal.groups, journal.raw)
+    return replace(
+        journal,
+        raw={key: raw for key, raw in journal.raw.items() if key in keys},
+        revisions={key: each for key, each in journal.revisions.items() if key in keys},
+    )
+
+
 def save(path: Path, journal: Journal) -> None:
     """Writes the journal whole. Raises OSError."""
     files.replace(path, _encode(journal), mode=0o600)
 
 
 def snapshot(journal: Journal) -> Snapshot:
-    """The valid set as the store gave it."""
+    """The valid set as the store gave it, but for what is not `lasting`."""
     entries = {k: Entry(raw, journal.revisions.get(k, 0)) for k, raw in journal.raw.items()}
-    return Snapshot(journal.revision, entries, journal.epoch)
+    return Snapshot(journal.revision, entries, journal.epoch, is_journaled=True)
 
 
 def _encode(journal: Journal) -> bytes:

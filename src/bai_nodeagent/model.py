@@ -173,7 +173,8 @@ class NodeSpec:
                   and secrets filled in; UNSET takes the key out. None: agent.toml is unmanaged
     optional      the places whose table is not created when the file lacks it
     secret_paths  places in agent_values whose value is a secret
-    secrets       by name, for use at the last moment; never logged
+    secrets       by name, for use at the last moment; never logged. Of a state that
+                  comes from the journal, those are missing that kinds name
     address       a doubt about `agent-ip` that conditions have to tell
     rolled_back   why the inputs of the agent are those of an earlier state; "": they are not
     """
@@ -249,7 +250,8 @@ class Kind:
     check         mistakes of the merged section that no schema can express: the
                   place in it, and a sentence. Asked only when the schema fits
     secret_names  places in the section whose text is the name of a secret, and
-                  never the secret itself; NodeSpec.secrets then has it by that name
+                  never the secret itself; NodeSpec.secrets has it by that name once
+                  the store has been read: it is not kept in the journal
     """
 
     section: str

@@ -117,7 +117,14 @@ def resolve(
         address=found.doubt,
     )
     secrets = {k: e.raw for k, e in snapshot.entries.items() if k.startswith("secret/")}
-    spec = desired.resolve(newest, variables, secrets, snapshot.revision, kinds)
+    spec = desired.resolve(
+        newest,
+        variables,
+        secrets,
+        snapshot.revision,
+        kinds,
+        is_journaled=snapshot.is_journaled,
+    )
     return rollback.in_force(spec, orders.current_rollback(place.state))
 
 

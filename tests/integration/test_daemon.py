@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -315,6 +316,33 @@ def test_a_state_that_was_valid_is_held_over_a_restart_beside_an_invalid_one(nod
     node.wait_summary("Missing")
     node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)
     assert len(node.living()) == 1
+
+
+def test_a_join_token_is_in_no_journal_and_goes_from_an_older_one(node: Node) -> None:
+    token = "SWMTKN-1-very-secret"
+    section = '[swarm]\nstate = "joined"\nremote-addrs = ["127.0.0.1"]\ntoken = "worker"\n'
+    journal = node.folder / "state" / "journal.json"
+    node.put("secret/cluster/worker", token)
+    # Paused, since no Docker of this machine is to be touched.
+    node.desire(f"api-version = 1\npaused = true\n{section}")
+    node.start()
+    node.wait_summary("Paused")
+    node.wait("kept", lambda: json.loads(journal.read_text())["raw"].keys() == {"desired/cluster"})
+    node.stop()
+    answer = node.run("may-start")  # goes by the journal
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+    older = json.loads(journal.read_text())
+    older["raw"]["secret/cluster/worker"] = base64.b64encode(token.encode()).decode()
+    older["revisions"]["secret/cluster/worker"] = 1
+    journal.write_text(json.dumps(older))
+    # Even where nothing that is in the store can be put in force.
+    node.desire("api-version = 1\nnonsense = 1")
+    node.start()
+    node.wait_reason("DesiredState", "Invalid")
+    assert "what was valid last stays in force" in node.condition("DesiredState")["message"]
+    kept = json.loads(journal.read_text())
+    assert kept["raw"].keys() == kept["revisions"].keys() == {"desired/cluster"}
 
 
 def test_layers_merge_and_groups_of_the_node_document_replace_the_local_ones(node: Node) -> None:

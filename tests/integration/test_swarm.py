@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import signal
 import subprocess
@@ -10,12 +12,14 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dockers import DockerNode, eventually
 from dockers import swarm_nodes as swarm_nodes
 from node_under_test import PROGRAM, Node
+from servers import Etcd, EtcdServer
 from swarm_authority import Authority
 
 pytestmark = pytest.mark.root
@@ -26,10 +30,16 @@ SECRET = "swarm-worker"
 class SwarmNode(Node):
     """The daemon on the network of a dockerd, and asking that one."""
 
-    def __init__(self, folder: Path, dockerd: DockerNode, manager: DockerNode) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dockerd: DockerNode,
+        manager: DockerNode,
+        etcd: Etcd | None = None,
+    ) -> None:
         self.dockerd, self.manager = dockerd, manager
         self.tokens: set[str] = set()
-        super().__init__(folder)
+        super().__init__(folder, etcd)
         self.inside = (*dockerd.in_network, "env", f"DOCKER_HOST={dockerd.host}")
 
     def begin(self) -> None:
@@ -42,9 +52,15 @@ class SwarmNode(Node):
             [*self.dockerd.in_network, sys.executable, "-c", fetch, url],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            raise OSError(done.stderr)
         return 200, done.stdout
+
+    def status(self) -> dict[str, Any]:
+        """Of the daemon itself where the store may be away."""
+        return json.loads(self.http("/status")[1]) if self.etcd else super().status()
 
     def give(self, token: str) -> None:
         self.tokens.add(token)
@@ -100,27 +116,50 @@ def other(swarm_nodes: list[DockerNode]) -> DockerNode:
 @pytest.fixture
 def node(tmp_path: Path, swarm_nodes: list[DockerNode], manager: DockerNode) -> Iterator[SwarmNode]:
     """A daemon that runs on a node which is in no swarm, with the manager's token at hand."""
-    dockerd = swarm_nodes[1]
-    dockerd.forget()
-    node = SwarmNode(tmp_path / "n", dockerd, manager)
-    node.give(manager.token())
+    with _running(SwarmNode(tmp_path / "n", swarm_nodes[1], manager)) as node:
+        yield node
+
+
+@pytest.fixture
+def store(tmp_path: Path, swarm_nodes: list[DockerNode]) -> Iterator[EtcdServer]:
+    """An etcd of the node's own, in its network."""
+    with EtcdServer(tmp_path / "etcd", inside=swarm_nodes[1].in_network) as store:
+        yield store
+
+
+@pytest.fixture
+def etcd_node(
+    tmp_path: Path, swarm_nodes: list[DockerNode], manager: DockerNode, store: EtcdServer
+) -> Iterator[SwarmNode]:
+    """The same with an etcd for a store."""
+    with _running(SwarmNode(tmp_path / "n", swarm_nodes[1], manager, store)) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def _running(node: SwarmNode) -> Iterator[SwarmNode]:
+    node.dockerd.forget()
+    node.give(node.manager.token())
     node.begin()
     try:
         yield node
         _check_no_token(node)
     finally:
         node.close()
-        dockerd.send(signal.SIGCONT)
+        node.dockerd.send(signal.SIGCONT)
 
 
 def _check_no_token(node: SwarmNode) -> None:
-    """Nothing may show a token but the store's own secret, and the journal, which has all
-    that the store says, for a node that boots without it."""
+    """Nothing may show a token but the store's own secret: no file of the daemon, nor of the
+    Docker that it was handed to, no argument, no metric, no status."""
+    folders = (node.folder, node.dockerd.data / "swarm")
     texts = {
         path: path.read_text(errors="replace")
-        for path in node.folder.rglob("*")
-        if path.is_file() and "secret" not in path.parts and path.name != "journal.json"
+        for folder in folders
+        for path in [*folder.rglob("*"), node.dockerd.folder / "log"]
+        if path.is_file() and not path.is_relative_to(node.folder / "store/secret")
     }
+    assert node.folder / "state/journal.json" in texts
     texts |= {
         path: path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -129,8 +168,15 @@ def _check_no_token(node: SwarmNode) -> None:
     texts[Path("metrics")] = node.http("/metrics")[1]
     texts[Path("status")] = node.http("/status")[1]
     for token in node.tokens:
-        secret = token.rpartition("-")[2]
-        assert not [path for path, text in texts.items() if secret in text]
+        ways = _spellings(token.rpartition("-")[2])
+        assert not [path for path, text in texts.items() if any(way in text for way in ways)]
+
+
+def _spellings(secret: str) -> list[str]:
+    """A secret as it is, and within the base64 of a longer text, whatever stands around it."""
+    encoded = [base64.b64encode(b"\0" * at + secret.encode()).decode() for at in range(3)]
+    # Around it are other bits in each first and last group.
+    return [secret, *(text[4:-4] for text in encoded)]
 
 
 def test_one_put_joins_and_one_leaves(node: SwarmNode, manager: DockerNode) -> None:
@@ -198,6 +244,60 @@ def test_a_rotated_token_keeps_members_and_is_told_to_who_joins(
     assert "may have been rotated" in message
     assert SECRET in message
     node.give(fresh)
+    node.wait_in(within_s=25)
+
+
+def test_without_the_store_a_member_stays_and_who_is_out_waits_for_it(
+    etcd_node: SwarmNode, store: EtcdServer
+) -> None:
+    node = etcd_node
+    node.desire_joined()
+    node.wait_in()
+    first, record = node.dockerd.swarm("NodeID"), node.folder / "state/swarm.json"
+    node.wait_summary("Ready")
+    noted = record.read_bytes()
+    store.kill()
+    node.stop(signal.SIGKILL)  # with it goes all that it had in memory
+    node.begin()
+    node.wait_in()
+    node.wait_reason("DesiredState", "StoreUnreachable")
+    assert node.condition("Swarm")["status"] == "True"
+    assert (node.dockerd.swarm("NodeID"), record.read_bytes()) == (first, noted)
+
+    node.dockerd.docker("swarm", "leave", "--force")
+    message = node.reason("WaitingForStore")
+    assert "from the store" in message
+    assert SECRET in message
+    assert node.condition("Swarm")["status"] == "False"
+    answer = node.run("plan")
+    assert (answer.returncode, "WaitingForStore" in answer.stdout) == (3, True)
+    assert node.dockerd.swarm("LocalNodeState") == "inactive"
+    store.start()
+    node.wait_in(within_s=30)
+    assert node.dockerd.swarm("NodeID") != first
+    assert json.loads(record.read_bytes())["asked"] == json.loads(noted)["asked"]
+
+
+def test_a_removal_seen_without_the_store_holds_when_the_store_is_back(
+    etcd_node: SwarmNode, store: EtcdServer, manager: DockerNode
+) -> None:
+    node = etcd_node
+    node.desire_joined()
+    node.wait_in()
+    node.wait_summary("Ready")
+    store.kill()
+    node.stop(signal.SIGKILL)
+    manager.docker("node", "rm", "--force", node.dockerd.swarm("NodeID"))
+    node.begin()
+    node.reason("RemovedByManager")
+    node.dockerd.docker("swarm", "leave", "--force")
+    store.start()
+    node.wait_reason("DesiredState", "Valid", 30)
+    record = node.folder / "state/swarm.json"
+    node.wait("the wish is noted", lambda: json.loads(record.read_bytes())["removed_asked"])
+    node.reason("RemovedByManager")
+    assert node.dockerd.swarm("LocalNodeState") == "inactive"
+    node.give(manager.rotate())
     node.wait_in(within_s=25)
 
 

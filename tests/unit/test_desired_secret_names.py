@@ -7,7 +7,7 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.model import InvalidSpec, Kind, NodeSpec
 from bai_nodeagent.reading import secrets_of
-from desired_kinds import HEAD, HERE, VERSION, documents
+from desired_kinds import AGENT_CONFIG, HEAD, HERE, VERSION, documents
 
 SWARM = Kind(
     "swarm",
@@ -22,14 +22,14 @@ SWARM = Kind(
     lambda _node, _host: [],
     secret_names=frozenset({("token",)}),
 )
-KINDS = (SWARM,)
+KINDS = (SWARM, AGENT_CONFIG)
 TEXT = HEAD + "[swarm]\ntoken = 'worker'\ntitle = 'worker'\n[meta]\ntoken = 'not-this'"
 TOKEN = "SWMTKN-1-geheim"
 
 
-def resolved(text: str, secrets: dict[str, bytes]) -> NodeSpec:
+def resolved(text: str, secrets: dict[str, bytes], *, is_journaled: bool = False) -> NodeSpec:
     verdict = desired.evaluate(documents({"cluster": text}), (), KINDS, VERSION)
-    return desired.resolve(verdict, HERE, secrets, 1, KINDS)
+    return desired.resolve(verdict, HERE, secrets, 1, KINDS, is_journaled=is_journaled)
 
 
 def test_the_secret_is_read_from_every_layer() -> None:
@@ -61,6 +61,30 @@ def test_what_must_not_leave_is_the_secret_and_not_its_name() -> None:
 def test_a_missing_secret_is_told_at_its_place() -> None:
     with pytest.raises(InvalidSpec, match=r"cluster: swarm.token: there is no secret worker"):
         resolved(TEXT, {})
+
+
+REFERRED = "[agent-config.values.a]\nb = { secret = 'worker' }\nc = { secret = 'other' }\n"
+
+
+@pytest.mark.parametrize(
+    ("referred", "kept"),
+    [("", set()), (REFERRED, {"secret/cluster/worker", "secret/cluster/other"})],
+)
+def test_what_a_kind_names_is_not_kept_unless_it_stands_in_a_file_anyway(
+    referred: str, kept: set[str]
+) -> None:
+    secrets = {f"secret/cluster/{name}": b"x" for name in ("worker", "other")}
+    raw = {"desired/cluster": (TEXT + "\n" + referred).encode(), **secrets}
+    keys = desired.kept_keys("n1", ["a"], raw)
+    assert keys & raw.keys() == {"desired/cluster", *kept}
+
+
+def test_the_journal_lacks_what_a_kind_names_and_nothing_else() -> None:
+    assert resolved(TEXT, {}, is_journaled=True).secrets == {}
+    with pytest.raises(InvalidSpec) as caught:
+        resolved(TEXT + "\n" + REFERRED, {"secret/cluster/worker": b"x"}, is_journaled=True)
+    (mistake,) = caught.value.mistakes
+    assert str(mistake).startswith("cluster: agent-config.values.a.c: there is no secret other")
 
 
 def test_neither_a_token_nor_a_variable_is_a_name() -> None:

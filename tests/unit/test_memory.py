@@ -46,6 +46,17 @@ def test_a_journal_that_can_not_be_read_is_set_aside_and_never_deleted(
     assert aside.read_bytes() == raw
 
 
+def test_a_journal_lasts_without_the_secrets_that_only_a_kind_names() -> None:
+    text = b"api-version = 1\nagent.env.A = { secret = 'api' }\nswarm.token = 'worker'"
+    names = ("desired/cluster", "secret/cluster/api", "secret/cluster/worker")
+    raw = dict(zip(names, (text, b"password", b"token"), strict=True))
+    lasting = journal.lasting(Journal("i-1", raw=raw, revisions=dict.fromkeys(names, 5)))
+    assert lasting.raw == {name: raw[name] for name in names[:2]}
+    assert lasting.revisions.keys() == lasting.raw.keys()
+    assert journal.lasting(lasting) == lasting
+    assert journal.snapshot(lasting).is_journaled
+
+
 def test_the_journal_of_another_node_is_not_acted_on(tmp_path: Path) -> None:
     path = tmp_path / journal.NAME
     journal.save(path, FULL)

@@ -1,6 +1,7 @@
 """Documents to a checked, merged and filled-in desired state. Pure: no clock, no I/O.
 
 layer_keys, wanted_keys   what to read from the store
+kept_keys                 what of it may be kept on disk
 evaluate                  bytes -> Desired: everything that is wrong, or the merged document
 resolve                   Desired, this node's variables, secrets -> NodeSpec
 """
@@ -8,7 +9,7 @@ resolve                   Desired, this node's variables, secrets -> NodeSpec
 from .documents import Document, Unreadable, parse
 from .evaluate import Desired, addresses, check_alone, evaluate
 from .formats import duration_s
-from .layers import layer_keys, wanted_keys
+from .layers import kept_keys, layer_keys, wanted_keys
 from .merge import canonical
 from .places import spelled, walk
 from .resolve import resolve
@@ -30,6 +31,7 @@ __all__ = [
     "is_secret_key",
     "is_secret_place",
     "json_schema",
+    "kept_keys",
     "layer_keys",
     "mask",
     "parse",

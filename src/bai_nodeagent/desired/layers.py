@@ -50,6 +50,17 @@ def wanted_keys(
     return frozenset(layers) | {key for name in names for key in secret_keys(name, places)}
 
 
+def kept_keys(
+    node_id: str, local_groups: Sequence[str], raw: Mapping[str, bytes]
+) -> frozenset[str]:
+    """Of what was read, all that may be kept for the time without the store.
+
+    Those are the layers, and the secrets that they name by `{secret = NAME}`, which stand
+    in files of this node anyway. One that only a kind names is had from the store alone.
+    """
+    return wanted_keys(node_id, local_groups, raw, kinds=())
+
+
 def secret_keys(name: str, layers: Sequence[str]) -> tuple[str, ...]:
     """Where a secret may stand, the nearest to the node first; `layers` in merge order."""
     return tuple(f"secret/{layer}/{name}" for layer in reversed(layers))

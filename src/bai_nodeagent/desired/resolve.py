@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,23 @@ def resolve(
     secrets: Mapping[str, bytes],
     revision: int,
     kinds: Sequence[Kind],
+    *,
+    is_journaled: bool = False,
 ) -> NodeSpec:
     """Fills in variables and secrets, and checks once more what came out of it.
 
     `secrets` has the raw values by key of the store, in which other keys don't
-    harm. Raises InvalidSpec with every mistake; each names the layer that said
-    what can't be filled in.
+    harm. `is_journaled`: they are those that this node has kept (`kept_keys`), so
+    the secrets that kinds name are not looked for. Raises InvalidSpec with every
+    mistake; each names the layer that said what can't be filled in.
     """
     if desired.merged is None or desired.digest is None:
         raise InvalidSpec(desired.mistakes)
     rules = Rules(kinds)
     manager_ip, _ = addresses(desired.merged)
     document, unresolved = _expanded(desired.merged, variables.values(manager_ip), rules)
-    found, mistakes = _found_secrets(desired, variables, secrets, rules)
+    bare = frozenset() if is_journaled else rules.secret_places
+    found, mistakes = _found_secrets(desired, variables, secrets, rules, bare)
     mistakes += [
         Mistake(desired.layer_of(fault.place), spelled(fault.place), fault.what)
         for fault in rules.expanded(document, unresolved)
@@ -93,7 +97,11 @@ def _expanded(
 
 
 def _found_secrets(
-    desired: Desired, variables: Variables, secrets: Mapping[str, bytes], rules: Rules
+    desired: Desired,
+    variables: Variables,
+    secrets: Mapping[str, bytes],
+    rules: Rules,
+    bare: Collection[Place],
 ) -> tuple[dict[str, str], list[Mistake]]:
     """The secrets by name, and what is wrong with those that can't be had."""
     merged = desired.merged or {}
@@ -101,7 +109,7 @@ def _found_secrets(
     layers = [*shared, f"node/{variables.node_id}"]  # which may have secrets without a document
     found: dict[str, str] = {}
     mistakes: list[Mistake] = []
-    for position, name in secret_uses(merged, rules.secret_places):
+    for position, name in secret_uses(merged, bare):
         try:
             found[name] = _secret(name, secret_keys(name, layers), secrets)
         except _Unusable as exc:

@@ -37,12 +37,14 @@ class Snapshot:
     cluster id); a revision that goes back within an epoch is a restored
     backup. `faults` holds keys that are there but not to be had as one value
     ("two files for one layer: …"), with the sentence that says why.
+    `is_journaled`: no store was asked, this is what the node has kept of one.
     """
 
     revision: int
     entries: Mapping[str, Entry]
     epoch: str = ""
     faults: Mapping[str, str] = field(default_factory=dict)
+    is_journaled: bool = False
 
 
 class Store(Protocol):
