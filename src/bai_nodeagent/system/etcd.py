@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+
+# A process that is started as another account comes by fork(2), and gRPC's own
+# handlers around that kill one in ten (SIGSEGV) before its exec. Read at import.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+# isort: split
 import grpc
 import grpc.aio
 
