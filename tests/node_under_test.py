@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from servers import Etcd, free_port
+from servers import Etcd, free_port, wait_until
 
 PROGRAM = Path(sys.executable).with_name("bai-nodeagent")
 WAIT_S = 15.0
@@ -149,6 +149,7 @@ stop-timeout = "3s"
         for pid in self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.living(), "processes of the agent live on")
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """A command of the program, with this node's configuration."""

@@ -394,10 +394,6 @@ stop-timeout = "8s"
                     found.append(int(cwd.parent.name))
         return found
 
-    def close(self) -> None:
-        super().close()
-        wait_until(lambda: not self.living(), "processes of the agent live on")
-
 
 # --- for tests: import them where they are used
 
