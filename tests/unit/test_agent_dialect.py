@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,20 @@ def test_what_the_version_can_t_take_is_not_written() -> None:
     assert (new.verdict.status, new.verdict.reason) == (Status.FALSE, "Incompatible")
     assert "initial-resource-group-name" in new.verdict.message
     assert not new.actions
+
+
+@pytest.mark.parametrize(
+    ("version", "coming", "needs"),
+    [(OLD, "", ()), (OLD, NEW, ("AgentEnvironment",)), (NEW, NEW, ()), ("", NEW, ())],
+)
+def test_what_only_a_coming_version_can_take_waits_for_it(
+    version: str, coming: str, needs: tuple[str, ...]
+) -> None:
+    spec = replace(SPEC, values={**SPEC.values, ("agent", "rpc-listen-addr", "host"): "0.0.0.0"})
+    listening = with_agent('rpc-listen-addr = { host = "127.0.0.1", port = 6001 }')
+    made = plan(spec, replace(looked(listening, version), coming=coming))
+    if coming:
+        (write,) = made.actions
+        assert write.needs == needs
+    else:
+        assert (made.verdict.reason, made.actions) == ("Incompatible", ())

@@ -9,7 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from bai_nodeagent import schedule
+from bai_nodeagent import report, schedule
 from bai_nodeagent.in_force import InForce
 from bai_nodeagent.metrics import Metrics
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
@@ -125,7 +125,10 @@ async def test_facts_alone_cause_no_write() -> None:
     assert len(rig.shelf.written) == 1
 
 
-async def test_a_quick_repair_is_told_as_done_and_not_as_under_way() -> None:
+async def test_a_quick_repair_is_told_as_done_and_not_as_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report, "UNDER_WAY_S", 60.0)
     rig = Rig()
     busy = Outcome("Agent", "changed", Verdict(Status.UNKNOWN, "Progressing"), is_progressing=True)
     async with rig.running():

@@ -17,16 +17,20 @@ from typing import ClassVar
 
 from ..model import Action, Plan, Status, Verdict
 from ..system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+from .install import Switch
 from .record import Cause, Life
 from .rules import (
     CAUSES,
     Actual,
     NoteWell,
     adopted,
+    astray,
     facts,
     judge_dead,
     judge_running,
+    needs_of_start,
     pids,
+    switches,
 )
 from .sessions import SESSIONS_LOOK_S, Held
 from .signs import TROUBLE_LOOK_S, port_taken
@@ -108,7 +112,7 @@ class Stop(Action):
         return f"stop the agent, process {self.process.pid} ({CAUSES[self.cause]})"
 
 
-ChildAction = Adopt | NoteEnd | NoteWell | EndOrphans | Start | Stop
+ChildAction = Adopt | NoteEnd | NoteWell | EndOrphans | Start | Stop | Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +146,7 @@ def plan_child(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
     if actual.record.is_open:
         return _plan_end(spec, actual)
     if spec.state == "stopped":
-        return Plan(Verdict(Status.TRUE, "Stopped"))
+        return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
     return _plan_dead(spec, actual)
 
 
@@ -156,16 +160,27 @@ def stop(spec: AgentSpec, main: Process, cause: Cause) -> Stop:
     )
 
 
-def _start(spec: AgentSpec, cause: Cause) -> Start:
-    return Start(cause=cause, restart_cause=cause, needs=spec.needs)
+def _start(spec: AgentSpec, actual: Actual, cause: Cause) -> Start:
+    return Start(cause=cause, restart_cause=cause, needs=needs_of_start(spec, actual))
+
+
+def strayed(back: tuple[Switch, ...]) -> Verdict:
+    text = f"somebody has moved the link to the environment that the agent runs in: {back[0].path}"
+    return Verdict(Status.FALSE, "LinkMoved", text)
 
 
 def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[ChildAction]:
     if spec.state == "stopped":
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
         return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))
-    restart: tuple[ChildAction, ...] = (stop(spec, main, "changed"), _start(spec, "changed"))
-    revive = (stop(spec, main, "died"), _start(spec, "died"))
+    if moved := astray(spec, actual):
+        return Plan(strayed(moved), moved, facts=facts(actual, main))
+    restart: tuple[ChildAction, ...] = (
+        stop(spec, main, "changed"),
+        *switches(spec, actual),
+        _start(spec, actual, "changed"),
+    )
+    revive = (stop(spec, main, "died"), _start(spec, actual, "died"))
     return judge_running(spec, actual, main, restart, revive)
 
 
@@ -220,7 +235,7 @@ def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
         return Plan(verdict, look_again_in_s=wait_s)
     if held := actual.caution.held:
         return _plan_dead_and_held(spec, actual, held)
-    return Plan(verdict, (_start(spec, cause),))
+    return Plan(verdict, (*switches(spec, actual), _start(spec, actual, cause)))
 
 
 def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Plan[ChildAction]:
@@ -228,6 +243,6 @@ def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Pla
     if actual.caution.before is None:
         text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
         return Plan(replace(held.verdict, message=text), look_again_in_s=SESSIONS_LOOK_S)
-    needs = tuple(need for need in spec.needs if need != "AgentConfig")
+    needs = tuple(need for need in needs_of_start(spec, actual) if need != "AgentConfig")
     start = Start(cause="died", restart_cause="died", needs=needs, as_before=True)
     return Plan(held.verdict, (start,))

@@ -13,6 +13,7 @@ from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
 from ..system.config_file import File, Owner
 from . import dialect
 from .guard import Caution
+from .install import NAME as ENVIRONMENT
 from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held, worst
 from .spec import AgentSpec
 
@@ -58,6 +59,7 @@ class Actual:
     caution     what a change would cost
     is_real     it is Backend.AI's agent that reads it
     version     of that agent; "": that can't be told
+    coming      the version that its environment is to hold; "": nobody says
     """
 
     target: Path
@@ -70,6 +72,7 @@ class Actual:
     caution: Caution = field(default_factory=Caution)
     is_real: bool = False
     version: str = ""
+    coming: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Write(Action):
     owner: Owner | None
     effect: Effect = ""
     diff: str = field(default="", repr=False)
+    needs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -140,8 +144,9 @@ def plan(
         return _held(spec, actual, actual.caution.held, redact)
     blank = dialect.MINIMAL if actual.is_real and spec.values else ""
     wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
-    if actual.is_real and (wrong := dialect.faults(actual.version, wanted)):
-        return Plan(_incompatible(spec, actual, wrong))
+    reader = actual.coming or actual.version
+    if actual.is_real and (wrong := dialect.faults(reader, wanted)):
+        return Plan(_incompatible(spec, reader, wrong, is_there=file is not None))
     mode, owner = _access(spec, actual, wanted)
     if file is None and not wanted:
         return _in_line(spec, wanted)  # nobody asks that it be there
@@ -199,7 +204,10 @@ def _rewrite(
     expected = file.raw if file else None
     drifts = agent_toml.difference(text_of(file) or "", spec.values, spec.optional)
     effect = worst([actual.caution.effect(drift.path) for drift in drifts])
-    write = Write(target, wanted.encode(), expected, mode, owner, effect, redact(changes))
+    needs = _needs(actual, wanted)
+    write = Write(
+        target, wanted.encode(), expected, mode, owner, effect, redact(changes), needs=needs
+    )
     return (*actions, write)
 
 
@@ -227,9 +235,17 @@ def _at(document: Mapping[str, Any], key: KeyPath) -> Any:
     return table.get(key[1], UNSET) if isinstance(table, dict) else UNSET
 
 
-def _incompatible(spec: AgentConfigSpec, actual: Actual, wrong: tuple[str, ...]) -> Verdict:
-    who = f"agent {actual.version}" if actual.version else "the agent"
-    stands = "; what stands there is left" if actual.file else ""
+def _needs(actual: Actual, wanted: str) -> tuple[str, ...]:
+    """What only a coming version can read is written once that one is at hand."""
+    is_early = actual.is_real and actual.version and actual.coming not in ("", actual.version)
+    return (ENVIRONMENT,) if is_early and dialect.faults(actual.version, wanted) else ()
+
+
+def _incompatible(
+    spec: AgentConfigSpec, version: str, wrong: tuple[str, ...], *, is_there: bool
+) -> Verdict:
+    who = f"agent {version}" if version else "the agent"
+    stands = "; what stands there is left" if is_there else ""
     text = f"{spec.path} would be wrong for {who}, so it is not written{stands}: {'; '.join(wrong)}"
     return Verdict(Status.FALSE, "Incompatible", text)
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from ..model import Host, KeyPath, Stuck, Unavailable
-from ..system import files
+from ..system import environments, files
+from ..system.environments import Environments
+from .install import found_part, wanted_part
 from .record import Notes, Record, config_text
 from .sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
 from .signs import is_backendai
@@ -68,18 +70,28 @@ class Guard:
         spec = self._spec
         life = (record or Notes(self._host.runtime).read()).life
         has = life.inputs if life and not life.is_over and life.inputs else None
+        digest, seen = self._host.digest, await self._environments()
+        wants = {**self._wants, **wanted_part(spec.install, seen, digest)}
         if not is_backendai(spec.health, command or _REAL):
-            return Caution(has=has, wants=self._wants)
+            return Caution(has=has, wants=wants)
         before = self.kept()
         text = config_text(spec)
-        last = (life.inputs if life else None) or found(spec, text, self._host.digest)
-        lost = losing(spec, self._wants, last, before)
+        stands = {**found(spec, text, digest), **found_part(seen, digest)}
+        last = (life.inputs if life else None) or stands
+        lost = losing(spec, wants, last, before)
         sessions = await self._sessions(text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
-            return Caution(None, (), has, self._wants, before)
-        permit = permit_for(self._wants, last, lost)
+            return Caution(None, (), has, wants, before)
+        permit = permit_for(wants, last, lost)
         held = Held(lost, permit, sessions) if permit != spec.allow_session_loss else None
-        return Caution(held, lost, has, self._wants, before)
+        return Caution(held, lost, has, wants, before)
+
+    async def _environments(self) -> Environments | None:
+        """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
+        install = self._spec.install
+        with contextlib.suppress(Unavailable, Stuck):
+            return await environments.look(install.path, self._asker) if install else None
+        return None
 
     async def _sessions(self, text: str | None) -> Sessions | None:
         """Those of the agent as it is to be, and as it is: its id may be what changes."""

@@ -16,10 +16,12 @@ from ..model import Host, Refused, Stuck, Unavailable, Wake
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part, wanted_part
-from ..system import distributions, inotify, launch, output, process, sockets
+from ..system import distributions, environments, inotify, launch, output, process, sockets
+from ..system.environments import Environments
 from ..system.process import Process
+from . import install
 from .guard import Guard
-from .record import Life, Notes, Record, config_text, installed, remembered_swarm
+from .record import Life, Notes, Record, config_text, installed, located, remembered_swarm
 from .sessions import Launch
 from .signs import (
     MAIN_TITLE,
@@ -99,13 +101,17 @@ class Desk:
             user=launch.user,
             env=launch.env,
         )
-        return self._with_swarm(found(spec, config_text(spec), self.host.digest, installed(spec)))
+        inputs = found(spec, config_text(spec), self.host.digest, installed(spec))
+        return self._with_more(inputs, located(spec))
 
-    def _finds(self, plugins: Environment | None) -> Inputs:
-        return self._with_swarm(found(self.spec, config_text(self.spec), self.host.digest, plugins))
+    def _finds(self, plugins: Environment | None, seen: Environments | None) -> Inputs:
+        inputs = found(self.spec, config_text(self.spec), self.host.digest, plugins)
+        return self._with_more(inputs, seen)
 
-    def _with_swarm(self, inputs: Inputs) -> Inputs:
-        return {**inputs, **found_part(remembered_swarm(self.spec, self.host), self.host.digest)}
+    def _with_more(self, inputs: Inputs, seen: Environments | None) -> Inputs:
+        digest = self.host.digest
+        swarm = found_part(remembered_swarm(self.spec, self.host), digest)
+        return {**inputs, **swarm, **install.found_part(seen, digest)}
 
     def launch(self, *, as_before: bool) -> Launch:
         """How the agent is to be started; remembered for when a change is held back."""
@@ -117,7 +123,15 @@ class Desk:
         return launch or wanted
 
     async def finds_now(self) -> Inputs:
-        return self._finds(await self._plugins())
+        return self._finds(await self._plugins(), await self._environments())
+
+    async def _environments(self) -> Environments | None:
+        """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
+        spec = self.spec.install
+        try:
+            return await environments.look(spec.path, NAME) if spec else None
+        except (Unavailable, Stuck):
+            return None
 
     async def _plugins(self) -> Environment | None:
         """What is installed; None when that is unmanaged, or can't be told."""
@@ -135,6 +149,18 @@ class Desk:
             async for _ in distributions.changes(self.spec.plugins, asker, are_settled=True):
                 wake()
 
+    async def wake_at_environments(self, wake: Wake) -> None:
+        """Wakes when an environment is there, or the link to the one in use is moved."""
+        if self.spec.install is None:
+            await anyio.sleep_forever()
+        else:
+            async for _ in environments.changes(self.spec.install.path, f"{NAME} (watch)"):
+                wake()
+
+    async def switch(self, to: install.Switch) -> None:
+        if self.spec.install is not None:
+            await environments.switch(environment_place(self.spec.install, self.host), to.name)
+
     async def wake_at_swarm(self, wake: Wake) -> None:
         """Wakes when the node has come into a swarm."""
         if not self.spec.is_in_swarm:
@@ -149,26 +175,28 @@ class Desk:
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
         signs = await self._signs(main, record.life) if main and is_real else None
-        plugins = await self._plugins()
+        plugins, seen = await self._plugins(), await self._environments()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
         wants = {
             **self._wants,
             **self._wanted_plugins(record, plugins, now_s, epoch_s),
             **self._wanted_swarm(record, epoch_s),
+            **install.wanted_part(self.spec.install, seen, self.host.digest),
         }
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
             "record": record,
             "wants": wants,
-            "finds": self._finds(plugins),
+            "finds": self._finds(plugins, seen),
             "written_s": _written_s(self.spec.config_path, epoch_s),
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
             "signs": signs,
             "caution": await self.guard.look(command, record),
             "sessions": await self._sessions(record, main, wants),
+            "environments": seen,
         }
 
     async def _signs(self, main: Process, life: Life | None) -> Signs:
@@ -319,6 +347,10 @@ class Desk:
             return {0, os.geteuid(), launch.account(self.spec.user).uid}
         except Refused:
             return {0, os.geteuid()}
+
+
+def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:
+    return environments.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")
 
 
 def _noted_pid(file: Path | None) -> int:

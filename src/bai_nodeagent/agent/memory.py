@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from .. import orders
 from ..model import Host, NodeSpec, Unavailable
@@ -33,7 +34,7 @@ class Memory:
         """
         life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
         read = as_read(config_text(self._spec), life.inputs if life else {}, digest)
-        healthy = self._kept()
+        healthy = kept_healthy(self._host.state)
         changed = changes(self._node, healthy) if healthy else ()
         held = None
         if healthy and changed:
@@ -65,9 +66,10 @@ class Memory:
         except OSError as error:
             raise Unavailable(f"{error.filename or self._path}: {error.strerror}") from error
 
-    def _kept(self) -> Healthy | None:
-        """None also where it can't be read: then there is nothing to go back to."""
-        raw = files.read_if_there(self._path)
-        with contextlib.suppress(ValueError, TypeError):
-            return None if raw is None else decode_healthy(raw)
-        return None
+
+def kept_healthy(state: Path) -> Healthy | None:
+    """With what the agent was healthy last; None also where that can't be read."""
+    raw = files.read_if_there(state / KEPT)
+    with contextlib.suppress(ValueError, TypeError):
+        return None if raw is None else decode_healthy(raw)
+    return None

@@ -23,8 +23,10 @@ from ..model import Host, NodeSpec, Status, Unavailable, Verdict
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part
-from ..system import distributions, files, process
+from ..system import distributions, environments, files, process
+from ..system.environments import Environments
 from ..system.process import Process
+from . import install
 from .spec import AgentSpec, Inputs, agent_spec, found
 from .words import Trouble
 
@@ -225,6 +227,13 @@ def installed(spec: AgentSpec) -> Environment | None:
     return None
 
 
+def located(spec: AgentSpec) -> Environments | None:
+    """The agent's environments; None when they are unmanaged, or can't be looked at. Blocks."""
+    with contextlib.suppress(Unavailable):
+        return environments.environments(spec.install.path) if spec.install else None
+    return None
+
+
 def remembered_swarm(spec: AgentSpec, host: Host) -> swarm_record.Record:
     """What is remembered of the node's swarm; nothing when that is unmanaged, or can't be read."""
     with contextlib.suppress(OSError):
@@ -246,7 +255,11 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     now_s = process.now_s()
     inputs = found(spec, config_text(spec), host.digest, installed(spec))
     life = Life(
-        inputs={**inputs, **found_part(remembered_swarm(spec, host), host.digest)},
+        inputs={
+            **inputs,
+            **found_part(remembered_swarm(spec, host), host.digest),
+            **install.found_part(located(spec), host.digest),
+        },
         invocation_id=invocation_id,
         started_s=now_s,
         desired_digest=node.digest,
@@ -255,7 +268,7 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
 
 
 def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
-    """Why the agent may not start now, as a sentence; None when it may.
+    """Why the agent may not start now, as a sentence; None when it may. Blocks.
 
     `verdicts` by condition type as the node stands, at least of the required
     mounts. agent.toml is no reason: a start with an old one is put right by a
@@ -271,4 +284,7 @@ def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
         if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
             why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
             return f"waits for {need} ({why})"
+    seen = located(spec)
+    if spec.install and not (seen and seen.link):
+        return f"waits for {install.NAME}: nothing is at {spec.install.path} yet"
     return None

@@ -147,9 +147,18 @@ def changes(node: NodeSpec, healthy: Healthy) -> tuple[Change, ...]:
             found.append(Change(part_of(place), line))
     now_agent, then_agent = node.document.get("agent", {}), there.document.get("agent", {})
     for key in AGENT_INPUTS:
-        if now_agent.get(key) != then_agent.get(key):
-            found.append(Change(key, f"[agent] {key}"))
+        now_said, then_said = now_agent.get(key), then_agent.get(key)
+        if now_said != then_said:
+            told = _packages(now_said, then_said) if key == "install" else ""
+            found.append(Change(key, f"[agent] {key}{told}"))
     return tuple(found)
+
+
+def _packages(now: Mapping[str, Any] | None, then: Mapping[str, Any] | None) -> str:
+    """What differs between two `[agent.install]`, for people."""
+    given_up, taken_back = (set(said["packages"]) if said else set() for said in (now, then))
+    parts = [", ".join(sorted(given_up - taken_back)), ", ".join(sorted(taken_back - given_up))]
+    return f": {parts[0] or 'nothing'} instead of {parts[1] or 'nothing'}" if any(parts) else ""
 
 
 def encode(kept: Healthy | Rollback) -> bytes:

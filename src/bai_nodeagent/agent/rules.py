@@ -18,8 +18,11 @@ from typing import ClassVar, TypeVar
 from ..model import Action, Plan, Scalar, Status, Verdict
 from ..plugin_rules import without_plugins
 from ..swarm.inputs import without_swarm
+from ..system.environments import Environments
 from ..system.process import Process
 from .guard import Caution
+from .install import NAME as ENVIRONMENT
+from .install import PART, Switch, due_switch, without_environment
 from .record import Cause, Life, Record
 from .rollback import Past
 from .sessions import SESSIONS_LOOK_S
@@ -64,6 +67,7 @@ class Actual:
     sessions    how many sessions run; None: nobody can tell. Asked only where it matters
     caution     what a change would cost
     past        what there is to go back to
+    environments  None: they are unmanaged, or can't be looked at
     """
 
     now_s: float
@@ -79,6 +83,7 @@ class Actual:
     sessions: int | None = None
     caution: Caution = field(default_factory=Caution)
     past: Past = field(default_factory=Past)
+    environments: Environments | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,28 @@ class NoteWell(Action):
     @property
     def summary(self) -> str:
         return f"note that the agent answers at {self.rpc}"
+
+
+def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
+    """What has to be done about the environment while no agent lives, before one is started."""
+    name = due_switch(spec.install, actual.environments)
+    if spec.install is None or not name or actual.caution.held:
+        return ()
+    return (Switch(path=spec.install.path, name=name),)
+
+
+def astray(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
+    """What puts the link right that somebody has moved under an agent that runs as desired."""
+    life = actual.record.life
+    runs_in = life.inputs.get(PART) if life else None
+    return switches(spec, actual) if runs_in and runs_in == actual.wants.get(PART) else ()
+
+
+def needs_of_start(spec: AgentSpec, actual: Actual) -> tuple[str, ...]:
+    """What must hold before a dead agent is started: it runs in an old environment rather
+    than not at all, while another one can't be built."""
+    is_there = actual.environments is not None and actual.environments.link
+    return tuple(need for need in spec.needs if need != ENVIRONMENT or not is_there)
 
 
 def judge_running(
@@ -167,16 +194,20 @@ def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
     )
 
 
+def _by_hand(spec: AgentSpec, actual: Actual) -> str:
+    """What a person does in place of a restart that we are not to do."""
+    if spec.supervisor == "child":
+        return "end it (SIGINT), and it is started anew"
+    if switches(spec, actual):
+        return f"`systemctl stop {spec.unit}`, and it is started anew, in its new environment"
+    return f"`systemctl restart {spec.unit}`"
+
+
 def _when(spec: AgentSpec, actual: Actual, what: str) -> tuple[Verdict, float | None]:
     """Whether a due restart may be: 0 is now; None: not before something changes."""
     text = f"the agent runs with other inputs than desired: {what}"
     if spec.restart == "manual":
-        by_hand = (
-            f"`systemctl restart {spec.unit}`"
-            if spec.supervisor == "systemd"
-            else "end it (SIGINT), and it is started anew"
-        )
-        message = f'{text}; restart = "manual", so restart it by hand: {by_hand}'
+        message = f'{text}; restart = "manual", so by hand: {_by_hand(spec, actual)}'
         return Verdict(Status.FALSE, "RestartPending", message), None
     if spec.restart == "idle" and actual.sessions != 0:
         who = (
@@ -250,13 +281,19 @@ def adopted(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
     It found agent.toml as it is if that is older than itself; else nobody
-    knows what it found. For plugins that is told one by one, at each look.
+    knows what it found. For plugins that is told one by one, at each look. Its
+    environment is the one that the link leads to if nobody has moved that since.
     """
     is_known = spec.config_path is None or (
         main is not None and actual.written_s is not None and actual.written_s < main.started_s
     )
+    seen = actual.environments
+    is_at_home = (
+        main is not None and seen is not None and (seen.linked_s - actual.epoch_s < main.started_s)
+    )
+    finds = actual.finds if is_at_home else without_environment(actual.finds)
     return Life(
-        inputs=without_swarm(without_plugins(actual.finds)) if is_known else {},
+        inputs=without_swarm(without_plugins(finds)) if is_known else {},
         started_s=main.started_s if main else actual.now_s,
         is_adopted=True,
         desired_digest=spec.desired_digest,

@@ -3,7 +3,8 @@
 At its start the agent destroys every container of its own (label
 `ai.backend.owner`) that its registry file lacks. Where it looks for that file
 follows from some keys of agent.toml, from its working directory and from the
-path of its virtual environment. While sessions run, a change of one of these
+path of its virtual environment; and what another environment makes of what it
+finds nobody knows. While sessions run, a change of one of these
 is held back as a whole: agent.toml is not written at all, since the next
 crash would put it into force, and an agent that dies is started as before.
 """
@@ -19,6 +20,7 @@ from typing import Literal
 
 from ..desired import canonical
 from ..model import KeyPath, Status, Verdict
+from .install import PART
 from .spec import AgentSpec, Inputs, differing, part_of
 
 SESSIONS_LOOK_S = 30.0
@@ -99,6 +101,8 @@ def losing(spec: AgentSpec, wants: Inputs, has: Inputs, before: Launch | None) -
     parts = [p for p in changed if p in sacred and not _is_default(spec, sacred[p], p in has)]
     if "workdir" in changed:
         parts.append("workdir")
+    if PART in changed:
+        parts.append(PART)
     if "command" in changed and (before is None or before.environment != _environment(spec)):
         parts.append("the environment's path")
     return tuple(parts)

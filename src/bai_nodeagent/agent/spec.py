@@ -21,6 +21,8 @@ from ..agent_toml import managed
 from ..desired.formats import duration_s
 from ..model import UNSET, KeyPath, NodeSpec
 from ..plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
+from . import install
+from .install import InstallSpec, install_spec
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0
@@ -29,7 +31,7 @@ HEALTH_TIMEOUT_S = 300.0
 Digest = Callable[[object], str]
 Inputs = Mapping[str, str]
 """Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host",
-"plugin ai.backend.accelerator.mock.plugin", "swarm"."""
+"plugin ai.backend.accelerator.mock.plugin", "swarm", "environment"."""
 
 ABSENT = "absent"
 PRESENT = "present"
@@ -49,6 +51,7 @@ class AgentSpec:
     relies_on       condition types of what an agent can't be healthy without
     config_path     None: agent.toml is unmanaged, and `values` is empty
     plugins         None: accelerator plugins are unmanaged
+    install         None: the environment that it runs in is unmanaged
     is_in_swarm     the node is to be in a swarm, which the agent has to find
     needs           condition types that must hold before a start
     desired_digest  of the document; notes say by it what a process was started for
@@ -74,6 +77,7 @@ class AgentSpec:
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
     optional: frozenset[KeyPath] = frozenset()
     plugins: PluginRules | None = None
+    install: InstallSpec | None = None
     is_in_swarm: bool = False
     needs: tuple[str, ...] = ()
     desired_digest: str = field(default="", compare=False)
@@ -104,6 +108,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         values=values or {},
         optional=node.optional,
         plugins=plugin_rules(node.document),
+        install=install_spec(section),
         is_in_swarm=node.document.get("swarm", {}).get("state") == "joined",
         needs=_needs(node),
         desired_digest=node.digest,
@@ -117,7 +122,8 @@ def _text(value: str | Mapping[str, str], secrets: Mapping[str, str]) -> str:
 def _needs(node: NodeSpec) -> tuple[str, ...]:
     mounts = [m["name"] for m in node.document.get("mount", ()) if m.get("required")]
     config = () if node.agent_values is None else ("AgentConfig",)
-    return (*config, *(f"Mount/{name}" for name in mounts))
+    environment = (install.NAME,) if "install" in node.document["agent"] else ()
+    return (*config, *environment, *(f"Mount/{name}" for name in mounts))
 
 
 def _relies_on(node: NodeSpec) -> tuple[str, ...]:

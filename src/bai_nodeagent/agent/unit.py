@@ -15,16 +15,20 @@ from typing import ClassVar
 from ..model import Action, Plan, Status, Verdict
 from ..system.process import Process
 from ..system.systemd import UnitState
-from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop
+from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop, strayed
+from .install import Switch
 from .record import Cause
 from .rules import (
     CAUSES,
     Actual,
     NoteWell,
     adopted,
+    astray,
     facts,
     judge_dead,
     judge_running,
+    needs_of_start,
+    switches,
 )
 from .signs import TROUBLE_LOOK_S, port_taken
 from .spec import AgentSpec
@@ -68,17 +72,23 @@ class RestartUnit(Action):
 
 @dataclass(frozen=True, kw_only=True)
 class StopUnit(Action):
+    """For good, or to start it in another environment: then with what that start needs."""
+
     verb: ClassVar[str] = "stop"
     is_disruptive: ClassVar[bool] = True
     unit: str
+    cause: Cause = "stopped"
+    needs: tuple[str, ...] = ()
     deadline_s: float = JOB_DEADLINE_S
 
     @property
     def summary(self) -> str:
-        return f"stop {self.unit} ({CAUSES['stopped']})"
+        return f"stop {self.unit} ({CAUSES[self.cause]})"
 
 
-UnitAction = Adopt | NoteEnd | NoteWell | EndOrphans | StartUnit | RestartUnit | StopUnit | Stop
+UnitAction = (
+    Adopt | NoteEnd | NoteWell | EndOrphans | StartUnit | RestartUnit | StopUnit | Stop | Switch
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +158,14 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
         verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
         return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))
+    if moved := astray(spec, actual):
+        return Plan(strayed(moved), moved, facts=facts(actual, actual.main))
     restart = RestartUnit(unit=spec.unit, needs=spec.needs)
     revive = replace(restart, cause="died", restart_cause="died")
     restarts: tuple[UnitAction, ...] = (restart,)
+    if moving := switches(spec, actual):  # while it is down, which a restart leaves no time for
+        down = StopUnit(unit=spec.unit, cause="changed", needs=spec.needs)
+        restarts = (down, *moving, _start(spec, actual, "changed"))
     plan = judge_running(spec, actual, actual.main, restarts, (revive,))
     if plan.verdict.reason == "Running" and not _is_gated(actual.unit):
         return replace(plan, verdict=_ungated(spec.unit))
@@ -194,13 +209,13 @@ def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         end = EndOrphans(processes=actual.orphans)
         return Plan(orphaned(actual.orphans), (end, *after.actions))
     if spec.state == "stopped":
-        return Plan(Verdict(Status.TRUE, "Stopped"))
+        return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
     if actual.taken:
         return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
         return Plan(verdict, look_again_in_s=wait_s)
-    return Plan(verdict, (_start(spec, actual, cause),))
+    return Plan(verdict, (*switches(spec, actual), _start(spec, actual, cause)))
 
 
 def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
@@ -209,5 +224,5 @@ def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
         has_failed=actual.unit.active_state == "failed",
         cause=cause,
         restart_cause=cause,
-        needs=spec.needs,
+        needs=needs_of_start(spec, actual),
     )

@@ -22,6 +22,7 @@ from .secrecy import Place, is_secret_place
 
 NOT_YET = "is not supported yet"
 _LONGEST_QUOTED = 64
+_LOGIN = re.compile(r"://[^/\s@]+@")
 _WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -178,11 +179,12 @@ def _near(word: object, known: Iterable[str]) -> str:
 
 
 def _quoted(value: object, place: Place) -> str:
-    """The value, or "the value" where it might be a secret or is long."""
+    """The value, or "the value" where it might be or hold a secret, or is long."""
     if isinstance(value, dict | list) or is_secret_place(place):
         return "the value"
     text = literal(value)
-    return text if len(text) <= _LONGEST_QUOTED else "the value"
+    is_fit = len(text) <= _LONGEST_QUOTED and not _LOGIN.search(text)
+    return text if is_fit else "the value"
 
 
 def _kind_of(value: object) -> str:

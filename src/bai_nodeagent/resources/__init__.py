@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..model import Kind
-from . import agent, agent_config, mount, plugins, redis, swarm
+from . import agent, agent_config, agent_environment, mount, plugins, redis, swarm
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,
@@ -12,5 +12,6 @@ KINDS: tuple[Kind, ...] = (
     plugins.KIND,
     redis.BACKENDAI,
     redis.KIND,
+    agent_environment.KIND,
     agent.KIND,
 )

@@ -28,10 +28,12 @@ from ..agent.child import (
     plan_child,
 )
 from ..agent.health import NoteHealthy, NoteUnhealthy, RollBack, watched
+from ..agent.install import Switch
 from ..agent.look import LINES_READ, NAME, Around, Desk, Ends
 from ..agent.memory import Memory
 from ..agent.record import Cause, Life, Record
 from ..agent.rules import NoteWell
+from ..agent.section import SCHEMA, SECTION
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
@@ -48,56 +50,6 @@ ROTATE_EVERY_S = 30.0
 _FORGOTTEN = "forgotten"
 
 HealthAction = NoteHealthy | NoteUnhealthy | RollBack
-
-SECTION = "agent"
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "state": {"enum": ["running", "stopped"]},
-        "supervisor": {"enum": ["child", "systemd"]},
-        "health": {"enum": ["auto", "process", "backendai"]},
-        "unit": {
-            "title": 'the name of a service, such as "backendai-agent.service"',
-            "type": "string",
-            "pattern": r"^[A-Za-z0-9:_.\\@-]+\.service$",
-        },
-        "command": {
-            "title": "a program by its absolute path, and its arguments",
-            "type": "array",
-            "prefixItems": [{"$ref": "#/$defs/path"}],
-            "items": {"$ref": "#/$defs/text"},
-            "minItems": 1,
-        },
-        "workdir": {"$ref": "#/$defs/path"},
-        "user": {
-            "title": "the name of an account on the node",
-            "type": "string",
-            "pattern": r"^[A-Za-z_][A-Za-z0-9_.-]*$",
-        },
-        "env": {
-            "type": "object",
-            "patternProperties": {
-                "^[A-Za-z_][A-Za-z0-9_]*$": {"$ref": "#/$defs/text-or-secret"},
-            },
-            "additionalProperties": False,
-        },
-        "stop-timeout": {"$ref": "#/$defs/duration"},
-        "restart": {"enum": ["auto", "idle", "manual"]},
-        "health-timeout": {"$ref": "#/$defs/duration"},
-        "on-unhealthy": {"enum": ["hold", "rollback"]},
-        "allow-session-loss": {
-            "title": 'the digest "sha256:…" that `plan` prints for the change',
-            "type": "string",
-            "pattern": "^sha256:[0-9a-f]{64}$",
-        },
-        "install": {"$ref": "#/$defs/reserved"},
-        "source": {"$ref": "#/$defs/reserved"},
-    },
-    "required": ["supervisor"],
-    "if": {"properties": {"supervisor": {"const": "child"}}, "required": ["supervisor"]},
-    "then": {"required": ["command"]},
-    "additionalProperties": False,
-}
 
 
 class ChildAgent:
@@ -157,6 +109,8 @@ class ChildAgent:
                 )
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
+            case Switch():
+                await self._desk.switch(action)
             case NoteHealthy() | NoteUnhealthy() | RollBack():
                 self._memory.keep(action)
 
@@ -192,6 +146,7 @@ class ChildAgent:
         await together(
             self._keep_output_small,
             lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._desk.wake_at_environments(wake),
             lambda: self._desk.wake_at_swarm(wake),
             lambda: self._ends.wake(wake),
         )
@@ -278,8 +233,8 @@ class UnitAgent:
                 await process.end(left, lambda: self._desk.left_behind(notes.read()))
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
-            case StopUnit(unit=unit):
-                notes.update(lambda record: record.ends("stopped", process.now_s()))
+            case StopUnit(unit=unit, cause=cause):
+                notes.update(lambda record: record.ends(cause, process.now_s()))
                 await self._systemd.stop(unit)
                 notes.update(Record.ended)
             case StartUnit(unit=unit, cause=cause, has_failed=has_failed):
@@ -290,6 +245,8 @@ class UnitAgent:
             case RestartUnit(unit=unit, cause=cause):
                 notes.update(lambda record: _ended_by_us(record.ends(cause, process.now_s())))
                 await self._noting(self._systemd.restart(unit))
+            case Switch():
+                await self._desk.switch(action)
             case NoteHealthy() | NoteUnhealthy() | RollBack():
                 self._memory.keep(action)
 
@@ -313,6 +270,7 @@ class UnitAgent:
     async def watch(self, wake: Wake) -> None:
         await together(
             lambda: self._desk.wake_at_plugins(wake),
+            lambda: self._desk.wake_at_environments(wake),
             lambda: self._desk.wake_at_swarm(wake),
             lambda: self._wake_at_changes(wake),
             lambda: self._ends.wake(wake),

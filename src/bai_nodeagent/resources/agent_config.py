@@ -95,7 +95,8 @@ class AgentConfig:
             lambda: release.agent_version(command),
             VERSION_DEADLINE_S,
         )
-        return replace(guarded, is_real=True, version=version)
+        coming = agent.install.agent_version if agent.install else ""
+        return replace(guarded, is_real=True, version=version, coming=coming)
 
     async def _unit_command(self, unit: str) -> tuple[str, ...]:
         try:

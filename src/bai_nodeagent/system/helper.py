@@ -21,9 +21,11 @@ from pathlib import Path
 
 import anyio
 
+from .launch import SEARCH_PATH, Account, credentials, environment
+
 # Fixed, so that the same comes out however the daemon was started; C for words to be quoted.
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                "LC_ALL": "C"}  # fmt: skip
+_WORDS = {"LC_ALL": "C"}
+_ENVIRONMENT = {"PATH": SEARCH_PATH, **_WORDS}
 _LOCK_PAUSE_S = 0.02
 _OUTPUT_AT_MOST = 65536
 
@@ -51,12 +53,17 @@ class Outstanding(Hangs):
 
 
 async def run(
-    argv: Sequence[str], deadline_s: float, lock: Path | None, patience_s: float = 0.0
+    argv: Sequence[str],
+    deadline_s: float,
+    lock: Path | None,
+    patience_s: float = 0.0,
+    who: Account | None = None,
 ) -> Finished:
     """Runs a program to its end, with nothing to read, as a session of its own in /.
 
     lock        None: it may run beside others
     patience_s  how long to wait for the lock
+    who         another account than ours; it gets an environment of its own as well
 
     Raises Hangs at the deadline, Outstanding when the lock stays taken, and
     OSError when the program can't be started.
@@ -71,9 +78,10 @@ async def run(
             stdout=output,
             stderr=output,
             cwd="/",
-            env=_ENVIRONMENT,
+            env=environment(who, _WORDS) if who else _ENVIRONMENT,
             pass_fds=() if lock_fd is None else (lock_fd,),
             start_new_session=True,
+            **credentials(who),
         )
         await _ended(child, deadline_s)
         text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from ..model import Refused, Unavailable
 from . import process
@@ -89,6 +90,21 @@ def environment(who: Account, extra: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+class Credentials(TypedDict, total=False):
+    """What Popen takes to start a process as another account."""
+
+    user: int
+    group: int
+    extra_groups: Sequence[int]
+
+
+def credentials(who: Account | None) -> Credentials:
+    """Nothing where that is ourselves, who may be nobody to change them."""
+    if who is None or who.uid == os.geteuid():
+        return {}
+    return {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
+
+
 def start(
     command: Sequence[str],
     *,
@@ -105,7 +121,6 @@ def start(
     or the accounts say.
     """
     who = account(user)
-    is_other = who.uid != os.geteuid()
     _forget_dead_children()
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -116,12 +131,10 @@ def start(
             stderr=log,
             cwd=workdir,
             env=environment(who, env),
-            user=who.uid if is_other else None,
-            group=who.gid if is_other else None,
-            extra_groups=who.groups if is_other else None,
             umask=0o022,
             start_new_session=True,
             pass_fds=(lock_fd,),
+            **credentials(who),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(

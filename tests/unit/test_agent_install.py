@@ -1,0 +1,240 @@
+"""Which environment is right, what is built and removed, and when the agent moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bai_nodeagent import desired
+from bai_nodeagent.agent.install import (
+    PART,
+    EnvironmentActual,
+    InstallSpec,
+    due_switch,
+    found_part,
+    install_spec,
+    plan_environment,
+    target,
+    wanted_part,
+)
+from bai_nodeagent.model import Status
+from bai_nodeagent.resources import KINDS
+from bai_nodeagent.system.environments import Built, Environments
+
+SPEC = InstallSpec(
+    path=Path("/opt/venv"),
+    python=Path("/usr/bin/python3"),
+    packages=("backend.ai-agent==26.8.3", "plug==1.0"),
+    user="bai",
+)
+OTHER = replace(SPEC, packages=("backend.ai-agent==26.8.3", "plug==2.0"))
+VERSIONS = (("backend-ai-agent", "26.8.3"), ("plug", "1.0"))
+A, B = SPEC.recipe, OTHER.recipe
+
+
+def built(name: str, *, is_usable: bool = True, by_hand: str = "") -> Built:
+    now = (VERSIONS[0], ("plug", by_hand)) if by_hand else VERSIONS
+    return Built(name, now, VERSIONS, is_usable)
+
+
+def stands(*there: Built, link: str = "", unfinished: tuple[str, ...] = ()) -> Environments:
+    return Environments(link, 0.0, "", there, unfinished)
+
+
+TARGETS: dict[str, tuple[Environments, tuple[str, bool]]] = {
+    "nothing is there": (stands(), (f"{A}-1", False)),
+    "a try was not finished": (stands(unfinished=(f"{A}-1",)), (f"{A}-1", False)),
+    "it is there": (stands(built(f"{A}-1")), (f"{A}-1", True)),
+    "the one in use stays, though there is a newer": (
+        stands(built(f"{A}-1"), built(f"{A}-2"), link=f"{A}-1"),
+        (f"{A}-1", True),
+    ),
+    "the newest by number, not by letters": (
+        stands(built(f"{A}-10"), built(f"{A}-9"), link=f"{B}-1"),
+        (f"{A}-10", True),
+    ),
+    "one that was changed by hand counts no more": (
+        stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1"),
+        (f"{A}-2", False),
+    ),
+    "nor one without its interpreter": (
+        stands(built(f"{A}-1", is_usable=False), link=f"{A}-1"),
+        (f"{A}-2", False),
+    ),
+    "what the link leads to is not built anew, whatever it is": (
+        stands(link=f"{A}-1", unfinished=(f"{A}-1",)),
+        (f"{A}-2", False),
+    ),
+    "another recipe's is none of ours": (
+        stands(built(f"{B}-1"), link=f"{B}-1"),
+        (f"{A}-1", False),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_the_right_environment(case: str) -> None:
+    seen, (name, is_ready) = TARGETS[case]
+    found = target(SPEC, seen)
+    assert (found.name, found.is_ready) == (name, is_ready)
+
+
+def test_order_of_packages_and_where_they_come_from_make_no_other_environment() -> None:
+    section = {"path": "/opt/venv", "python": "/usr/bin/python3", "index": "https://here/simple"}
+    packages = ["plug==1.0", "backend.ai-agent==26.8.3"]
+    spec = install_spec({"user": "bai", "install": {**section, "packages": packages}})
+    assert spec is not None
+    assert spec.recipe == SPEC.recipe
+    assert replace(SPEC, python=Path("/usr/bin/python3.13")).recipe != SPEC.recipe
+
+
+def planned(seen: Environments, healthy: str = "") -> tuple[Status, str, list[str]]:
+    plan = plan_environment(SPEC, EnvironmentActual(seen, healthy))
+    return plan.verdict.status, plan.verdict.reason, [a.summary for a in plan.actions]
+
+
+def test_an_upgrade_is_built_and_waits_for_the_agent() -> None:
+    before = stands(built(f"{B}-1"), link=f"{B}-1")
+    assert planned(before) == (
+        Status.FALSE,
+        "Missing",
+        [f"build the environment /opt/venv.d/{A}-1"],
+    )
+    after = stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{B}-1")
+    assert planned(after) == (Status.UNKNOWN, "Built", [])
+    assert plan_environment(SPEC, EnvironmentActual(after)).serves
+    assert due_switch(SPEC, after) == f"{A}-1"
+    assert due_switch(SPEC, before) == ""
+
+
+def test_what_is_built_shows_what_changes() -> None:
+    seen = stands(Built(f"{B}-1", (*VERSIONS[:1], ("old", "3")), ()), link=f"{B}-1")
+    (build,) = plan_environment(SPEC, EnvironmentActual(seen)).actions
+    assert build.diff.splitlines() == ["-old==3", "+plug==1.0"]
+
+
+def test_drift_says_what_was_changed() -> None:
+    seen = stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1")
+    verdict = plan_environment(SPEC, EnvironmentActual(seen)).verdict
+    assert verdict.reason == "Drift"
+    assert "plug 1.1 instead of 1.0" in verdict.message
+
+
+REMOVALS: dict[str, tuple[Environments, str, tuple[str, ...]]] = {
+    "nothing before it is known what the agent was healthy with": (
+        stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"),
+        "",
+        (),
+    ),
+    "not the way back": (stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"), B, ()),
+    "what is neither": (
+        stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"),
+        A,
+        (f"{B}-1",),
+    ),
+    "what nobody finished": (
+        stands(built(f"{A}-1"), link=f"{A}-1", unfinished=(f"{B}-1",)),
+        A,
+        (f"{B}-1",),
+    ),
+    "what was changed by hand, once it is out of use": (
+        stands(built(f"{A}-1", by_hand="2"), built(f"{A}-2"), link=f"{A}-2"),
+        A,
+        (f"{A}-1",),
+    ),
+    "never what has another name than ours": (
+        stands(built(f"{A}-1"), link=f"{A}-1", unfinished=("precious", "venv-1")),
+        A,
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REMOVALS)
+def test_what_is_removed(case: str) -> None:
+    seen, healthy, names = REMOVALS[case]
+    actions = plan_environment(SPEC, EnvironmentActual(seen, healthy)).actions
+    assert [name for action in actions for name in action.names] == list(names)  # type: ignore[union-attr]
+
+
+def test_an_environment_is_an_input_under_one_name_before_and_after_it_is_built() -> None:
+    def digest(value: object) -> str:
+        return f"d({value})"
+
+    before = stands(built(f"{B}-1"), link=f"{B}-1")
+    after = replace(before, built=(built(f"{A}-1"), *before.built))
+    assert wanted_part(SPEC, before, digest) == wanted_part(SPEC, after, digest)
+    assert found_part(before, digest) != wanted_part(SPEC, before, digest)
+    assert found_part(replace(after, link=f"{A}-1"), digest) == wanted_part(SPEC, after, digest)
+    assert wanted_part(SPEC, replace(before, strange="a folder"), digest) == {}
+    assert list(found_part(before, digest)) == [PART]
+
+
+DOCUMENT = """\
+api-version = 1
+[agent]
+supervisor = "child"
+command = ["{command}"]
+{user}
+[agent.install]
+path = "{path}"
+python = "/usr/bin/python3"
+packages = [{packages}]
+{more}
+"""
+RIGHT = {
+    "command": "/opt/venv/bin/python",
+    "user": 'user = "bai"',
+    "path": "/opt/venv",
+    "packages": '"plug==1.0"',
+    "more": "",
+}
+
+
+def told(**changes: str) -> list[str]:
+    text = DOCUMENT.format(**{**RIGHT, **changes})
+    documents = [desired.Document("cluster", "desired/cluster", 1, text.encode())]
+    return [str(m) for m in desired.evaluate(documents, (), KINDS, "0.1.0").mistakes]
+
+
+def test_a_right_document() -> None:
+    assert told() == []
+    assert told(more='wheels = "/srv/wheels"', packages='"Plug.In[a,b]==1.0.post1+cu12"') == []
+    assert told(command="${hostname}/bin/python") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"user": ""}, "agent.user: is missing, and install needs it"),
+        ({"user": 'user = "root"'}, "another [agent] user than root"),
+        ({"command": "/usr/bin/python3"}, "agent.command[0]: lies outside of [agent.install] path"),
+        ({"command": "/opt/venv2/bin/python"}, "lies outside"),
+        ({"path": "/"}, "agent.install.path: is the root folder"),
+        ({"packages": '"plug==1.0", "PLUG==2.0"'}, "agent.install.packages[1]: plug stands more"),
+        ({"packages": '"plug"'}, "a package with its version"),
+        ({"packages": '"plug==1.*"'}, "a package with its version"),
+        ({"packages": '"--pre==1.0"'}, "a package with its version"),
+        ({"packages": '"plug @ file:///x==1"'}, "a package with its version"),
+        ({"packages": ""}, "agent.install.packages"),
+        ({"more": 'index = "https://me:pass@here/simple"'}, "without user and password"),
+        ({"more": 'index = "file:///x"'}, "an http:// or https:// address"),
+        ({"more": 'index = "http://here"\nwheels = "/w"'}, "agent.install.index: stands beside"),
+        ({"more": "wheel = 1"}, "wheels"),
+    ],
+)
+def test_each_mistake_is_told(changes: dict[str, str], says: str) -> None:
+    assert any(says in mistake for mistake in told(**changes)), told(**changes)
+    assert not any("pass@" in mistake for mistake in told(**changes))
+
+
+def test_required_keys() -> None:
+    text = 'api-version = 1\n[agent]\nsupervisor = "systemd"\nuser = "bai"\n[agent.install]\n'
+    documents = [desired.Document("cluster", "desired/cluster", 1, text.encode())]
+    found: Any = desired.evaluate(documents, (), KINDS, "0.1.0").mistakes
+    assert {mistake.key for mistake in found} == {
+        f"agent.install.{key}" for key in ("path", "python", "packages")
+    }
