@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for something, so there may be more of them than cores.
+SIDE_BY_SIDE := --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
 # Without pip's own version check: it asks the network, and says nothing of use here.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
@@ -23,7 +25,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest tests/unit tests/integration tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/e2e
 
 check: $(VENV)/.tested lint unit
 
