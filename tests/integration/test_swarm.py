@@ -323,6 +323,21 @@ def test_who_was_removed_stays_out_until_asked_again(node: SwarmNode, manager: D
     assert node.dockerd.swarm("NodeID") != first
 
 
+def test_who_was_removed_and_then_left_by_hand_before_any_look_stays_out(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    node.desire_joined()
+    node.wait_in()
+    first = node.dockerd.swarm("NodeID")
+    manager.docker("node", "rm", "--force", first)
+    node.dockerd.docker("swarm", "leave", "--force")
+    assert first in node.reason("RemovedByManager")
+    time.sleep(2)
+    assert node.dockerd.swarm("LocalNodeState") == "inactive"
+    node.give(manager.rotate())
+    node.wait_in(within_s=25)
+
+
 def test_another_swarm_is_left_only_when_no_container_needs_it(
     node: SwarmNode, manager: DockerNode, other: DockerNode
 ) -> None:
@@ -460,6 +475,24 @@ def test_a_join_that_goes_on_in_the_background_is_no_failure(
     # A newer wish ends it.
     node.desire_joined()
     node.wait_in(within_s=25)
+
+
+def test_a_join_that_fails_in_the_background_is_told_and_a_right_token_mends_it(
+    node: SwarmNode, manager: DockerNode
+) -> None:
+    right = manager.token()
+    node.give(f"{right.rpartition('-')[0]}-{'0' * 25}")
+    manager.send(signal.SIGSTOP)
+    try:
+        node.desire_joined()
+        node.wait(
+            "Docker goes on", lambda: "getting in touch" in node.condition("Swarm")["message"], 30
+        )
+    finally:
+        manager.send(signal.SIGCONT)
+    assert "may have been rotated" in node.reason("InvalidToken", 40)
+    node.give(right)
+    node.wait_in()
 
 
 def test_another_authority_is_no_other_swarm_and_an_expired_certificate_is_replaced(

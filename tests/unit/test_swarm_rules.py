@@ -40,7 +40,8 @@ PIN = replace(SPEC, cluster_id=HOME)
 LACKING = replace(SPEC, token="", asked="")  # going by the journal, which has no token
 CERTIFICATE = Certificate(HOME, "node1", False, NOW_S - 10 * DAY_S, NOW_S + 80 * DAY_S)
 AT_HOME = Record(HOME, 5.0, HOME, {CA: HOME}, "asked")
-KNOWN, GONE, SILENT = Membership(True), Membership(False), Membership(None, "m: no answer")
+KNOWN, GONE = Membership(True, node="node1"), Membership(False, node="node1")
+SILENT = Membership(None, "m: no answer", "node1")
 OUT = Actual(Local("inactive"), NOW_S)
 IN = Actual(
     Local("active", "node1", managers=(MANAGER,)), NOW_S, AT_HOME, CERTIFICATE, CA, 5.0, KNOWN
@@ -53,6 +54,8 @@ FOREIGN = replace(
     record=Record(OTHER, 5.0),
 )
 JOINING = Actual(Local("pending", managers=(MANAGER,)), NOW_S, Record(asked="asked"))
+NO_TOKEN = "rpc error: code = InvalidArgument desc = A valid join token is necessary to join"
+GIVEN_UP = replace(JOINING, local=Local("error", error=NO_TOKEN))
 
 
 def local(actual: Actual, **changes: Any) -> Actual:
@@ -100,6 +103,22 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
         ["leave", "join"],
     ),
     ("Docker restarted", SPEC, local(IN, state="pending"), "Progressing", []),
+    ("a join given up", SPEC, GIVEN_UP, "InvalidToken", ["leave", "join"]),
+    (
+        "a join given up, for a newer wish",
+        replace(SPEC, asked="b"),
+        GIVEN_UP,
+        "InvalidToken",
+        ["leave", "join"],
+    ),
+    (
+        "the same error of who was a member, whose certificate can't be read",
+        SPEC,
+        replace(GIVEN_UP, record=replace(AT_HOME, asked="asked")),
+        "SwarmError",
+        [],
+    ),
+    ("somebody else's join given up", SPEC, replace(GIVEN_UP, record=Record()), "SwarmError", []),
     # another swarm
     ("another", SPEC, FOREIGN, "WrongSwarm", ["leave", "join"]),
     ("another, pinned", PIN, FOREIGN, "WrongSwarm", ["leave", "join"]),
@@ -163,6 +182,27 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
         [],
     ),
     ("removed, then left by hand", SPEC, replace(OUT, record=NOTED), "RemovedByManager", []),
+    (
+        "removed, and left by hand before anybody looked",
+        SPEC,
+        replace(OUT, record=AT_HOME, membership=GONE),
+        "RemovedByManager",
+        [],
+    ),
+    (
+        "left by hand, and asked: still known",
+        SPEC,
+        replace(OUT, record=AT_HOME, membership=KNOWN),
+        "NotJoined",
+        ["join"],
+    ),
+    (
+        "left by hand, and nobody answers",
+        SPEC,
+        replace(OUT, record=AT_HOME, membership=SILENT),
+        "NotJoined",
+        ["join"],
+    ),
     (
         "removed, and asked for again",
         replace(SPEC, asked="new"),
@@ -243,6 +283,14 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
         LACKING,
         replace(FOREIGN, users=("a",)),
         "WaitingForStore",
+        [],
+    ),
+    ("lacking, a join given up", LACKING, GIVEN_UP, "WaitingForStore", []),
+    (
+        "lacking, removed and left by hand before anybody looked",
+        LACKING,
+        replace(OUT, record=AT_HOME, membership=GONE),
+        "RemovedByManager",
         [],
     ),
     ("lacking, joining", LACKING, JOINING, "Progressing", []),

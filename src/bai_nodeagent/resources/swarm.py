@@ -63,6 +63,15 @@ class _Disk:
     since_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """Who this node was in a swarm, and whom to ask about it: managers by address and port."""
+
+    node: str
+    managers: tuple[tuple[str, int], ...]
+    authority: str
+
+
 class Swarm:
     name = "Swarm"
     deadline_s = 30.0
@@ -72,6 +81,7 @@ class Swarm:
         self._notes = Notes(host.state)
         self._redact = host.redact
         self._answer: tuple[str, float] = ("", 0.0)  # the node that was known, and until when
+        self._was: _Member | None = None
         self._root: Path | None = None
         self._moved = anyio.Event()
 
@@ -110,22 +120,32 @@ class Swarm:
 
     async def _membership(self, actual: Actual, authority: bytes) -> Membership | None:
         """What a manager says of us. A manager knows itself, and one that left asks nobody."""
-        node = actual.node
-        is_out = self.spec.state == "left" or actual.local.state == "inactive"
-        if is_out or actual.is_manager or not (node and authority):
+        if self.spec.state == "left":
+            return None
+        if actual.local.state == "inactive":
+            return await self._as_it_left(actual.record.removed)
+        self._was = self._member(actual, authority)
+        if self._was is None:
             return None
         known, until_s = self._answer
-        if known == node and time.monotonic() < until_s:
+        if known == self._was.node and time.monotonic() < until_s:
             return Membership(known=True)
-        from ..system import swarm_manager
+        found = await _asked(self._was)
+        if found.known:
+            self._answer = (found.node, time.monotonic() + ASKED_EVERY_S)
+        return found
 
-        managers = [*map(host_and_port, actual.local.managers or self.spec.remote_addrs)]
-        try:
-            is_known = await swarm_manager.knows(node, managers, authority.decode(errors="replace"))
-        except swarm_manager.NoAnswer as error:
-            return Membership(why=str(error))
-        self._answer = (node, time.monotonic() + ASKED_EVERY_S) if is_known else ("", 0.0)
-        return Membership(known=is_known)
+    def _member(self, actual: Actual, authority: bytes) -> _Member | None:
+        if actual.is_manager or not (actual.node and authority):
+            return None
+        managers = actual.local.managers or self.spec.remote_addrs
+        addresses = tuple(host_and_port(address) for address in managers)
+        return _Member(actual.node, addresses, authority.decode(errors="replace"))
+
+    async def _as_it_left(self, removed: str) -> Membership | None:
+        """Asked once, by who was left by hand: a manager may have removed it just before."""
+        was, self._was = self._was, None
+        return await _asked(was) if was and was.node != removed else None
 
     def plan(self, actual: Actual) -> Plan[SwarmAction]:
         return plan(self.spec, actual)
@@ -146,6 +166,7 @@ class Swarm:
             case Leave():
                 if await docker.overlay_users():
                     return  # somebody was faster: looking again is all that is right
+                self._was = None  # by our own wish: there is nothing to ask about
                 try:
                     await docker.leave(LEAVE_DEADLINE_S)
                 except docker.Denied as error:
@@ -187,6 +208,17 @@ class Swarm:
         if root != self._root:
             self._root, moved, self._moved = root, self._moved, anyio.Event()
             moved.set()
+
+
+async def _asked(member: _Member) -> Membership:
+    from ..system import swarm_manager
+
+    node = member.node
+    try:
+        known = await swarm_manager.knows(node, member.managers, member.authority)
+    except swarm_manager.NoAnswer as error:
+        return Membership(why=str(error), node=node)
+    return Membership(known, node=node)
 
 
 async def _wake_below(root: Path, wake: Wake) -> None:

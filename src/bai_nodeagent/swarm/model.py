@@ -67,10 +67,14 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What a manager says of this node; `why` is for people."""
+    """What a manager says of this node; `why` is for people.
+
+    node  the id that was asked about: of a node that is out, the one that it had
+    """
 
     known: bool | None = None
     why: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def judge(spec: SwarmSpec, actual: Actual) -> Stand:
     if spec.state == "left":
         text = f"this node is in the swarm {actual.cluster}".rstrip()
         return Stand(Verdict(Status.FALSE, "Joined", text), "leave")
-    if _is_removed(actual):
+    if _gone(actual):
         return _removed(spec, actual)
     return _misplaced(spec, actual) or _inside(spec, actual)
 
@@ -120,7 +120,8 @@ def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
     if spec.state == "left":
         return Stand(Verdict(Status.TRUE, "InSync", "in no swarm"))
     record = actual.record
-    if record.removed and not spec.is_news_after(record.removed_asked):
+    is_noted = record.removed and not spec.is_news_after(record.removed_asked)
+    if is_noted or _gone(actual):
         return _removed(spec, actual)
     digest = digest_in_token(spec.token)
     if digest is None and not spec.lacks_token:
@@ -133,17 +134,19 @@ def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
     return Stand(Verdict(Status.FALSE, "NotJoined", "this node is in no swarm"), "join")
 
 
-def _is_removed(actual: Actual) -> bool:
-    if actual.membership is not None and actual.membership.known is not None:
-        return not actual.membership.known
-    return bool(actual.record.removed) and actual.record.removed == actual.node
+def _gone(actual: Actual) -> str:
+    """The id by which managers knew this node until one of them removed it; "": nobody did."""
+    membership, removed = actual.membership, actual.record.removed
+    if membership is not None and membership.known is not None:
+        return "" if membership.known else membership.node
+    return removed if removed == actual.node else ""
 
 
 def _removed(spec: SwarmSpec, actual: Actual) -> Stand:
     """A manager has taken the node out: that is how nodes are decommissioned."""
     record = actual.record
     is_new_wish = record.removed == actual.node and spec.is_news_after(record.removed_asked)
-    text = f"a manager has removed this node ({record.removed or actual.node}) from the swarm"
+    text = f"a manager has removed this node ({_gone(actual) or record.removed}) from the swarm"
     if is_new_wish:
         return Stand(Verdict(Status.FALSE, "RemovedByManager", text), "leave")
     text += "; it joins again when [swarm] or the token changes"
@@ -201,8 +204,7 @@ def _inside(spec: SwarmSpec, actual: Actual) -> Stand:
         return Stand(Verdict(Status.FALSE, "CertificateExpired", text), "", LOOK_AGAIN_S)
     match actual.local.state:
         case "error":
-            text = f"Docker: {actual.local.error}; see its log, then `docker swarm leave` here"
-            return Stand(Verdict(Status.FALSE, "SwarmError", text))
+            return _error(spec, actual)
         case "locked":
             text = "this manager is locked: run `docker swarm unlock` here"
             return Stand(Verdict(Status.FALSE, "Locked", text))
@@ -212,6 +214,18 @@ def _inside(spec: SwarmSpec, actual: Actual) -> Stand:
         case "pending":
             return _pending(spec, actual)
     return Stand(_active(spec, actual))
+
+
+def _error(spec: SwarmSpec, actual: Actual) -> Stand:
+    """Docker has given up. A join of ours that came to nothing is ended, since Docker takes no
+    other before; whoever may have been a member is left as he is, to be looked at."""
+    error, record = actual.local.error, actual.record
+    is_failed_join = record.asked and not (actual.cluster or record.member)
+    refused = refusal(spec, error) if is_failed_join else None
+    if refused:
+        return Stand(Verdict(Status.FALSE, *refused), "leave")
+    text = f"Docker: {error}; see its log, then `docker swarm leave` here"
+    return Stand(Verdict(Status.FALSE, "SwarmError", text))
 
 
 def _pending(spec: SwarmSpec, actual: Actual) -> Stand:
@@ -282,16 +296,17 @@ def noted(spec: SwarmSpec, actual: Actual) -> Record:
         record = replace(record, member=cluster, since_s=actual.since_s)
     if digest and cluster and digest == actual.ca and record.leads.get(digest) != cluster:
         record = replace(record, leads=record.leading(digest, cluster))
-    if _is_removed(actual):
-        if actual.node and record.removed != actual.node:
-            record = replace(record, removed=actual.node, removed_asked="")
+    gone = _gone(actual)
+    if gone:
+        if record.removed != gone:
+            record = replace(record, removed=gone, removed_asked="")
     elif record.removed and _is_forgiven(spec, actual):
         record = replace(record, removed="", removed_asked="")
     if record.removed and not record.removed_asked:
         record = replace(record, removed_asked=spec.asked)
     is_judged = spec.state == "joined" and not spec.lacks_token
     is_home = is_judged and cluster and actual.local.state == "active"
-    if is_home and not _is_removed(actual) and _misplaced(spec, actual) is None:
+    if is_home and not gone and _misplaced(spec, actual) is None:
         record = replace(record, trusted=cluster)
     return record
 
