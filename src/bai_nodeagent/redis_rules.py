@@ -23,6 +23,7 @@ SEEN_WITHIN_S = 40.0
 # How long a start of an agent may take until the manager has heard of it.
 APPEARS_WITHIN_S = 60.0
 LOOK_AGAIN_S = 30.0
+SENTINELS = "HOST1:26379,HOST2:26379"  # as an example
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
 
 
@@ -42,6 +43,7 @@ class RedisSpec:
     access            of the etcd with Backend.AI's keys; None: there is none to ask
     manager_ip        None: nobody knows where the manager is
     is_seen_checked   whether the manager sees the agent counts as well
+    is_agent_managed  the document speaks of the agent; without, nobody knows whether one runs
     is_agent_desired  an agent is to run here
     """
 
@@ -50,6 +52,7 @@ class RedisSpec:
     manager_ip: str | None = None
     agent_id: str = ""
     is_seen_checked: bool = False
+    is_agent_managed: bool = False
     is_agent_desired: bool = False
 
     def key(self, name: str) -> str:
@@ -123,7 +126,7 @@ def target_of(spec: RedisSpec, published: Published) -> Target:
         return Target(servers, published["service_name"])
     if not published.get("addr"):
         text = f"{spec.key('addr')} is not there: no agent can find Redis; "
-        raise Unusable("NoKey", text + _publish(spec))
+        raise Unusable("NoKey", text + _publish(spec, DEFAULT_PORT))
     return Target((_server(spec, "addr", published["addr"]),))
 
 
@@ -131,7 +134,8 @@ def _server(spec: RedisSpec, name: str, text: str) -> Server:
     found = _SERVER.fullmatch(text.strip())
     if found is None or not 0 < int(found["port"]) < 65536:
         sentence = f"{spec.key(name)} is not of the form host:port; "
-        example = _publish(spec) if name == "addr" else _command(name, "HOST1:26379,HOST2:26379")
+        is_redis = name == "addr"
+        example = _publish(spec, DEFAULT_PORT) if is_redis else _command(name, SENTINELS)
         raise Unusable("BadKey", sentence + example)
     return Server(found["host"].strip("[]"), int(found["port"]))
 
@@ -174,6 +178,9 @@ def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float
         return Verdict(Status.TRUE, "InSync", text), left_s
     since = f"since {_moment(last_s)}" if last_s is not None else "ever"
     text = f"{met.server} answers; the manager has not seen {agent} {since}"
+    if not spec.is_agent_managed:
+        text = f"{text}; whether an agent runs is not known: [agent] is not in the document"
+        return Verdict(Status.TRUE, "InSync", text), None
     if not spec.is_agent_desired or actual.agent_s is None:
         return Verdict(Status.TRUE, "InSync", f"{text}; no agent runs here"), None
     if actual.agent_s < APPEARS_WITHIN_S:
@@ -203,12 +210,18 @@ def _is_loopback_address(text: str) -> bool:
 
 
 def _loopback(spec: RedisSpec, target: Target, met: Meeting) -> str:
-    """The first step of Backend.AI's guide for several nodes."""
-    what = f"{met.server} is this node itself, and the manager is {spec.manager_ip}; "
+    """What the single-node installer leaves, and the guide for several nodes begins with.
+
+    The port that is published is right: only the address is one that leads nowhere else.
+    """
+    what = (
+        f"{met.server} is this node itself, and the manager is {spec.manager_ip}: the first step "
+        "of Backend.AI's multi-node guide, Redis's address in etcd, is missing; "
+    )
     if not target.service:
-        return what + _publish(spec)
+        return what + _publish(spec, met.server.port)
     if met.server in target.servers:
-        return what + _command("sentinel", "HOST1:26379,HOST2:26379")
+        return what + _command("sentinel", SENTINELS)
     return (
         what + f"let the Sentinels monitor {target.service} under an address that all nodes reach"
     )
@@ -224,7 +237,8 @@ def _remedy(spec: RedisSpec, target: Target, reason: str) -> str:
             )
         case "Unresolvable":
             wanted = "publish an address instead of the name, or teach the name to this node"
-            return wanted if target.service else f"{wanted}; {_publish(spec)}"
+            port = target.servers[0].port
+            return wanted if target.service else f"{wanted}; {_publish(spec, port)}"
         case "SentinelNoMaster":
             return f"correct {spec.key('service_name')}, or the Sentinels' `sentinel monitor`"
         case _:
@@ -237,11 +251,11 @@ def _remedy(spec: RedisSpec, target: Target, reason: str) -> str:
 def _master_remedy(spec: RedisSpec, target: Target) -> str:
     if target.service:
         return "the Sentinels name it all the same; a failover may be under way"
-    return f"agents have to write there; publish the master: {_publish(spec)}"
+    return f"agents have to write there; publish the master: {_command('addr', 'MASTER_IP:PORT')}"
 
 
-def _publish(spec: RedisSpec) -> str:
-    return _command("addr", f"{spec.manager_ip or 'MANAGER_IP'}:{DEFAULT_PORT}")
+def _publish(spec: RedisSpec, port: int) -> str:
+    return _command("addr", str(Server(spec.manager_ip or "MANAGER_IP", port)))
 
 
 def _command(name: str, value: str) -> str:

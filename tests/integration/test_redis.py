@@ -55,6 +55,7 @@ class Bench:
             manager_ip,
             "i-node01",
             is_seen_checked=is_seen_checked,
+            is_agent_managed=True,
             is_agent_desired=True,
         )
 
@@ -103,7 +104,10 @@ async def test_nothing_is_published(bench: Bench) -> None:
 
 async def test_loopback_while_the_manager_is_elsewhere(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
-    assert await bench.reason(ELSEWHERE) == "Loopback"
+    found = await bench.look(bench.spec(ELSEWHERE))
+    assert found.verdict.reason == "Loopback"
+    command = f"backend.ai mgr etcd put config/redis/addr {ELSEWHERE}:{redis.port}"
+    assert command in found.verdict.message
     bench.publish(addr=f"localhost:{free_port()}")
     assert await bench.reason(ELSEWHERE) == "Loopback"
 

@@ -21,7 +21,7 @@ from bai_nodeagent.redis_rules import (
 from bai_nodeagent.system.etcd_access import EtcdAccess
 
 SPEC = RedisSpec(EtcdAccess(("10.20.30.1:2379",)), manager_ip="10.20.30.1", agent_id="i-node01")
-CHECKED = replace(SPEC, is_seen_checked=True, is_agent_desired=True)
+CHECKED = replace(SPEC, is_seen_checked=True, is_agent_managed=True, is_agent_desired=True)
 MASTER = Server("10.20.30.1", 6379)
 MET = Meeting(MASTER, ("10.20.30.1",))
 PUBLISHED = {"addr": "10.20.30.1:6379"}
@@ -75,9 +75,10 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
         (Actual(None), "NoEtcd", "[backendai.etcd] endpoints"),
         (Actual(PUBLISHED, meeting=MET), "InSync", "10.20.30.1:6379 answers"),
         (
-            Actual(PUBLISHED, False, Meeting(Server("127.0.0.1", 6379), ("127.0.0.1",))),
+            Actual(PUBLISHED, False, Meeting(Server("127.0.0.1", 8111), ("127.0.0.1",))),
             "Loopback",
-            f"the manager is 10.20.30.1; on the manager: {PUT}addr 10.20.30.1:6379`",
+            "the manager is 10.20.30.1: the first step of Backend.AI's multi-node guide, Redis's "
+            f"address in etcd, is missing; on the manager: {PUT}addr 10.20.30.1:8111`",
         ),
         (
             Actual(PUBLISHED, False, Meeting(Server("redis", 6379), ("127.0.1.1", "::1"))),
@@ -111,6 +112,14 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
             "redis: no such name; publish an address",
         ),
         (
+            Actual(
+                {"addr": "redis:8111"},
+                meeting=Meeting(Server("redis", 8111), (), "Unresolvable", "no such name"),
+            ),
+            "Unresolvable",
+            f"{PUT}addr 10.20.30.1:8111`",
+        ),
+        (
             Actual(PUBLISHED, meeting=Meeting(MASTER, (), "Unreachable", "it is refused")),
             "Unreachable",
             "it is refused; does Redis run there",
@@ -123,7 +132,8 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
         (
             Actual(PUBLISHED, meeting=Meeting(MASTER, (), role="replica")),
             "NotMaster",
-            "10.20.30.1:6379 is a replica; agents have to write there",
+            "10.20.30.1:6379 is a replica; agents have to write there; publish the master: "
+            f"on the manager: {PUT}addr MASTER_IP:PORT`",
         ),
         (
             Actual(SENTINELS, meeting=Meeting(MASTER, (), role="replica")),
@@ -174,6 +184,17 @@ def test_whether_the_manager_sees_the_agent(
 def test_an_agent_that_is_to_be_stopped_need_not_be_seen() -> None:
     found = plan(replace(CHECKED, is_agent_desired=False), seen(None, 300.0))
     assert found.verdict.status is Status.TRUE
+
+
+def test_of_an_agent_that_is_not_managed_nobody_says_that_it_does_not_run() -> None:
+    found = plan(replace(CHECKED, is_agent_managed=False), seen(959.0, None))
+    assert found.verdict.status is Status.TRUE
+    assert "since 1970-01-01T00:15:59Z; whether an agent runs is not known" in found.verdict.message
+
+
+def test_the_manager_s_ipv6_address_stands_in_brackets() -> None:
+    found = plan(replace(SPEC, manager_ip="fd00::1"), Actual({}))
+    assert f"{PUT}addr [fd00::1]:6379`" in found.verdict.message
 
 
 def test_who_is_seen_is_not_asked_unless_it_is_desired() -> None:

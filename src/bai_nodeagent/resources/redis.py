@@ -253,6 +253,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         manager_ip=document.get("node", {}).get("manager-ip"),
         agent_id=(node.agent_values or {}).get(("agent", "id"), node.node_id),
         is_seen_checked=document["redis"].get("check", False),
+        is_agent_managed=agent is not None,
         is_agent_desired=agent is not None and agent.get("state", "running") == "running",
     )
     return [Redis(spec, host)]
