@@ -68,6 +68,39 @@ print(json.dumps([accepts(each) for each in json.load(sys.stdin)]))
 """
 
 
+# Nor would the agent start with an item in both lists, which no validator of its file sees.
+ASK_PLUGINS = """\
+import asyncio, warnings
+warnings.simplefilter("ignore")
+from ai.backend.agent.resources import ComputePluginContext
+from ai.backend.common.exception import ConfigurationError
+def accepts(allowed, blocked):
+    context = ComputePluginContext(None, {})
+    try:
+        asyncio.run(context.init(allowlist=allowed, blocklist=blocked))
+    except ConfigurationError:
+        return False
+    return True
+print(accepts({"a.b"}, {"a"}), accepts({"a.b", "c"}, {"c"}))
+"""
+
+
+@pytest.mark.parametrize("line", [OLD, NEW], ids=lambda line: line.name)
+def test_an_item_in_both_lists_is_fatal_to_the_agent(line: Line, tmp_path: Path) -> None:
+    try:
+        python = agent_python(line)
+    except NotPossible as why:
+        pytest.skip(str(why))
+    done = subprocess.run(
+        [python, "-c", ASK_PLUGINS], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "True False"
+    for blocked, is_accepted in (('["a"]', True), ('["c"]', False)):
+        lists = f'[agent]\nallow-compute-plugins = ["a.b", "c"]\nblock-compute-plugins = {blocked}'
+        text = GOOD.replace("[agent]", lists)
+        assert (not faults(agent_version([str(python)]), text)) is is_accepted
+
+
 @pytest.mark.parametrize("line", [OLD, NEW], ids=lambda line: line.name)
 def test_we_say_what_the_agent_itself_says(line: Line, tmp_path: Path) -> None:
     try:

@@ -34,6 +34,8 @@ def test_the_minimal_file_lacks_etcd_s_address_alone(version: str) -> None:
         ('initial-resource-group-name = "gpu"', False, False),
         ('allow-compute-plugins = "cuda"', True, True),
         ('allow-compute-plugins = ["cuda"]', False, False),
+        ('allow-compute-plugins = ["a.b", "c"]\nblock-compute-plugins = ["c"]', True, True),
+        ('allow-compute-plugins = ["a.b"]\nblock-compute-plugins = ["a"]', False, False),
         ('rpc-listen-addr = "0.0.0.0:6001"', True, False),
         ('rpc-listen-addr = "node01:6001"', True, True),
         ('rpc-listen-addr = { host = "10.0.0.2" }', True, True),
@@ -90,6 +92,13 @@ def test_a_file_from_nothing_starts_the_agent(version: str) -> None:
     (write,) = plan(SPEC, looked(None, version)).actions
     assert isinstance(write, Write)
     assert faults(version, write.data.decode()) == ()
+
+
+def test_an_item_that_the_file_blocks_already_is_not_allowed_as_well() -> None:
+    allowing = replace(SPEC, values={("agent", "allow-compute-plugins"): ["a.b"]})
+    found = plan(allowing, looked(with_agent('block-compute-plugins = ["a.b"]'), OLD))
+    assert (found.verdict.reason, found.actions) == ("Incompatible", ())
+    assert '"a.b" is in both' in found.verdict.message
 
 
 def test_what_the_version_can_t_take_is_not_written() -> None:

@@ -58,7 +58,7 @@ def eight(count: int, note: str = "") -> dict[str, Shown]:
             spec("ai.backend.accelerator.mock"),
             Actual(replace(BOTH, plugins=(CUDA, replace(MOCK, is_found=False))), {}),
             "Broken",
-            "mock 23.9.10 is broken",
+            "ai.backend.accelerator.mock.plugin of mock 23.9.10 is broken",
         ),
         (
             spec("ai.backend.accelerator.mock"),

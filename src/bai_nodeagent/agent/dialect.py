@@ -57,6 +57,7 @@ _LISTS: tuple[KeyPath, ...] = (
     ("resource", "allocation-order"),
     ("logging", "drivers"),
 )
+_ALLOWED, _BLOCKED = _LISTS[:2]
 _CHOICES: Mapping[KeyPath, tuple[str, ...]] = {
     ("agent", "backend"): ("docker", "kubernetes", "dummy"),
     ("agent", "event-loop"): ("asyncio", "uvloop"),
@@ -105,11 +106,20 @@ def _misspelt(found: Found) -> Iterator[str]:
     for key in _LISTS:
         if isinstance(found.get(key), str):
             yield f"{_named(key)} is text, not a list: it would match nothing, or be refused"
+    for item in _both(found.get(_ALLOWED), found.get(_BLOCKED)):
+        yield f'"{item}" is in both {_named(_ALLOWED)} and {_named(_BLOCKED)}, which is fatal'
     for key, choices in _CHOICES.items():
         if key in found and found[key] not in choices:
             yield f"{_named(key)} is none of {', '.join(choices)}"
     if ("agent", "id") in found and not isinstance(found["agent", "id"], str):
         yield "agent.id is not text"
+
+
+def _both(allowed: object, blocked: object) -> list[Any]:
+    """Who manages one of the two lists may find the other in the file."""
+    if not (isinstance(allowed, list) and isinstance(blocked, list)):
+        return []
+    return [item for item in allowed if item in blocked]
 
 
 def _renamed(version: Version, found: Found) -> Iterator[str]:

@@ -102,8 +102,8 @@ def _environment_complaints(
     for plugin in loaded:
         if not plugin.is_found:
             text = (
-                f"{plugin.distribution} {plugin.version} is broken: there is no {plugin.file}; "
-                "the agent would die at its start; install it anew, or block it"
+                f"{plugin.module} of {plugin.distribution} {plugin.version} is broken: there is "
+                f"no {plugin.file}; the agent would die at its start; install it anew, or block it"
             )
             yield "Broken", text
     for item in rules.allow or ():
