@@ -351,7 +351,9 @@ def test_another_swarm_is_left_only_when_no_container_needs_it(
     assert node.dockerd.swarm("LocalNodeState") == "active"
     # Its end is an event: nobody has to wait for the next look.
     node.dockerd.docker("rm", "--force", "kernel.one")
-    node.wait_in(other, within_s=20)
+    seconds = node.wait_in(other, within_s=20)
+    print(f"last container gone -> in the other swarm: {seconds:.2f} s")
+    assert seconds < 6
 
     # And back, by the pinned id.
     node.give(manager.token())
@@ -472,9 +474,29 @@ def test_a_join_that_goes_on_in_the_background_is_no_failure(
     )
     assert node.condition("Swarm")["status"] == "Unknown"
     assert node.status()["summary"] == "Progressing"
-    # A newer wish ends it.
+    # Docker gives up for good, and that is told; a newer wish ends it.
+    assert "10.77.0.99" in node.reason("ManagerUnreachable", 60)
+    assert node.dockerd.swarm("LocalNodeState") == "error"
     node.desire_joined()
     node.wait_in(within_s=25)
+
+
+def test_one_manager_that_answers_is_enough(node: SwarmNode, manager: DockerNode) -> None:
+    """Docker itself tries the first one alone."""
+    address = f'"{manager.ip}:2377"'
+    node.desire_swarm(node.section().replace(address, f'"10.77.0.99:2377", {address}'))
+    node.wait_in()
+
+
+def test_a_manager_that_comes_later_is_joined(node: SwarmNode, manager: DockerNode) -> None:
+    manager.end()
+    try:
+        node.desire_joined()
+        node.reason("ManagerUnreachable", 60)
+    finally:
+        manager.start()
+    seconds = node.wait_in(within_s=25)
+    print(f"a manager is back -> joined: {seconds:.2f} s")
 
 
 def test_a_join_that_fails_in_the_background_is_told_and_a_right_token_mends_it(

@@ -55,7 +55,8 @@ FOREIGN = replace(
 )
 JOINING = Actual(Local("pending", managers=(MANAGER,)), NOW_S, Record(asked="asked"))
 NO_TOKEN = "rpc error: code = InvalidArgument desc = A valid join token is necessary to join"
-GIVEN_UP = replace(JOINING, local=Local("error", error=NO_TOKEN))
+GIVEN_UP = replace(JOINING, local=Local("error", error=NO_TOKEN), answering=(MANAGER,))
+NOBODY = "rpc error: code = Unavailable desc = connection error: connect: no route to host"
 
 
 def local(actual: Actual, **changes: Any) -> Actual:
@@ -109,6 +110,20 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
         replace(SPEC, asked="b"),
         GIVEN_UP,
         "InvalidToken",
+        ["leave", "join"],
+    ),
+    (
+        "a join given up, and nobody is there yet",
+        SPEC,
+        replace(GIVEN_UP, local=Local("error", error=NOBODY), answering=()),
+        "ManagerUnreachable",
+        [],
+    ),
+    (
+        "a join given up, nobody is there yet, for a newer wish",
+        replace(SPEC, asked="b"),
+        replace(GIVEN_UP, local=Local("error", error=NOBODY), answering=()),
+        "ManagerUnreachable",
         ["leave", "join"],
     ),
     (
@@ -366,6 +381,13 @@ def test_every_plan_comes_to_an_end_whenever_it_is_interrupted(
         pytest.fail(f"{found.actions} again and again")
     is_refused = name == "first met, and not the pinned one"
     assert found.verdict.reason == ("InSync" if steps and not is_refused else reason)
+
+
+def test_a_manager_that_answers_is_tried_first_and_the_others_in_their_order() -> None:
+    three = replace(SPEC, remote_addrs=("a:1", "b:1", "c:1"))
+    for answering, order in (((), "abc"), (("b:1",), "bac"), (("b:1", "c:1"), "bca")):
+        join = plan(three, replace(OUT, answering=answering)).actions[-1]
+        assert join == Join(tuple(f"{host}:1" for host in order))
 
 
 def test_only_what_is_under_way_is_unknown() -> None:

@@ -7,6 +7,7 @@ that comes from the journal has none.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from ..swarm.model import (
     SwarmSpec,
 )
 from ..swarm.record import Notes
-from ..swarm.rules import host_and_port, judge, plan, refusal
+from ..swarm.rules import host_and_port, is_given_up, judge, plan, refusal
 from ..system import files, inotify
 from ..watches import together
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 SECTION = "swarm"
 # An answer of a manager holds for a while: on a busy node networks come and go every second.
 ASKED_EVERY_S = 30.0
+# Docker lists a container for a moment after the event of its leaving a network.
+LISTED_S = 1.0
 CERTIFICATE = Path("swarm/certificates/swarm-node.crt")
 AUTHORITY = Path("swarm/certificates/swarm-root-ca.crt")
 # Containers leave networks; on a manager, nodes are drained and removed.
@@ -99,7 +102,11 @@ class Swarm:
             ca=digest_of_ca(disk.authority) if disk.authority else "",
             since_s=disk.since_s,
         )
-        actual = replace(actual, membership=await self._membership(actual, disk.authority))
+        actual = replace(
+            actual,
+            membership=await self._membership(actual, disk.authority),
+            answering=await self._answering(actual),
+        )
         if judge(self.spec, actual).wish == "leave":
             actual = replace(actual, users=await docker.overlay_users())
         return actual
@@ -147,6 +154,18 @@ class Swarm:
         was, self._was = self._was, None
         return await _asked(was) if was and was.node != removed else None
 
+    async def _answering(self, actual: Actual) -> tuple[str, ...]:
+        """Where to join: nobody else wants to know."""
+        is_out = actual.local.state == "inactive" or is_given_up(actual)
+        if not is_out or self.spec.state == "left":
+            return ()
+        from ..system import swarm_manager
+
+        managers = self.spec.remote_addrs
+        answers = (swarm_manager.answers(*host_and_port(address)) for address in managers)
+        found = await asyncio.gather(*answers)
+        return tuple(address for address, is_there in zip(managers, found, strict=True) if is_there)
+
     def plan(self, actual: Actual) -> Plan[SwarmAction]:
         return plan(self.spec, actual)
 
@@ -156,10 +175,10 @@ class Swarm:
         match action:
             case Remember(record):
                 self._notes.update(lambda _: record)
-            case Join():
+            case Join(managers):
                 self._notes.update(lambda record: replace(record, asked=self.spec.asked))
                 try:
-                    await docker.join(self._request(), JOIN_DEADLINE_S)
+                    await docker.join(self._request(managers), JOIN_DEADLINE_S)
                 except docker.Denied as error:
                     if refused := refusal(self.spec, self._redact(error.text)):
                         raise Refused(*refused) from error
@@ -173,12 +192,12 @@ class Swarm:
                     if (await docker.info()).state != "inactive":
                         raise Refused("LeaveRefused", self._redact(str(error))) from error
 
-    def _request(self) -> Any:
+    def _request(self, managers: tuple[str, ...]) -> Any:
         from ..system.docker import JoinRequest
 
         spec = self.spec
         return JoinRequest(
-            spec.remote_addrs,
+            managers,
             spec.token,
             spec.advertise_addr,
             spec.data_path_addr,
@@ -192,6 +211,8 @@ class Swarm:
         from ..system import docker
 
         async for _ in docker.changes(_EVENTS):
+            wake()
+            await anyio.sleep(LISTED_S)
             wake()
 
     async def _wake_at_files(self, wake: Wake) -> None:

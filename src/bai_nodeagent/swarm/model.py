@@ -86,6 +86,7 @@ class Actual:
     since_s      when the node came into its swarm, Unix time
     membership   asked of a manager; None: nobody was asked
     users        containers on overlay networks; asked for only when that matters
+    answering    which of the desired managers are there; asked for only when that matters
     """
 
     local: Local
@@ -96,6 +97,7 @@ class Actual:
     since_s: float = 0.0
     membership: Membership | None = None
     users: tuple[str, ...] = ()
+    answering: tuple[str, ...] = ()
 
     @property
     def cluster(self) -> str:

@@ -61,7 +61,12 @@ def _notes(spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
 def _steps(stand: Stand, spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
     leave = (Leave(actual.cluster),) if stand.wish == "leave" else ()
     is_join_next = spec.state == "joined" and stand.wish != ""
-    return (*leave, *((Join(spec.remote_addrs),) if is_join_next else ()))
+    return (*leave, *((Join(_by_answer(spec, actual)),) if is_join_next else ()))
+
+
+def _by_answer(spec: SwarmSpec, actual: Actual) -> tuple[str, ...]:
+    """Docker tries the first manager alone, and for ever: one that answers has to be it."""
+    return tuple(sorted(spec.remote_addrs, key=lambda address: address not in actual.answering))
 
 
 def _hindered(stand: Stand, spec: SwarmSpec, actual: Actual) -> Verdict | None:
@@ -220,12 +225,20 @@ def _error(spec: SwarmSpec, actual: Actual) -> Stand:
     """Docker has given up. A join of ours that came to nothing is ended, since Docker takes no
     other before; whoever may have been a member is left as he is, to be looked at."""
     error, record = actual.local.error, actual.record
-    is_failed_join = record.asked and not (actual.cluster or record.member)
+    is_failed_join = is_given_up(actual) and record.asked and not record.member
     refused = refusal(spec, error) if is_failed_join else None
-    if refused:
-        return Stand(Verdict(Status.FALSE, *refused), "leave")
-    text = f"Docker: {error}; see its log, then `docker swarm leave` here"
-    return Stand(Verdict(Status.FALSE, "SwarmError", text))
+    if refused is None:
+        text = f"Docker: {error}; see its log, then `docker swarm leave` here"
+        return Stand(Verdict(Status.FALSE, "SwarmError", text))
+    verdict = Verdict(Status.FALSE, *refused)
+    if actual.answering or spec.is_news_after(record.asked):
+        return Stand(verdict, "leave")
+    return Stand(verdict, "", LOOK_AGAIN_S)
+
+
+def is_given_up(actual: Actual) -> bool:
+    """Docker has ended what it began, and this node is in no swarm, as far as can be seen."""
+    return actual.local.state == "error" and not actual.cluster
 
 
 def _pending(spec: SwarmSpec, actual: Actual) -> Stand:

@@ -1,4 +1,4 @@
-"""Asks a swarm's managers whether they still know a node.
+"""Asks a swarm's managers whether they are there, and whether they still know a node.
 
 A removed worker is not told: its own Docker says "active", or "pending" after
 a restart, for ever (seen with 20.10). Managers answer anybody, without a
@@ -56,6 +56,21 @@ async def knows(node: str, managers: Sequence[tuple[str, int]], authority: str) 
         except (OSError, ValueError, H2Error) as error:
             faults.append(f"{host}:{port}: {error}")
     raise NoAnswer("; ".join(faults) or "none is known")
+
+
+async def answers(host: str, port: int) -> bool:
+    """Whether somebody there speaks TLS, as a manager does. Who it is, only a join finds out."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            _, writer = await asyncio.open_connection(
+                host, port, ssl=context, server_hostname=_NAME
+            )
+    except (TimeoutError, OSError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 async def _ask(node: str, host: str, port: int, context: ssl.SSLContext) -> tuple[str, str]:
