@@ -14,6 +14,7 @@ import pytest
 from bai_nodeagent.model import Stuck
 from bai_nodeagent.system import devices
 from bai_nodeagent.system.devices import Shown
+from node_under_test import Node
 
 SOURCE = Path(__file__).parent.parent / "fixtures/fake_nvml.c"
 
@@ -72,6 +73,24 @@ async def test_a_driver_that_hangs_is_left_behind(gpus: pytest.MonkeyPatch) -> N
     with pytest.raises(Stuck, match="NVIDIA driver did not answer within 1 s"):
         await devices.look(["cuda"], nvml_deadline_s=1.0)
     assert time.monotonic() - started_s < 3
+
+
+def test_seven_gpus_of_eight_are_not_in_line(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpus.setenv("FAKE_LOST", "3")
+    node = Node(tmp_path / "node")
+    node.desire("api-version = 1\n[plugins.expect-devices]\ncuda = 8\n")
+    node.start()
+    try:
+        message = node.wait_reason("Plugins", "DevicesMissing")["message"]
+        assert message == "7 of 8 cuda devices (GPU 3: GPU is lost)"
+        node.wait_summary("Degraded")
+        assert node.status()["facts"]["devices-cuda"] == 7
+        planned = node.run("plan")
+        assert (planned.returncode, message in planned.stdout) == (3, True)
+        node.desire("api-version = 1\n[plugins.expect-devices]\ncuda = 7\n")
+        node.wait_summary("Ready")
+    finally:
+        node.close()
 
 
 async def test_a_device_file_that_comes_or_goes_is_an_event(tmp_path: Path) -> None:

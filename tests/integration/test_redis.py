@@ -258,6 +258,23 @@ async def test_whether_the_manager_sees_the_agent(bench: Bench, redis: RedisServ
     assert (await seen(bench)).verdict.reason == "NotSeen"
 
 
+async def test_redis_is_only_read(bench: Bench, redis: RedisServer) -> None:
+    bench.publish(addr=redis.address)
+    redis.cli("CONFIG", "RESETSTAT")
+    async with watched(bench) as found:
+        await settled(found)
+        await seen(bench)
+    asked = {
+        line.partition("_")[2].partition(":")[0]
+        for line in redis.cli("INFO", "commandstats").splitlines()
+        if line.startswith("cmdstat_")
+    }
+    assert {"role", "hget", "time"} <= asked
+    assert {name.partition("|")[0] for name in asked} <= {
+        *("role", "hget", "time", "xread", "select", "client", "info", "config", "command"),
+    }
+
+
 async def test_what_is_no_time_is_never_unpickled(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
     note_agent(bench, running_s=100)

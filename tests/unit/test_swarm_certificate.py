@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bai_nodeagent.swarm.certificate import (
@@ -53,6 +53,7 @@ def test_an_authority_is_no_certificate_of_a_node() -> None:
         parse_certificate(b"")
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.data())
 def test_a_torn_certificate_is_a_value_error(data: st.DataObject) -> None:
     pem = (FOLDER / "worker.crt").read_bytes()
