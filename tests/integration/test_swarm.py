@@ -398,7 +398,7 @@ def test_a_frozen_docker_delays_nothing_else(node: SwarmNode) -> None:
     node.dockerd.send(signal.SIGSTOP)
     node.desire(node.document("two") + node.section())
     node.wait("the agent runs with two", lambda: node.starts[-1][1] == "two", 10)
-    assert "docker: info" in node.reason("Stuck")
+    assert "docker: info" in node.reason("Unavailable")
     threads = _threads(node)
     time.sleep(4)  # some more looks
     assert _threads(node) <= threads

@@ -102,7 +102,7 @@ class Guard:
         ids = {self._spec.agent_id, *map(_id_in, texts)} - {""}
         try:
             since = await docker.sessions(ids, self._asker)
-        except (Unavailable, Stuck):
+        except Unavailable:
             return None
         return Sessions(len(since), min(since, default=0.0))
 

@@ -259,7 +259,7 @@ class Desk:
 
         try:
             return len(await docker.sessions([self.spec.agent_id], "restart"))
-        except (Unavailable, Stuck):
+        except Unavailable:
             return None
 
     async def around(self, record: Record, command: tuple[str, ...]) -> Around:

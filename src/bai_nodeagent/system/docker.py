@@ -3,8 +3,8 @@
 The SDK is heavy and not every node needs it: import this module only where a
 document asks for something of Docker. Which daemon is asked, DOCKER_HOST says;
 without it the local socket. Questions raise Unavailable when Docker can't be
-asked and Stuck when it doesn't answer: a frozen daemon costs one thread for
-each question, until it goes on or dies.
+asked, or doesn't answer: a frozen daemon costs one thread for each question,
+until it goes on or dies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
 from ..blocking import in_thread
-from ..model import Unavailable
+from ..model import Stuck, Unavailable
 
 DEADLINE_S = 5.0
 # Beyond all deadlines: what hangs is left to `blocking`, which tells it from what is down.
@@ -220,7 +220,10 @@ class _Stream:
 
 
 async def _ask(what: str, ask: Callable[[Any], T], deadline_s: float = DEADLINE_S) -> T:
-    return await in_thread(f"docker: {what}", lambda: _asked(ask), deadline_s)
+    try:
+        return await in_thread(f"docker: {what}", lambda: _asked(ask), deadline_s)
+    except Stuck as error:  # unlike a share's server, Docker is there to be mended on the node
+        raise Unavailable(f"{error}: is dockerd hung?") from error
 
 
 def _asked(ask: Callable[[Any], T]) -> T:
