@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 # To have more on the node, add it here. Docker would be "docker.io".
@@ -40,18 +41,23 @@ UNPACKED_WITHOUT = (
 def build(folder: Path) -> None:
     """`root/` and `vmlinuz` in that folder."""
     root = folder / "root"
-    _unpack_debian(root, folder / "apt.conf")
+    unpack_debian(root, GUEST_PACKAGES, folder / "apt.conf")
     _unpack_kernel(folder, root)
 
 
-def _unpack_debian(root: Path, apt_options: Path) -> None:
+def unpack_debian(root: Path, packages: Iterable[str], apt_options: Path) -> None:
+    """`apt_options` is a file for the time being. Raises RuntimeError."""
+    sources = _apt_sources()
     apt_options.write_text(_apt_acquire_options())
     command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
-    command += [f"--include={','.join(GUEST_PACKAGES)}", f"--aptopt={apt_options}"]
+    command += [f"--include={','.join(packages)}", f"--aptopt={apt_options}"]
     command += ['--aptopt=Apt::Install-Recommends "false"', "--dpkgopt=force-unsafe-io"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNPACKED_WITHOUT]
     command += [_suite(), str(root), "-"]
-    subprocess.run(command, input=_apt_sources(), text=True, check=True)
+    done = subprocess.run(command, input=sources, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-5:]
+        raise RuntimeError(f"mmdebstrap failed: {' | '.join(last)}")
     (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink()  # it may hold a proxy's password
     apt_options.unlink()
 
