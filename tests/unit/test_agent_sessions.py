@@ -13,7 +13,7 @@ from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write
 from bai_nodeagent.agent.config_plan import plan as plan_file
 from bai_nodeagent.agent.guard import Caution
 from bai_nodeagent.agent.record import Life, Record
-from bai_nodeagent.agent.sessions import Held, Launch, Sessions, losing, permit_for, worst
+from bai_nodeagent.agent.sessions import Held, Launch, Sessions, losing, permit_for
 from bai_nodeagent.agent.spec import AgentSpec, found, wanted
 from bai_nodeagent.desired.evaluate import check_alone
 from bai_nodeagent.model import KeyPath, Status
@@ -156,10 +156,27 @@ def test_unmanaged_keys_are_not_put_back() -> None:
     assert not plan_file(FILE, on_disk(TEXT.replace('"x"', '"y"'))).actions
 
 
-def test_the_worst_effect_counts() -> None:
-    assert worst(["harmless", "session-losing", "restart"]) == "session-losing"
-    assert worst(["harmless", "restart"]) == "restart"
-    assert worst([]) == ""
+def test_each_change_is_told_with_what_it_costs() -> None:
+    new = spec({VAR: "/var/b", ("agent", "region"): "y", ("agent", "id"): "i-1"})
+    file = replace(FILE, values=new.values)
+    wants, has = wanted(new, digest), found(spec(), TEXT, digest)
+    lost = ("agent.toml agent.var-base-path",)
+    drifted = TEXT.replace("i-1", "i-drift")  # which the agent has not read
+    told = "agent.id (harmless), agent.region (restart), agent.var-base-path (session-losing)"
+
+    permitted = replace(on_disk(drifted), caution=Caution(None, lost, has, wants, BEFORE))
+    plan = plan_file(file, permitted)
+    assert told in plan.verdict.message
+    assert told in plan.actions[0].summary
+
+    blocked = replace(on_disk(TEXT), caution=Caution(HELD, lost, has, wants, BEFORE))
+    message = plan_file(file, blocked).verdict.message
+    assert "not written: agent.region (restart), agent.var-base-path (session-losing)" in message
+
+    nobody_knows = replace(on_disk(drifted), caution=Caution(None, (), {}, wants, BEFORE))
+    assert "agent.id (restart)" in plan_file(file, nobody_knows).verdict.message
+    dead = replace(on_disk(drifted), caution=Caution(None, (), None, wants, BEFORE))
+    assert "agent.region (harmless)" in plan_file(file, dead).verdict.message
 
 
 @pytest.mark.parametrize(("layer", "is_allowed"), [("cluster", False), ("node/i-1", True)])

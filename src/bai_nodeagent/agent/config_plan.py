@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from ..system.config_file import File, Owner
 from . import dialect
 from .guard import Caution
 from .install import NAME as ENVIRONMENT
-from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held, worst
+from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held
 from .spec import AgentSpec
 
 CREATED_MODE = 0o640
@@ -89,7 +89,11 @@ class KeepBroken(Action):
 
 @dataclass(frozen=True)
 class Write(Action):
-    """With missing folders. `expected` is what has to stand there still; None: nothing."""
+    """With missing folders.
+
+    expected  what has to stand there still; None: nothing
+    costs     the keys that change, and what each costs; not told of a new file
+    """
 
     verb: ClassVar[str] = "write"
     target: Path
@@ -97,13 +101,13 @@ class Write(Action):
     expected: bytes | None = field(repr=False)
     mode: int
     owner: Owner | None
-    effect: Effect = ""
+    costs: str = ""
     diff: str = field(default="", repr=False)
     needs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
-        return f"write {self.target}" + _told(self.effect)
+        return f"write {self.target}" + (f": {self.costs}" if self.costs else "")
 
 
 @dataclass(frozen=True)
@@ -185,9 +189,15 @@ def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict
     if text is None:
         fault = "is not valid TOML" if actual.file.raw.strip() else "is empty"
         return Verdict(Status.FALSE, "Broken", f"{spec.path} {fault}; it is made from {source}")
+    return Verdict(
+        Status.FALSE, "Drift", f"not as desired in {spec.path}: {_costs(spec, actual, text)}"
+    )
+
+
+def _costs(spec: AgentConfigSpec, actual: Actual, text: str) -> str:
+    """The keys that are not as desired, and what it costs to bring each into line."""
     drifts = agent_toml.difference(text, spec.values, spec.optional)
-    places = ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
-    return Verdict(Status.FALSE, "Drift", f"not as desired in {spec.path}: {places}")
+    return ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
 
 
 def _rewrite(
@@ -202,11 +212,11 @@ def _rewrite(
     changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
     mode, owner = _access(spec, actual, wanted)
     expected = file.raw if file else None
-    drifts = agent_toml.difference(text_of(file) or "", spec.values, spec.optional)
-    effect = worst([actual.caution.effect(drift.path) for drift in drifts])
+    text = text_of(file)
+    costs = _costs(spec, actual, text) if text and not actual.caution.held else ""
     needs = _needs(actual, wanted)
     write = Write(
-        target, wanted.encode(), expected, mode, owner, effect, redact(changes), needs=needs
+        target, wanted.encode(), expected, mode, owner, costs, redact(changes), needs=needs
     )
     return (*actions, write)
 
@@ -216,14 +226,17 @@ def _held(
 ) -> Plan[AgentConfigAction]:
     """Nothing desired is written; but what a crash would put into force is put right."""
     text, last = text_of(actual.file), text_of(actual.last)
+    verdict = held.verdict
+    if text and (costs := _costs(spec, actual, text)):
+        verdict = replace(verdict, message=f"{verdict.message}; not written: {costs}")
     if last is None or (text is None and actual.file is None and not last):
-        return Plan(held.verdict, look_again_in_s=SESSIONS_LOOK_S)
+        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
     document = tomllib.loads(last)
     sacred = {key: value for key in SACRED if (value := _at(document, key)) is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)
     if actual.file is not None and actual.file.raw == kept.encode():
-        return Plan(held.verdict, look_again_in_s=SESSIONS_LOOK_S)
-    return Plan(held.verdict, _rewrite(spec, actual, kept, redact), SESSIONS_LOOK_S)
+        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
+    return Plan(verdict, _rewrite(spec, actual, kept, redact), SESSIONS_LOOK_S)
 
 
 def _told(effect: Effect) -> str:

@@ -29,7 +29,7 @@ class Caution:
     """
     held    the change that is held back
     lost    the parts of the desired change that cost sessions, where some may run
-    has     what a living agent runs with; None: none lives, or nobody knows
+    has     what a living agent runs with, empty where nobody knows; None: none lives
     wants   what it is to run with
     before  how the agent was started last
     """
@@ -69,7 +69,7 @@ class Guard:
         """`command` is what runs the agent; where nobody knows, it is taken for the real one."""
         spec = self._spec
         life = (record or Notes(self._host.runtime).read()).life
-        has = life.inputs if life and not life.is_over and life.inputs else None
+        has = life.inputs if life and not life.is_over else None
         digest, seen = self._host.digest, await self._environments()
         wants = {**self._wants, **wanted_part(spec.install, seen, digest)}
         if not is_backendai(spec.health, command or _REAL):

@@ -21,7 +21,7 @@ from typing import Literal
 from ..desired import canonical
 from ..model import KeyPath, Status, Verdict
 from .install import PART
-from .spec import AgentSpec, Inputs, differing, part_of
+from .spec import AgentSpec, Inputs, differing, is_met, part_of
 
 SESSIONS_LOOK_S = 30.0
 
@@ -133,9 +133,4 @@ def effect_of(key: KeyPath, desired: str, has: Inputs | None, lost: Sequence[str
     part = part_of(key)
     if part in lost:
         return "session-losing"
-    return "harmless" if has is None or has.get(part) == desired else "restart"
-
-
-def worst(effects: Sequence[Effect]) -> Effect:
-    order: tuple[Effect, ...] = ("session-losing", "restart", "harmless")
-    return next((each for each in order if each in effects), "")
+    return "harmless" if has is None or is_met(part, desired, has) else "restart"

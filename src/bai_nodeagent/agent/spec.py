@@ -205,10 +205,10 @@ def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:
     An optional place counts only for an agent that found its table.
     """
     spared = {part_of(place) for place in spec.optional if not _stands(part_of(place[:1]), has)}
-    return tuple(p for p in wants if p not in spared and not _is_met(p, wants[p], has))
+    return tuple(p for p in wants if p not in spared and not is_met(p, wants[p], has))
 
 
-def _is_met(part: str, rule: str, has: Inputs) -> bool:
+def is_met(part: str, rule: str, has: Inputs) -> bool:
     if rule in (ABSENT, PRESENT):
         return _stands(part, has) is (rule == PRESENT)
     return has.get(part) == rule
