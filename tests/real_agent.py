@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from servers import Etcd, wait_until
 T = TypeVar("T")
 
 AGENTS = LAB / "agents"
+REGISTER = Path(__file__).with_name("registered_session.py")
 PROGRAMS = ["dockerd", "docker", "etcd", "etcdctl", "ip", "nsenter", "redis-server", "setpriv"]
 ETCD_PORT, REDIS_PORT, RPC_PORT = 12379, 16379, 6001
 SERVERS_S = 30.0
@@ -235,22 +237,25 @@ class Lab:
         for server in (self.dockerd, self.redis, self.etcd_server):
             server.stop()
 
-    def session(self, agent_id: str) -> str:
-        """A container that counts as a session of that agent."""
+    def session(self, agent_id: str, kernel_id: str) -> str:
+        """A running container that the agent takes for a session's, and destroys unless its
+        registry has it."""
         if not self.docker("images", "--quiet", "session"):
             busybox = shutil.which("busybox") or ""
             tar = self.folder / "session.tar"
             link = "--transform=s,.*busybox,busybox,"
             self.run("tar", "--create", f"--file={tar}", "--absolute-names", link, busybox)
             self.docker("import", str(tar), "session")
-        labels = ("--label", f"ai.backend.owner={agent_id}")
-        network = ("--network", "none")
+        labels = {"owner": agent_id, "session-id": str(uuid.uuid4()), "kernelspec": "1"}
         return self.docker(
-            "run", "--detach", *labels, *network, "session", "/busybox", "sleep", "9999"
+            *("run", "--detach", f"--name=kernel.session.{kernel_id}", "--network=none"),
+            *(f"--label=ai.backend.{key}={value}" for key, value in labels.items()),
+            "--mount=type=tmpfs,destination=/home/work",  # 23.09 looks at its mounts
+            *("session", "/busybox", "sleep", "9999"),
         )
 
     def is_running(self, container: str) -> bool:
-        return self.docker("inspect", "--format={{.State.Running}}", container) == "true"
+        return container in self.docker("ps", "--quiet", "--no-trunc")
 
     def listen(self, port: int) -> subprocess.Popen[bytes]:
         """A stranger on a port. To be killed by the caller."""
@@ -385,6 +390,16 @@ stop-timeout = "8s"
                 return int(pid)
         return 0
 
+    def session(self, var: str = "var") -> str:
+        """A session of this agent, as it stands before the agent starts: with a container that
+        its registry below `var` has."""
+        kernel_id = str(uuid.uuid4())
+        container = self.lab.session(self.id, kernel_id)
+        folders = (str(self.folder / var), str(self.folder / "scratches"))
+        enter = [str(self.python), str(REGISTER), self.id, kernel_id, container, *folders]
+        subprocess.run(enter, cwd=self.folder, check=True, timeout=60)
+        return container
+
     def living(self) -> list[int]:
         """Every process of the agent: those that work in this node's folder."""
         found = []
@@ -393,6 +408,11 @@ stop-timeout = "8s"
                 if cwd.readlink() == self.folder:
                     found.append(int(cwd.parent.name))
         return found
+
+    def close(self) -> None:
+        super().close()
+        for session in self.lab.docker("ps", "--quiet", "--filter=label=ai.backend.owner").split():
+            self.lab.docker("rm", "--force", session)
 
 
 # --- for tests: import them where they are used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from real_agent import START_S, Lab, RealNode, both, cluster, node, running
 
 __all__ = ["cluster", "node"]  # fixtures
@@ -65,7 +67,7 @@ def test_nothing_is_rolled_back_where_that_could_cost_sessions(
     main = healthy(node)
     node.desire(desired(node, POISON, folder="elsewhere"))
     node.wait("restarted", lambda: node.agent_pid not in (0, main), START_S)
-    session = cluster.session(node.id)
+    session = cluster.session(node.id, str(uuid.uuid4()))
     try:
         node.wait("told", lambda: "not rolled back" in node.condition("Agent")["message"], START_S)
         told = node.condition("Agent")["message"]

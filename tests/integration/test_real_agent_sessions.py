@@ -1,26 +1,27 @@
-"""The real agent while sessions run: what would cost them is held back, the rest is done."""
+"""The real agent while sessions run: what would cost them is held back, the rest is done.
+
+The sessions are such as the agent itself would destroy, had it lost its registry.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-from collections.abc import Iterator
+import time
+import uuid
+from functools import partial
 
 import pytest
 
-from real_agent import START_S, Lab, RealNode, cluster, node, running
+from real_agent import START_S, RealNode, both, cluster, node, running
 
 __all__ = ["cluster", "node"]  # fixtures
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, both]
 
-
-@pytest.fixture
-def session(cluster: Lab, node: RealNode) -> Iterator[str]:
-    container = cluster.session(node.id)
-    yield container
-    cluster.docker("rm", "--force", container)
+# The agent looks for containers that it doesn't know every 10 s, and takes some to end one.
+DESTROYED_S = 25.0
 
 
 def desired(node: RealNode, values: str = "", agent: str = "") -> str:
@@ -28,32 +29,105 @@ def desired(node: RealNode, values: str = "", agent: str = "") -> str:
 
 
 def elsewhere(node: RealNode) -> str:
-    return desired(node, 'region = "held"').replace("/var", "/elsewhere")
+    """A change of all that the registries of both lines depend on."""
+    scratch = f'[agent-config.values.container]\nscratch-root = "{node.folder}/elsewhere-too"'
+    return desired(node, f'region = "held"\n{scratch}').replace("/var", "/elsewhere")
 
 
-def test_harmless_changes_and_crashes_go_on_while_sessions_run(
-    node: RealNode, session: str
-) -> None:
+def test_without_us_the_agent_destroys_what_its_registry_lacks(node: RealNode) -> None:
+    """What the other tests stand on."""
+    container = node.lab.session(node.id, str(uuid.uuid4()))
+    node.start()
+    node.desire(desired(node))
+    running(node)
+    node.wait("destroyed", lambda: not node.lab.is_running(container), START_S)
+
+
+def test_sessions_outlive_changes_restarts_and_crashes(node: RealNode) -> None:
+    session = node.session()
     node.start()
     node.desire(desired(node))
     main, _ = running(node)
-    node.desire(desired(node, 'region = "other"'))  # a restart
+    node.desire(desired(node, 'region = "other"'))
     node.wait("restarted", lambda: node.agent_pid not in (0, main), START_S)
     main, worker = running(node)
     os.kill(main, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
     node.wait("back", lambda: node.agent_pid not in (0, main), START_S)
-    main, _ = running(node)
+    main, worker = running(node)
     node.stop(signal.SIGKILL)
     node.start()
     node.wait_summary("Ready", START_S)
-    assert node.agent_pid == main
+    assert running(node) == (main, worker)
+    time.sleep(DESTROYED_S)
     assert node.lab.is_running(session)
 
 
-def test_what_would_cost_sessions_is_held_back_until_it_is_permitted(
-    node: RealNode, session: str
-) -> None:
+def test_each_change_that_would_cost_sessions_is_held_back(node: RealNode) -> None:
+    session = node.session()
+    node.start()
+    good = desired(node)
+    node.desire(good)
+    pids = running(node)
+    before = node.agent_toml.read_bytes()
+    venv = str(node.python.parent.parent)
+    (node.folder / "venv").symlink_to(venv)
+    scratch = f'[agent-config.values.container]\nscratch-root = "{node.folder}/elsewhere"\n'
+    for part, text in {
+        "agent.id": good.replace('id = "${node-id}"', 'id = "i-another"'),
+        "agent.var-base-path": good.replace("/var", "/elsewhere"),
+        "agent.ipc-base-path": good.replace("/ipc", "/elsewhere"),
+        "container.scratch-root": desired(node, scratch),
+        "workdir": good.replace(f'workdir = "{node.folder}"', 'workdir = "/"'),
+        "the environment's path": good.replace(venv, f"{node.folder}/venv"),
+    }.items():
+        node.desire(text)
+        told = held(node, part)
+        assert re.search(r"sessions run: 1, the oldest since \d{4}-\d\d-\d\dT", told)
+        assert node.agent_toml.read_bytes() == before
+        assert running_pids(node) == pids
+        plan = node.run("plan")
+        assert plan.returncode == 3
+        assert told in plan.stdout
+        if "." in part:
+            assert f"not written: {part} (session-losing)" in told
+    node.desire(good)
+    node.wait_summary("Ready", START_S)
+    assert running(node) == pids
+    assert node.lab.is_running(session)
+
+
+def held(node: RealNode, part: str) -> str:
+    """Until both conditions say that a change of this part is held back."""
+
+    def is_told(name: str) -> bool:
+        told = node.condition(name)
+        return told["reason"] == "Blocked" and f"{part} would" in told["message"]
+
+    for name in ("AgentConfig", "Agent"):
+        node.wait(f"{name}: {part} is held back", partial(is_told, name), START_S)
+    return str(node.condition("AgentConfig")["message"])
+
+
+def running_pids(node: RealNode) -> tuple[int, int]:
+    return node.agent_pid, node.worker_pid()
+
+
+def test_plan_and_status_say_what_a_change_costs(node: RealNode) -> None:
+    node.start()
+    node.desire(desired(node))
+    running(node)
+    node.run("pause")
+    node.wait("paused", lambda: node.status()["summary"] == "Paused")
+    node.desire(desired(node, 'region = "other"'))
+    node.wait("told", lambda: "agent.region (restart)" in node.condition("AgentConfig")["message"])
+    plan = node.run("plan")
+    assert f"write {node.agent_toml}: agent.region (restart)" in plan.stdout
+    assert '+region = "other"' in plan.stdout
+
+
+def test_a_change_is_held_back_through_a_crash_until_it_is_permitted(node: RealNode) -> None:
+    session = node.session()
     node.start()
     node.desire(desired(node))
     main, _ = running(node)
@@ -75,12 +149,15 @@ def test_what_would_cost_sessions_is_held_back_until_it_is_permitted(
     node.wait("well", lambda: node.worker_pid() > 0, START_S)
     assert node.agent_toml.read_bytes() == before
     main = node.agent_pid
+    time.sleep(DESTROYED_S)
+    assert node.lab.is_running(session)
 
     permit = f'api-version = 1\n[agent]\nallow-session-loss = "{found[0]}"'
     node.put(f"desired/node/{node.id}", permit)
     node.wait("permitted", lambda: node.agent_pid not in (0, main), START_S)
     running(node)
     assert (node.folder / "elsewhere").is_dir()
+    node.wait("lost, as permitted", lambda: not node.lab.is_running(session), START_S)
 
 
 def test_while_docker_does_not_answer_sessions_are_taken_to_run(node: RealNode) -> None:
