@@ -285,8 +285,11 @@ def wait_for(holds: object, what: str, limit_s: float = SERVERS_S) -> None:
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
-    """Needs root. One at a time on a machine: the others wait. Raises NotPossible."""
+def lab(folder: Path | None = None, network_of: int | None = None) -> Iterator[Lab]:
+    """Needs root. One at a time on a machine: the others wait. Raises NotPossible.
+
+    `network_of` is a process whose network it is to live in, else one of its own.
+    """
     if os.geteuid() != 0:
         raise NotPossible("namespaces and dockerd need root")
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
@@ -294,10 +297,10 @@ def lab() -> Iterator[Lab]:
         raise NotPossible(f"missing: {', '.join(missing)}: apt-get install docker.io redis-server")
     with (
         _alone(AGENTS / "lab"),
-        tempfile.TemporaryDirectory(prefix="bai-ra-", dir="/tmp") as folder,
-        _namespaces() as pid,
+        tempfile.TemporaryDirectory(prefix="bai-ra-", dir="/tmp") as own,
+        _namespaces(network_of) as pid,
     ):
-        here = Lab(Path(folder), pid)
+        here = Lab(folder or Path(own), pid)
         try:
             here.start()
             yield here
@@ -308,9 +311,14 @@ def lab() -> Iterator[Lab]:
 
 
 @contextlib.contextmanager
-def _namespaces() -> Iterator[int]:
+def _namespaces(network_of: int | None) -> Iterator[int]:
     """The pid of a process that keeps the lab's namespaces."""
-    command = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "sleep", "infinity"]
+    network = (
+        ["unshare", "--net"]
+        if network_of is None
+        else ["nsenter", f"--net=/proc/{network_of}/ns/net"]
+    )
+    command = ["setpriv", "--pdeathsig=KILL", *network, "unshare", "--mount", "sleep", "infinity"]
     keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         own = Path("/proc/self/ns/net").readlink()

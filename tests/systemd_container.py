@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,10 +107,11 @@ def container() -> Iterator[Container]:
 
 
 @contextlib.contextmanager
-def systemd_container() -> Iterator[Container]:
+def systemd_container(volumes: Sequence[str] = ()) -> Iterator[Container]:
     """A booted systemd with this checkout's daemon and units in it; about 3 s.
 
-    The first time 50 s more, for the image. Raises NotPossible.
+    The first time 50 s more, for the image. `volumes` as `docker --volume` takes them.
+    Raises NotPossible.
     """
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
@@ -120,7 +121,8 @@ def systemd_container() -> Iterator[Container]:
         image = f"bai-systemd:{tree.name}"
         if not docker("images", "--quiet", image):
             _import(docker, tree, image)
-        name = docker("create", *_SYSTEMD, *_mounts(), image, "/bin/sh", "-c", _WAIT_FOR_LEAVE)
+        shared = [*_mounts(), *(f"--volume={volume}" for volume in volumes)]
+        name = docker("create", *_SYSTEMD, *shared, image, "/bin/sh", "-c", _WAIT_FOR_LEAVE)
         try:
             docker("start", name)
             container = Container(int(docker("inspect", "--format={{.State.Pid}}", name)))

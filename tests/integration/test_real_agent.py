@@ -253,6 +253,10 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     assert line.partition(" ")[0] in told["message"]
     assert node.agent_toml.read_bytes() == before
     assert main in node.living()
+    os.kill(main, signal.SIGKILL)  # it comes back with what stands there
+    node.wait("another agent works", lambda: _is_another(node, main), START_S)
+    assert node.condition("AgentConfig")["reason"] == "Incompatible"
+    main = node.agent_pid
     node.desire(node.agent_document())
     node.wait_summary("Ready", START_S)
     assert node.agent_pid == main

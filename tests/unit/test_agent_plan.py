@@ -17,8 +17,10 @@ from bai_nodeagent.agent.child import (
     Stop,
     plan_child,
 )
+from bai_nodeagent.agent.guard import Caution
 from bai_nodeagent.agent.record import Life, Record
 from bai_nodeagent.agent.rules import change_wait_s, crash_wait_s
+from bai_nodeagent.agent.sessions import Held, Sessions
 from bai_nodeagent.agent.signs import Signs
 from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.agent.unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
@@ -375,12 +377,78 @@ def test_manual_names_the_command() -> None:
     assert "systemctl restart backendai-agent.service" in plan.verdict.message
 
 
-def test_restarting_is_left_to_systemd() -> None:
-    unit = replace(DOWN, active_state="activating", sub_state="auto-restart", n_restarts=3)
-    plan = plan_unit(UNIT_SPEC, unit_looked(unit, last_lines="no etcd"))
-    assert said(plan) == (Status.FALSE, "CrashLoop")
+AUTO = replace(DOWN, active_state="activating", sub_state="auto-restart", result="success")
+
+
+def test_restarting_is_left_to_systemd_and_the_death_is_noted_once() -> None:
+    record = Record("boot", replace(RUN, started_s=NOW_S - 5), deaths=(NOW_S - 8,))
+    actual = unit_looked(AUTO, record, last_lines="no etcd", output="grpc.aio.AioRpcError")
+    plan = plan_unit(UNIT_SPEC, actual)
+    assert said(plan) == (Status.FALSE, "EtcdUnreachable")
     assert plan.verdict.message.endswith("no etcd")
-    assert not plan.actions
+    (note,) = plan.actions
+    assert isinstance(note, NoteEnd)
+    noted = replace(actual, record=record.died(note.at_s, note.exit, note.trouble))
+    again = plan_unit(UNIT_SPEC, noted)
+    assert (said(again), again.actions) == (said(plan), ())
+    assert "died 2 times in a row" in again.verdict.message
+
+
+def test_what_a_unit_dies_of_is_told_while_it_starts_again() -> None:
+    trouble = Trouble("EtcdUnreachable", "no etcd")
+    record = Record("boot", replace(RUN, is_over=True), deaths=(NOW_S - 3,), trouble=trouble)
+    gate = replace(DOWN, active_state="activating", sub_state="condition")
+    assert said(plan_unit(UNIT_SPEC, unit_looked(gate, record))) == (
+        Status.FALSE,
+        "EtcdUnreachable",
+    )
+    first = plan_unit(UNIT_SPEC, unit_looked(gate, Record("boot")))
+    assert said(first) == (Status.UNKNOWN, "Starting")
+
+
+def test_a_loop_that_the_daemon_comes_upon_is_told() -> None:
+    plan = plan_unit(UNIT_SPEC, unit_looked(AUTO, Record("boot"), last_lines="what?"))
+    assert (said(plan), plan.actions) == ((Status.FALSE, "Died"), ())
+    assert "what?" in plan.verdict.message
+
+
+FOUND = {"command": "c1", "agent.toml agent.id": "i1"}
+
+
+@pytest.mark.parametrize(
+    ("finds", "needs"),
+    [
+        (FOUND, ("Mount/vfroot",)),
+        ({**FOUND, "plugin mock": "2"}, ("Mount/vfroot",)),
+        ({**FOUND, "agent.toml agent.id": "edited"}, SPEC.needs),
+        ({**FOUND, "command": "c2"}, SPEC.needs),
+    ],
+)
+def test_what_died_comes_back_as_it_was_whatever_becomes_of_agent_toml(
+    finds: dict[str, str], needs: tuple[str, ...]
+) -> None:
+    record = Record("boot", replace(DEAD, inputs=FOUND), deaths=(NOW_S - 1,))
+    (start,) = plan_child(SPEC, replace(looked(record), finds=finds)).actions
+    assert isinstance(start, Start)
+    assert start.needs == needs
+    unit = unit_looked(DOWN, replace(record, life=replace(RUN, inputs=FOUND, is_over=True)))
+    (again,) = plan_unit(UNIT_SPEC, replace(unit, finds=finds)).actions
+    assert isinstance(again, StartUnit)
+    assert again.needs == needs
+
+
+def test_sessions_get_their_agent_back_beside_an_agent_toml_that_is_held() -> None:
+    held = Held(("agent.toml agent.id",), "sha256:0", Sessions(1, 1_700_000_000.0))
+    caution = Caution(held)
+    plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, caution=caution))
+    start = plan.actions[-1]
+    assert isinstance(start, StartUnit)
+    assert start.needs == ("Mount/vfroot",)
+    assert said(plan) == (Status.FALSE, "Blocked")
+    dead = unit_looked(ACTIVE, caution=caution, signs=Signs(None, "refuses", "a:1"))
+    (restart,) = plan_unit(UNIT_SPEC, dead).actions
+    assert isinstance(restart, RestartUnit)
+    assert restart.needs == ("Mount/vfroot",)
 
 
 @pytest.mark.parametrize(("unit", "has_failed"), [(DOWN, False), (FAILED, True)])
@@ -389,7 +457,7 @@ def test_where_systemd_has_given_up_the_unit_is_started(unit: UnitState, has_fai
     assert isinstance(note, NoteEnd)
     assert isinstance(start, StartUnit)
     assert start.has_failed is has_failed
-    assert start.needs == SPEC.needs
+    assert start.needs == ("Mount/vfroot",)
 
 
 def test_a_unit_that_fails_again_and_again_waits() -> None:

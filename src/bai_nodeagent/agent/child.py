@@ -28,8 +28,9 @@ from .rules import (
     facts,
     judge_dead,
     judge_running,
-    needs_of_start,
+    moves_before_start,
     pids,
+    start_needs,
     switches,
 )
 from .sessions import SESSIONS_LOOK_S, Held
@@ -161,7 +162,7 @@ def stop(spec: AgentSpec, main: Process, cause: Cause) -> Stop:
 
 
 def _start(spec: AgentSpec, actual: Actual, cause: Cause) -> Start:
-    return Start(cause=cause, restart_cause=cause, needs=needs_of_start(spec, actual))
+    return Start(cause=cause, restart_cause=cause, needs=start_needs(spec, actual, cause))
 
 
 def strayed(back: tuple[Switch, ...]) -> Verdict:
@@ -235,7 +236,8 @@ def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
         return Plan(verdict, look_again_in_s=wait_s)
     if held := actual.caution.held:
         return _plan_dead_and_held(spec, actual, held)
-    return Plan(verdict, (*switches(spec, actual), _start(spec, actual, cause)))
+    moves = moves_before_start(spec, actual, cause)
+    return Plan(verdict, (*moves, _start(spec, actual, cause)))
 
 
 def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Plan[ChildAction]:
@@ -243,6 +245,6 @@ def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Pla
     if actual.caution.before is None:
         text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
         return Plan(replace(held.verdict, message=text), look_again_in_s=SESSIONS_LOOK_S)
-    needs = tuple(need for need in needs_of_start(spec, actual) if need != "AgentConfig")
+    needs = start_needs(spec, actual, "died")
     start = Start(cause="died", restart_cause="died", needs=needs, as_before=True)
     return Plan(held.verdict, (start,))

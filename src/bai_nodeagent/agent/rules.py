@@ -27,7 +27,7 @@ from .record import Cause, Life, Record
 from .rollback import Past
 from .sessions import SESSIONS_LOOK_S
 from .signs import Signs, judge_signs
-from .spec import AgentSpec, Inputs, differing, unread
+from .spec import AgentSpec, Inputs, differing, is_same_start, unread
 from .words import why_dead
 
 # A process that dies in its first moment was never running; in a crash loop
@@ -115,13 +115,6 @@ def astray(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
     return switches(spec, actual) if runs_in and runs_in == actual.wants.get(PART) else ()
 
 
-def needs_of_start(spec: AgentSpec, actual: Actual) -> tuple[str, ...]:
-    """What must hold before a dead agent is started: it runs in an old environment rather
-    than not at all, while another one can't be built."""
-    is_there = actual.environments is not None and actual.environments.link
-    return tuple(need for need in spec.needs if need != ENVIRONMENT or not is_there)
-
-
 def judge_running(
     spec: AgentSpec,
     actual: Actual,
@@ -179,7 +172,7 @@ def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
         verdict, look_again_in_s = judge_signs(
             actual.signs, actual.output, actual.last_lines, lived_s, was_well=was_well
         )
-    if verdict.reason == "Starting" and record.deaths and record.trouble:
+    if verdict.reason == "Starting" and is_looping(record):
         return died(actual, "; it is starting again"), look_again_in_s  # no news of it yet
     if verdict.status is not Status.TRUE:
         return verdict, look_again_in_s
@@ -237,6 +230,35 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
         return died(actual), wait_s, "changed"
     return died(actual, f", waits {crash_s:.0f} s before the next start"), wait_s, "died"
+
+
+def is_looping(record: Record) -> bool:
+    """Whether a start is no news: what it died of is known, or it has died of it before."""
+    return len(record.deaths) > 1 or bool(record.deaths and record.trouble)
+
+
+def start_needs(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[str, ...]:
+    """What a start waits for.
+
+    Sessions need their agent: one that died comes back as it was, whatever keeps agent.toml
+    from being as desired: a change that is held back, or one that its version can't take.
+    And it runs in an old environment rather than not at all while another can't be built.
+    """
+    life, seen = actual.record.life, actual.environments
+    is_as_it_was = cause == "died" and life is not None and is_same_start(actual.finds, life.inputs)
+    spared = {"AgentConfig"} if actual.caution.held or is_as_it_was else set()
+    spared |= {ENVIRONMENT} if seen is not None and seen.link else set()
+    return tuple(need for need in spec.needs if need not in spared)
+
+
+def moves_before_start(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[Switch, ...]:
+    """The way into another environment for an agent that is down.
+
+    One that died comes back where it was, if it can: it moves by a restart, which waits
+    for all that a start in there needs.
+    """
+    is_home_whole = actual.environments is not None and actual.environments.is_usable
+    return () if cause == "died" and is_home_whole else switches(spec, actual)
 
 
 def died(actual: Actual, then: str = "") -> Verdict:

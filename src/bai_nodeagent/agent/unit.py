@@ -24,10 +24,13 @@ from .rules import (
     NoteWell,
     adopted,
     astray,
+    died,
     facts,
+    is_looping,
     judge_dead,
     judge_running,
-    needs_of_start,
+    moves_before_start,
+    start_needs,
     switches,
 )
 from .signs import TROUBLE_LOOK_S, port_taken
@@ -36,7 +39,7 @@ from .words import why_dead
 
 # A unit has time-outs of its own, 90 s each by default; they are waited for.
 JOB_DEADLINE_S = 240.0
-_CRASHES_OF_A_LOOP = 2
+_AGAIN = "; systemd starts it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"{spec.unit} is to be stopped")
         return Plan(verdict, (StopUnit(unit=spec.unit),), facts=facts(actual, actual.main))
     if actual.unit.active_state == "activating":
-        return Plan(_activating(actual))
+        return _plan_activating(actual)
     return _plan_active(spec, actual)
 
 
@@ -161,7 +164,8 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     if moved := astray(spec, actual):
         return Plan(strayed(moved), moved, facts=facts(actual, actual.main))
     restart = RestartUnit(unit=spec.unit, needs=spec.needs)
-    revive = replace(restart, cause="died", restart_cause="died")
+    needs = start_needs(spec, actual, "died")
+    revive = replace(restart, cause="died", restart_cause="died", needs=needs)
     restarts: tuple[UnitAction, ...] = (restart,)
     if moving := switches(spec, actual):  # while it is down, which a restart leaves no time for
         down = StopUnit(unit=spec.unit, cause="changed", needs=spec.needs)
@@ -187,20 +191,28 @@ def _ungated(unit: str) -> Verdict:
     return Verdict(Status.TRUE, "Ungated", text)
 
 
-def _activating(actual: UnitActual) -> Verdict:
-    unit = actual.unit
-    if unit.sub_state != "auto-restart":
-        return Verdict(Status.UNKNOWN, "Starting", f"{unit.name} starts ({unit.sub_state})")
-    said = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
-    is_loop = unit.n_restarts >= _CRASHES_OF_A_LOOP
-    text = f"the agent died ({unit.result}), systemd starts it again ({unit.n_restarts} so far)"
-    return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", f"{text}{said}")
+def _plan_activating(actual: UnitActual) -> Plan[UnitAction]:
+    """What systemd itself starts again has died as well, and is told in the same words."""
+    unit, life = actual.unit, actual.record.life
+    if unit.sub_state == "auto-restart":
+        note = _end(actual)
+        noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
+        if actual.record.is_open and life and life.invocation_id == unit.invocation_id:
+            return Plan(died(noted, _AGAIN), (note,))
+        return Plan(died(actual if actual.record.deaths else noted, _AGAIN))
+    if is_looping(actual.record):
+        return Plan(died(actual, "; it is starting again"))
+    return Plan(Verdict(Status.UNKNOWN, "Starting", f"{unit.name} starts ({unit.sub_state})"))
+
+
+def _end(actual: UnitActual) -> NoteEnd:
+    how = f"systemd: {actual.unit.result}"
+    return NoteEnd(at_s=actual.now_s, exit=how, trouble=why_dead(actual.output))
 
 
 def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     if actual.record.is_open:
-        how = f"systemd: {actual.unit.result}"
-        note = NoteEnd(at_s=actual.now_s, exit=how, trouble=why_dead(actual.output))
+        note = _end(actual)
         noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
         after = _plan_down(spec, noted)
         return replace(after, actions=(note, *after.actions))
@@ -215,7 +227,10 @@ def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
         return Plan(verdict, look_again_in_s=wait_s)
-    return Plan(verdict, (*switches(spec, actual), _start(spec, actual, cause)))
+    if actual.caution.held:
+        verdict = actual.caution.held.verdict
+    moves = moves_before_start(spec, actual, cause)
+    return Plan(verdict, (*moves, _start(spec, actual, cause)))
 
 
 def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
@@ -224,5 +239,5 @@ def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
         has_failed=actual.unit.active_state == "failed",
         cause=cause,
         restart_cause=cause,
-        needs=needs_of_start(spec, actual),
+        needs=start_needs(spec, actual, cause),
     )

@@ -73,6 +73,11 @@ class Environments:
     built: tuple[Built, ...] = ()
     unfinished: tuple[str, ...] = ()
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the one in use has its interpreter still."""
+        return any(each.name == self.link and each.is_usable for each in self.built)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
