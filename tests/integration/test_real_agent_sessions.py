@@ -113,6 +113,27 @@ def running_pids(node: RealNode) -> tuple[int, int]:
     return node.agent_pid, node.worker_pid()
 
 
+def test_a_key_changed_by_hand_is_not_put_into_force_by_a_restart_for_another(
+    node: RealNode,
+) -> None:
+    session = node.session("var/lib/backend.ai")  # which no document names
+    node.start()
+    node.desire(node.agent_document())
+    main, _ = running(node)
+    text = node.agent_toml.read_text()
+    line = f'[agent]\nvar-base-path = "{node.folder}/by-hand"'
+    node.agent_toml.write_text(text.replace("[agent]", line))
+    node.desire(node.agent_document('region = "other"'))
+    told = node.wait_reason("Agent", "Blocked", START_S)["message"]
+    assert "agent.var-base-path would" in told
+    assert node.agent_pid == main
+    assert "by-hand" in node.agent_toml.read_text()
+    node.agent_toml.write_text(node.agent_toml.read_text().replace(line, "[agent]"))
+    node.wait("restarted", lambda: node.agent_pid not in (0, main), START_S)
+    running(node)
+    assert node.lab.is_running(session)
+
+
 def test_plan_and_status_say_what_a_change_costs(node: RealNode) -> None:
     node.start()
     node.desire(desired(node))

@@ -75,6 +75,25 @@ def test_another_environment_costs_sessions_and_another_argument_does_not() -> N
     assert lost(spec(command=(*COMMAND, "-v")), before=None) == ("the environment's path",)
 
 
+@pytest.mark.parametrize(
+    ("edited", "parts"),
+    [
+        (TEXT, ()),
+        (TEXT.replace('"x"', '"y"'), ()),
+        (TEXT.replace("/var/a", "/by/hand"), ("agent.toml agent.var-base-path",)),
+        (TEXT.replace("var-base-path", "# "), ("agent.toml agent.var-base-path",)),
+    ],
+)
+def test_what_was_changed_by_hand_is_not_put_into_force_by_a_restart(
+    edited: str, parts: tuple[str, ...]
+) -> None:
+    mine = spec()
+    has, finds = found(mine, TEXT, digest), found(mine, edited, digest)
+    assert losing(mine, wanted(mine, digest), has, BEFORE, finds) == parts
+    managed = spec({VAR: "/var/a"})  # AgentConfig puts it back
+    assert losing(managed, wanted(managed, digest), has, BEFORE, finds) == ()
+
+
 def test_of_an_agent_that_never_ran_nothing_can_be_lost() -> None:
     assert lost(spec({VAR: "/var/b"}), text="") == ()
 

@@ -65,8 +65,16 @@ class Guard:
             return Launch(**{**fields, "command": tuple(fields["command"])})
         return None
 
-    async def look(self, command: Sequence[str], record: Record | None = None) -> Caution:
-        """`command` is what runs the agent; where nobody knows, it is taken for the real one."""
+    async def look(
+        self,
+        command: Sequence[str],
+        record: Record | None = None,
+        finds: Inputs | None = None,
+    ) -> Caution:
+        """`command` is what runs the agent; where nobody knows, it is taken for the real one.
+
+        `finds` is what a start would find now, where it is for the agent that is asked.
+        """
         spec = self._spec
         life = (record or Notes(self._host.runtime).read()).life
         has = life.inputs if life and not life.is_over else None
@@ -78,11 +86,11 @@ class Guard:
         text = config_text(spec)
         stands = {**found(spec, text, digest), **found_part(seen, digest)}
         last = (life.inputs if life else None) or stands
-        lost = losing(spec, wants, last, before)
+        lost = losing(spec, wants, last, before, finds)
         sessions = await self._sessions(text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
             return Caution(None, (), has, wants, before)
-        permit = permit_for(wants, last, lost)
+        permit = permit_for({**(finds or {}), **wants}, last, lost)
         held = Held(lost, permit, sessions) if permit != spec.allow_session_loss else None
         return Caution(held, lost, has, wants, before)
 

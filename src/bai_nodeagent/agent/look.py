@@ -184,17 +184,18 @@ class Desk:
             **self._wanted_swarm(record, epoch_s),
             **install.wanted_part(self.spec.install, seen, self.host.digest),
         }
+        finds = self._finds(plugins, seen)
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
             "record": record,
             "wants": wants,
-            "finds": self._finds(plugins, seen),
+            "finds": finds,
             "written_s": _written_s(self.spec.config_path, epoch_s),
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
             "signs": signs,
-            "caution": await self.guard.look(command, record),
+            "caution": await self.guard.look(command, record, finds),
             "sessions": await self._sessions(record, main, wants),
             "environments": seen,
         }

@@ -89,16 +89,26 @@ class Held:
         return Verdict(Status.FALSE, "Blocked", text)
 
 
-def losing(spec: AgentSpec, wants: Inputs, has: Inputs, before: Launch | None) -> tuple[str, ...]:
+def losing(
+    spec: AgentSpec,
+    wants: Inputs,
+    has: Inputs,
+    before: Launch | None,
+    finds: Inputs | None = None,
+) -> tuple[str, ...]:
     """The parts of a change that would cost sessions; `has` is what the agent ran with last.
 
-    `before`: how it was started then; None: that is not known.
+    before  how it was started then; None: that is not known
+    finds   what a start would find now: a key that no document names may have been changed
+            by hand, and be put into force by a restart for another. None: nothing is started
     """
     if not any(part.startswith("agent.toml ") for part in has):
         return ()  # nobody knows what it ran with, if it ever did
     changed = differing(spec, wants, has)
     sacred = {part_of(key): key for key in SACRED}
     parts = [p for p in changed if p in sacred and not _is_default(spec, sacred[p], p in has)]
+    if finds is not None:
+        parts += [p for p in sacred if p not in wants and finds.get(p) != has.get(p)]
     if "workdir" in changed:
         parts.append("workdir")
     if PART in changed:
