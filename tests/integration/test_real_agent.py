@@ -254,7 +254,7 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     assert node.agent_toml.read_bytes() == before
     assert main in node.living()
     os.kill(main, signal.SIGKILL)  # it comes back with what stands there
-    node.wait("another agent works", lambda: _is_another(node, main), START_S)
+    node.wait("back", lambda: node.agent_pid not in (0, main) and node.worker_pid(), START_S)
     assert node.condition("AgentConfig")["reason"] == "Incompatible"
     main = node.agent_pid
     node.desire(node.agent_document())
