@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "console", "json")
+LATER = ("permit",)
+"""Sections that are reserved: no daemon knows them yet."""
 
 
 class InvalidSettings(Exception):
@@ -127,6 +129,8 @@ def _store_url(value: Any) -> str:
     text = _text(value)
     if text.startswith("file:") and text[5:].startswith("/") and ".." not in Path(text[5:]).parts:
         return text
+    if "@" in text:  # not quoted: it may hold a password
+        raise _Wrong("found a user in the URL; give store.user and store.password-file instead")
     if text.startswith("etcd://"):
         try:
             parse_endpoints(text)
@@ -176,16 +180,18 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
     (which may be absent), and `BAI_NODEAGENT_…`. Raises InvalidSettings."""
     mistakes: list[str] = []
     values = {name: key.default for name, key in KEYS.items()}
+    sources: dict[str, str] = {}
     for source, given in (
         _from_file(file, mistakes),
         _from_environment(environment, mistakes),
     ):
         for name, value in given.items():
             try:
+                sources[name] = source
                 values[name] = KEYS[name].check(value)
             except _Wrong as wrong:
                 mistakes.append(f"{source}: {name}: {wrong}")
-    mistakes += _contradictions(values)
+    mistakes += [f"{sources[name]}: {name}: {what}" for name, what in _contradictions(values)]
     if mistakes:
         raise InvalidSettings(mistakes)
     return _settings(values)
@@ -229,16 +235,24 @@ def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, A
         mistakes.append(f"{path}: is not TOML: {error}")
         return str(path), {}
     given = {}
-    for name, value in _flattened(data):
+    sections = _sections()
+    for name, value in _flattened(data, sections):
         if name in KEYS:
             given[name] = value
+        elif name in LATER:
+            mistakes.append(f"{path}: {name}: is not supported yet")
+        elif name in sections:
+            mistakes.append(f"{path}: {name}: found {value!r}; a table [{name}] is needed")
         else:
             mistakes.append(f"{path}: {name}: unknown key{_suggestion(name)}")
     return str(path), given
 
 
-def _flattened(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    sections = {name.partition(".")[0] for name in KEYS if "." in name}
+def _sections() -> set[str]:
+    return {name.partition(".")[0] for name in KEYS if "." in name}
+
+
+def _flattened(data: Mapping[str, Any], sections: Collection[str]) -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in data.items():
         if name in sections and isinstance(value, dict):
@@ -268,30 +282,38 @@ def _variable(name: str) -> str:
 
 
 def _suggestion(name: str) -> str:
+    """What is allowed where an unknown key stands, and which was probably meant."""
+    section = name.rpartition(".")[0]
+    here = [known for known in KEYS if known.rpartition(".")[0] == section]
+    allowed = sorted({*here, *(f"[{each}]" for each in _sections() if not section)})
     near = difflib.get_close_matches(name, KEYS, 1) or [
         known for known in KEYS if known.rpartition(".")[2] == name
     ]
-    return f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"; allowed are {', '.join(allowed)}{hint}"
 
 
-def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Combinations that would quietly be less safe than they look."""
+def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Combinations that would quietly be less safe than they look, by a key that is given."""
     is_etcd = str(values["store.url"] or "").startswith("etcd://")
-    found = []
     for name in ("store.cert", "store.key"):
         if values[name] and not values["store.ca"]:
-            found.append(f"{name}: given without store.ca, so TLS would be off; give store.ca")
-    if bool(values["store.cert"]) != bool(values["store.key"]):
-        found.append("store.cert: certificate and key are needed together; give both or none")
-    if bool(values["store.user"]) != bool(values["store.password-file"]):
-        found.append("store.user: user and password-file are needed together; give both or none")
+            yield name, "given without store.ca, so TLS would be off; give store.ca"
+    for one, other in (
+        ("store.cert", "store.key"),
+        ("store.key", "store.cert"),
+        ("store.user", "store.password-file"),
+        ("store.password-file", "store.user"),
+    ):
+        if values[one] and not values[other]:
+            yield one, f"given without {other}; give both or none"
     plaintext = values["store.user"] and not values["store.ca"]
     if is_etcd and plaintext and not values["store.allow-plaintext"]:
-        found.append(
-            "store.password-file: the password would cross the network in plain text; "
-            "give store.ca, or allow-plaintext = true where the network is trusted"
+        yield (
+            "store.user",
+            "the password would cross the network in plain text; "
+            "give store.ca, or allow-plaintext = true where the network is trusted",
         )
     for name in ("store.password-file", "store.ca", "store.cert", "store.key"):
         if values[name] and not Path(values[name]).is_file():
-            found.append(f"{name}: {values[name]}: no such file")
-    return found
+            yield name, f"{values[name]}: no such file"

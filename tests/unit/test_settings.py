@@ -43,8 +43,11 @@ def test_every_mistake_is_told_with_its_place_and_what_is_allowed(tmp_path: Path
 nodeid = "x"
 cluster = "Über"
 groups = "gpu"
+[permit]
+mount = true
 [store]
 url = "http://x"
+uri = "etcd://x"
 [http]
 listen = 9431
 [log]
@@ -54,7 +57,10 @@ state = "relative"
 """
     found = "\n".join(mistakes(tmp_path, text, LOG_FORMATT="json"))
     for part in (
-        "nodeid: unknown key; did you mean node-id?",
+        "config.toml: nodeid: unknown key; allowed are [http], [log], [paths], [store], cluster, "
+        "groups, node-id; did you mean node-id?",
+        "config.toml: store.uri: unknown key; allowed are store.allow-plaintext, store.ca, ",
+        "config.toml: permit: is not supported yet",
         "cluster: found 'Über'; allowed",
         "groups: found 'gpu'; a list",
         "store.url: found 'http://x'; allowed are etcd://",
@@ -70,8 +76,10 @@ state = "relative"
     ("text", "part"),
     [
         ('cert = "{f}"\nkey = "{f}"', "without store.ca"),
-        ('ca = "{f}"\ncert = "{f}"', "needed together"),
-        ('user = "u"', "user and password-file"),
+        ('ca = "{f}"\ncert = "{f}"', "store.cert: given without store.key"),
+        ('ca = "{f}"\nkey = "{f}"', "store.key: given without store.cert"),
+        ('user = "u"', "store.user: given without store.password-file"),
+        ('password-file = "{f}"', "store.password-file: given without store.user"),
         ('user = "u"\npassword-file = "{f}"', "plain text"),
         ('ca = "/nowhere/ca.pem"', "no such file"),
         ("ca = 3", "absolute path"),
@@ -81,7 +89,28 @@ def test_unsafe_combinations_are_refused(tmp_path: Path, text: str, part: str) -
     file = tmp_path / "f"
     file.touch()
     text = text.replace("{f}", str(file))
-    assert part in "\n".join(mistakes(tmp_path, f'[store]\nurl = "etcd://a:1"\n{text}'))
+    found = mistakes(tmp_path, f'[store]\nurl = "etcd://a:1"\n{text}')
+    assert part in "\n".join(found)
+    assert all(line.startswith(f"{tmp_path}/config.toml: store.") for line in found)
+
+
+def test_a_contradiction_names_the_source_of_its_key(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, '[store]\nurl = "etcd://a:1"', STORE_USER="u")
+    assert all(line.startswith("environment: store.user: ") for line in found)
+
+
+@pytest.mark.parametrize(
+    "url", ["etcd://root:geheim@a:1", "http://root:geheim@a:1", "root:geheim@a"]
+)
+def test_a_password_in_the_url_is_refused_and_not_quoted(tmp_path: Path, url: str) -> None:
+    (line,) = mistakes(tmp_path, f'[store]\nurl = "{url}"')
+    assert "geheim" not in line
+    assert "store.password-file instead" in line
+
+
+def test_a_value_in_the_place_of_a_table_is_told_as_such(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, 'http = "x"')
+    assert "http: found 'x'; a table [http] is needed" in line
 
 
 def test_a_password_over_plaintext_can_be_allowed(tmp_path: Path) -> None:
