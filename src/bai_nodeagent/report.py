@@ -65,7 +65,8 @@ class Reporter:
         self._tell_applied = applied
         self._write_fault: str | None = None
         self._changed = anyio.Event()
-        self._seen_s = time.monotonic()
+        self._awaited_since_s: float | None = None  # a new desired state that is not applied yet
+        self._last: tuple[InForce, dict[str, Outcome]] | None = None
         reading = status.Reading()
         self.newest = NodeStatus(
             who.node, who.daemon, who.boot_id, who.started_at, reading, None, "Progressing", (), {}
@@ -76,8 +77,11 @@ class Reporter:
     ) -> None:
         """Takes in how things stand now."""
         now = status.timestamp(datetime.now(UTC))
-        if in_force.reading.digest != self.newest.desired.digest:
-            self._seen_s = time.monotonic()
+        self._last = (in_force, outcomes)
+        digest = in_force.reading.digest
+        if digest != self.newest.desired.digest:
+            is_new = digest is not None and (applied is None or applied.digest != digest)
+            self._awaited_since_s = time.monotonic() if is_new else None
         last, applied = applied, _applied(in_force, outcomes, applied, now)
         store = self._store_verdict(in_force)
         summary = status.summary(
@@ -148,13 +152,23 @@ class Reporter:
         try:
             await self._store.put(f"node/{newest.node}/status", status.to_json(newest))
         except Unavailable as error:
-            if self._write_fault is None:
-                log.warning("status.not_written", error=str(error))
-            self._write_fault = str(error)
+            self._found_fault(str(error))
             await anyio.sleep(reconnect_s(random.random()))  # noqa: S311
             return False
-        self._write_fault = None
+        self._found_fault(None)
         return True
+
+    def _found_fault(self, fault: str | None) -> None:
+        """Tells at once that statuses can't be written, or can again: no other event does."""
+        before, self._write_fault = self._write_fault, fault
+        if (before is None) == (fault is None):
+            return
+        if fault is None:
+            log.info("status.written_again")
+        else:
+            log.warning("status.not_written", error=fault)
+        if self._last is not None:
+            self.update(*self._last, self.newest.applied)
 
     def _store_verdict(self, in_force: InForce) -> Verdict:
         if in_force.store.status is Status.TRUE and self._write_fault is not None:
@@ -170,8 +184,9 @@ class Reporter:
         _log_changes(before.conditions, newest.conditions)
         if newest.summary != before.summary:
             log.info("node.summary", summary=newest.summary, before=before.summary)
-            if newest.summary == "Ready":
-                self._metrics.converge.observe(time.monotonic() - self._seen_s)
+        if newest.summary == "Ready" and self._awaited_since_s is not None:
+            self._metrics.converge.observe(time.monotonic() - self._awaited_since_s)
+            self._awaited_since_s = None
 
 
 def _log_changes(before: Iterable[Condition], newest: Iterable[Condition]) -> None:

@@ -36,6 +36,17 @@ def etcd_node(tmp_path: Path, prefix: str, etcd: Etcd) -> Iterator[Node]:
     node.close()
 
 
+def documents(node: Node) -> dict[str, int]:
+    found: dict[str, int] = node.status()["desired"]["documents"]
+    return found
+
+
+def ready_with(node: Node) -> int | None:
+    """The agent's pid by the daemon's newest word, if it is Ready: the store's may be older."""
+    status = json.loads(node.http("/status")[1])
+    return status["facts"].get("agent-pid") if status["summary"] == "Ready" else None
+
+
 def test_put_brings_the_node_into_line_with_one_start(node: Node) -> None:
     node.start()
     node.wait_summary("Missing")
@@ -78,10 +89,9 @@ def test_an_equal_document_is_no_write_and_no_restart(etcd_node: Node) -> None:
     node.start()
     node.wait_ready("one")
     before = node.agent_toml.stat()
-    digest = node.status()["desired"]["digest"]
+    digest, put_at = node.status()["desired"]["digest"], documents(node)["desired/cluster"]
     node.desire("# the same, said otherwise\n" + node.document() + "\n[meta]\nticket = 'x'\n")
-    revision = node.status()["desired"]["revision"]
-    node.wait("seen", lambda: node.status()["desired"]["revision"] > revision or revision > 0)
+    node.wait("seen", lambda: documents(node)["desired/cluster"] > put_at)
     node.wait_ready("one")
     assert node.status()["desired"]["digest"] == digest
     after = node.agent_toml.stat()
@@ -129,6 +139,9 @@ def test_a_killed_agent_is_back(node: Node) -> None:
     node.wait_ready("one")
     restarts = 'bai_nodeagent_agent_restarts_total{cause="died"}'
     node.wait("counted", lambda: node.metric(restarts) == 1)
+    node.wait("Ready with the new one", lambda: ready_with(node) == node.living()[0])
+    # To come back is no answer to a new desired state.
+    assert node.metric("bai_nodeagent_converge_seconds_count") == 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -76,6 +76,13 @@ def test_a_status_that_can_not_be_written_stops_nothing_else(node: Node) -> None
     good = node.agent_toml.read_bytes()
     node.agent_toml.unlink()
     node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)
+    as_root(
+        node, "role", "grant-permission", node.id, "readwrite", f"{below}/node/{node.id}/status"
+    )
+    # Well within a resync: that it can be written again is an event of its own.
+    node.wait("Ready", lambda: node.http("/readyz") == (200, "Ready\n"), 10)
+    key = f"{below}/node/{node.id}/status"
+    node.wait("written", lambda: '"summary": "Ready"' in as_root(node, "get", key))
 
 
 def test_tokens_lost_by_a_restart_of_etcd_are_renewed(node: Node, server: EtcdServer) -> None:

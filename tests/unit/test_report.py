@@ -157,6 +157,55 @@ async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
     assert rig.shelf.written[0]["conditions"][-1]["reason"] == "Bad"
 
 
+async def test_a_store_that_takes_statuses_again_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "RECONNECT_S", 0.01)
+    rig = Rig()
+    rig.shelf.is_away = True
+    async with rig.running():
+        rig.update()
+        await rig.shelf.moved.wait()
+        assert rig.reporter.newest.conditions[1].reason == "StatusNotWritten"
+        rig.shelf.is_away = False
+        await rig.shelf.until(2)
+    assert [each["conditions"][1]["reason"] for each in rig.shelf.written] == [
+        "StatusNotWritten",
+        "Connected",
+    ]
+    assert rig.shelf.written[-1]["summary"] == "Ready"
+    assert len(rig.applied) == 1
+
+
+def converged(rig: Rig) -> str:
+    text = rig.reporter._metrics.text().decode()
+    return next(line for line in text.splitlines() if "converge_seconds_count" in line)
+
+
+async def test_only_a_new_desired_state_counts_as_converged() -> None:
+    rig = Rig()
+    rig.update(outcomes=agent("Starting", Status.UNKNOWN))
+    assert converged(rig).endswith(" 0.0")
+    rig.update()
+    rig.update(outcomes=agent("Died"))
+    rig.update()
+    assert converged(rig).endswith(" 1.0")
+    newer = replace(
+        VALID, reading=Reading(2, "sha256:b"), spec=replace(node_spec(), digest="sha256:b")
+    )
+    rig.update(newer)
+    assert converged(rig).endswith(" 2.0")
+
+
+async def test_a_daemon_that_starts_again_has_not_converged_anew() -> None:
+    rig = Rig()
+    rig.applied.append(Applied(1, "sha256:a", "t0"))
+    rig.update(outcomes=agent("Starting", Status.UNKNOWN))
+    rig.update()
+    assert rig.reporter.newest.summary == "Ready"
+    assert converged(rig).endswith(" 0.0")
+
+
 async def test_no_secret_gets_into_a_message() -> None:
     rig = Rig()
     rig.reporter._redactor.learn(["hunter2-secret"])
