@@ -66,9 +66,6 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
-        self._condition = Gauge(
-            name("condition"), "1 for a condition's status", ["type", "status"], registry=registry
-        )
         self._stuck = Gauge(
             name("stuck_operations"), "Calls that never came back", ["resource"], registry=registry
         )
@@ -97,6 +94,8 @@ class Metrics:
             name("agent_restarts"), "Starts of the agent by cause", ["cause"], registry=registry
         )
         self.agent_up = Gauge(name("agent_up"), "1 while the agent runs", registry=registry)
+        self._conditions = _Conditions()
+        registry.register(self._conditions)
         self._moments = _Moments()
         registry.register(self._moments)
 
@@ -120,16 +119,29 @@ class Metrics:
 
     def conditions(self, conditions: Iterable[Condition], facts: Mapping[str, object]) -> None:
         """Shows just these conditions; one that is no longer there is taken away."""
-        self._condition.clear()
-        for condition in conditions:
-            for status in Status:
-                self._condition.labels(condition.type, str(status)).set(condition.status is status)
+        self._conditions.newest = tuple(conditions)
         self.agent_up.set("agent-pid" in facts)
         self._moments.facts = facts
 
     def forget(self, name: str) -> None:
         """Takes the gauges of a resource away that is no longer managed."""
         self._stuck.remove(metric_label(name))
+
+
+class _Conditions(Collector):
+    """The newest conditions, all of one moment: scrapes come from other threads."""
+
+    def __init__(self) -> None:
+        self.newest: tuple[Condition, ...] = ()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "bai_nodeagent_condition", "1 for a condition's status", labels=("type", "status")
+        )
+        for condition in self.newest:
+            for status in Status:
+                family.add_metric((condition.type, str(status)), condition.status is status)
+        yield family
 
 
 class _Moments(Collector):
