@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -64,6 +65,8 @@ class Follower:
         self._ordered = anyio.Event()
         self._validated = anyio.Event()
         self._epoch_note = ""
+        self._unkept: dict[Path, str] = {}  # what of the state folder can't be written, and why
+        self._told: dict[str, str | None] = {}  # event -> the fault that it was logged with last
         self._turn = anyio.Lock()
 
     async def run(self) -> None:
@@ -226,9 +229,11 @@ class Follower:
             return (Mistake("documents", "", str(error)),)
         self._valid = (newest, snapshot)
         self._validated.set()
-        given_up = orders.current_rollback(self._place.state)
+        state = self._place.state
+        given_up = orders.current_rollback(state)
         if given_up and given_up.digest != newest.digest:
-            orders.retry(self._place.state)  # something else is desired: that one may come again
+            # Something else is desired: that one may come again.
+            self._keep(state / orders.ROLLBACK, lambda: orders.retry(state))
         return ()
 
     def _remember(self, newest: Desired, epoch: str) -> None:
@@ -248,15 +253,21 @@ class Follower:
             self._save()
 
     def _save(self) -> None:
-        fault = None
+        self._keep(self._journal_path, lambda: journal.save(self._journal_path, self._journal))
+
+    def _keep(self, path: Path, write: Callable[[], None]) -> None:
+        """Writes a file of the state folder. A fault is told, and ends nothing: what is in
+        force holds without it, and it is tried again with the next reading."""
+        self._unkept.pop(path, None)
         try:
-            journal.save(self._journal_path, self._journal)
+            write()
         except OSError as error:
-            fault = (
-                f"{self._journal_path}: {error.strerror}: this state holds, but would not "
+            self._unkept[path] = (
+                f"{path}: {error.strerror}: this state holds, but would not "
                 "survive a restart; make room or make the folder writable"
             )
-            log.warning("journal.not_kept", error=fault)
+        fault = next(iter(self._unkept.values()), None)
+        self._tell("journal.not_kept", fault)
         if fault != self._known.journal_fault:
             self._know(journal_fault=fault)
 
@@ -269,8 +280,9 @@ class Follower:
         except Unavailable as error:
             doubt = Verdict(Status.UNKNOWN, "Unavailable", str(error))
             found = address.AgentAddress(doubt=doubt)
-        if found.kept is not None and found.kept != orders.kept_address(self._place.state):
-            orders.keep_address(self._place.state, found.kept)
+        state, kept = self._place.state, found.kept
+        if kept is not None and kept != orders.kept_address(state):
+            self._keep(state / orders.ADDRESS, lambda: orders.keep_address(state, kept))
         spec = await self._checked(
             lambda: resolve(self._place, newest, snapshot, found, self._kinds)
         )
@@ -285,7 +297,8 @@ class Follower:
         if self._valid is None:
             return
         async with self._turn:
-            self._spec = await self._resolved(*self._valid)
+            # Mistakes that another address makes are told by the next reading.
+            await self._put_in_force(*self._valid)
             if self._spec != self._known.spec:
                 self._know(spec=self._spec)
 
@@ -296,15 +309,24 @@ class Follower:
                 await self._validated.wait()
             try:
                 async for _ in network.changes():
+                    self._tell("network.watch_broke", None)
                     await self._resolve_again()
             except Unavailable as error:
-                log.warning("network.watch_broke", error=str(error))
+                self._tell("network.watch_broke", str(error))
             await anyio.sleep(schedule.RECONNECT_S)
 
     async def _follow_orders(self) -> None:
         names = (orders.PAUSE, orders.ADDRESS, orders.ROLLBACK)
         files = [self._place.state / name for name in names]
-        async for _ in inotify.changes(files):
+        while True:
+            try:
+                async for _ in inotify.changes(files):
+                    self._tell("orders.watch_broke", None)
+                    self._take_orders()
+                    await self._resolve_again()
+            except Unavailable as error:
+                self._tell("orders.watch_broke", str(error))
+            await anyio.sleep(schedule.RECONNECT_S)  # without a watch they are looked for
             self._take_orders()
             await self._resolve_again()
 
@@ -323,6 +345,12 @@ class Follower:
         if pause != self._known.pause:
             self._know(pause=pause)
             self._ordered.set()
+
+    def _tell(self, event: str, fault: str | None) -> None:
+        """Logs a fault that is another one than before: it is tried every few seconds."""
+        if fault is not None and fault != self._told.get(event):
+            log.warning(event, error=fault)
+        self._told[event] = fault
 
     def _know(self, **news: object) -> None:
         self._known = replace(self._known, **news)  # type: ignore[arg-type]

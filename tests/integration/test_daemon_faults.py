@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node_under_test import Node
+from node_under_test import PROGRAM, Node
 from servers import Etcd, EtcdCluster, EtcdServer
 
 
@@ -83,6 +84,57 @@ def test_a_status_that_can_not_be_written_stops_nothing_else(node: Node) -> None
     node.wait("Ready", lambda: node.http("/readyz") == (200, "Ready\n"), 10)
     key = f"{below}/node/{node.id}/status"
     node.wait("written", lambda: '"summary": "Ready"' in as_root(node, "get", key))
+
+
+def test_an_address_that_can_not_be_kept_is_told_and_used_all_the_same(node: Node) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a small tmpfs")
+    small = node.folder / "state"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(small)]
+    subprocess.run(mount, check=True)
+    try:
+        node.desire(node.document().replace('agent-ip = "auto"\n', ""))
+        node.start()
+        node.wait_ready("one")
+        filler = small / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        node.desire()
+        node.wait("told", lambda: f"{small}/agent-ip: No space left" in node.http("/status")[1])
+        assert not (small / "agent-ip").exists()
+        # By what is told: agent.toml itself can't be remembered in this folder either.
+        assert node.process is not None
+        assert node.process.poll() is None
+        assert len(node.living()) == 1
+        filler.unlink()
+        node.wait("Ready", lambda: node.http("/readyz") == (200, "Ready\n"), 40)
+        node.wait("kept", lambda: "127.0.0.1" in (small / "agent-ip").read_text())
+        assert "bind-host" in node.agent_toml.read_text()
+    finally:
+        node.close()
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_without_inotify_the_node_is_kept_all_the_same(node: Node) -> None:
+    # As on a node whose containers use up root's instances: a limit of the user namespace.
+    none_left = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$0" "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c", none_left]
+    if subprocess.run([*inside, "true"], check=False).returncode != 0:
+        pytest.skip("no user namespaces here")
+    node.desire()
+    node.start(*inside, str(PROGRAM))
+    node.wait_ready("one")
+    assert "fs.inotify.max_user_instances" in node.log
+    node.agent_toml.unlink()
+    assert node.run("pause").returncode == 0
+    node.wait_summary("Paused")
+    assert node.run("resume").returncode == 0
+    # Without an event: by the look after the watch's own pause, half a minute at the most.
+    node.wait("repaired", node.agent_toml.exists, 45)
+    node.wait_summary("Ready", 45)
+    assert node.log.count("orders.watch_broke") == 1
 
 
 def test_tokens_lost_by_a_restart_of_etcd_are_renewed(node: Node, server: EtcdServer) -> None:

@@ -163,11 +163,8 @@ class AgentConfig:
         files.replace(self._last, data, mode=0o600, owner=keeper)
 
     async def watch(self, wake: Wake) -> None:
-        try:
-            async for _ in inotify.changes([self.spec.path]):
-                wake()
-        except OSError as error:
-            raise Unavailable(f"inotify on {self.spec.path}: {error.strerror}") from error
+        async for _ in inotify.changes([self.spec.path]):
+            wake()
 
 
 def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:

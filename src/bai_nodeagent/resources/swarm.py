@@ -22,6 +22,7 @@ from ..model import (
     NodeSpec,
     Plan,
     Refused,
+    Unavailable,
     Wake,
 )
 from ..swarm.certificate import Certificate, digest_of_ca, parse_certificate
@@ -246,7 +247,7 @@ async def _wake_below(root: Path, wake: Wake) -> None:
     try:
         async for _ in inotify.changes([root / "swarm", root / CERTIFICATE.parent]):
             wake()
-    except OSError:
+    except Unavailable:
         # Not ours to read: without root, or another machine's Docker. Then the resync has to do.
         return
 

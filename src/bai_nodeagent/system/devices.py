@@ -63,14 +63,11 @@ async def look(
 
 
 async def changes(kinds: Iterable[str], root: Path = Path("/")) -> AsyncGenerator[None, None]:
-    """Yields at the start of the watch, and when device files come or go."""
+    """Yields at the start of the watch, and when device files come or go. Raises Unavailable."""
     folders = {(root / FILES[kind]).parent for kind in kinds}
-    try:
-        async with aclosing(inotify.changes(folders, of_names_alone=True)) as events:
-            async for _ in events:
-                yield
-    except OSError as error:
-        raise Unavailable(f"inotify on {root}/dev: {error.strerror}") from error
+    async with aclosing(inotify.changes(folders, of_names_alone=True)) as events:
+        async for _ in events:
+            yield
 
 
 def _files(kind: str, root: Path) -> list[Path]:

@@ -9,12 +9,16 @@ the way is walked again after every event. Source: inotify(7).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
 from inotify_simple import Event, INotify, flags
+
+from bai_nodeagent.model import Unavailable
 
 # MODIFY is left out on purpose: a file is judged after its writer has closed it.
 _EVENTS = (
@@ -30,6 +34,12 @@ _EVENTS = (
 )
 _OF_THE_FOLDER = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.Q_OVERFLOW
 _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
+
+# Both limits are those of a user: containers that run as root count as well.
+_HINTS = {
+    errno.EMFILE: "; raise fs.inotify.max_user_instances (sysctl)",
+    errno.ENOSPC: "; raise fs.inotify.max_user_watches (sysctl)",
+}
 
 _Way = dict[str, set[str]]
 
@@ -73,11 +83,23 @@ async def changes(
 
     A path that is a folder counts with its direct entries. Bursts come as one.
     The first yield says that the watch is in place: what is read after it can't be missed.
+    Raises Unavailable.
 
     `of_names_alone`: only what comes and goes counts. For /dev, where somebody
     closes /dev/null hundreds of times a second.
     """
     wanted = list(paths)
+    try:
+        async with aclosing(_changes(wanted, of_names_alone=of_names_alone)) as events:
+            async for _ in events:
+                yield
+    except OSError as error:
+        where = ", ".join(map(str, wanted))
+        hint = _HINTS.get(error.errno or 0, "")
+        raise Unavailable(f"inotify on {where}: {error.strerror}{hint}") from error
+
+
+async def _changes(wanted: list[Path], *, of_names_alone: bool) -> AsyncGenerator[None, None]:
     mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
     with INotify(nonblocking=True) as inotify:
         watched: dict[int, set[str]] = {}
