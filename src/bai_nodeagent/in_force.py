@@ -89,10 +89,21 @@ def _paused_by(known: Known) -> str | None:
         until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
         return f"paused on this node{until}; `bai-nodeagent resume` ends it"
     held = known.spec is not None and known.spec.document.get("paused") is True
-    is_held = held and known.newest is not None and known.newest.merged is None
-    if is_held or (known.newest is not None and known.newest.is_paused):
+    newest = known.newest
+    is_held = held and newest is not None and _is_unfit(newest, known.mistakes)
+    if is_held or (newest is not None and newest.is_paused):
         return "paused by the desired state"
     return None
+
+
+def _is_unfit(newest: Desired, mistakes: Sequence[Mistake]) -> bool:
+    """Whether the newest documents are not what is in force; secrets may be what they lack."""
+    return newest.merged is None or newest.too_old is not None or bool(mistakes)
+
+
+def missing_layers(keys: Sequence[str]) -> str:
+    """What is missing, and the way out."""
+    return f"{', '.join(keys)}: not in the store; `api-version = 1` alone is enough there"
 
 
 def _verdict(known: Known, paused_by: str | None) -> Verdict:
@@ -109,11 +120,11 @@ def _verdict(known: Known, paused_by: str | None) -> Verdict:
     if newest is not None and newest.too_old:
         return Verdict(Status.FALSE, "DaemonTooOld", f"{newest.too_old}{kept}")
     if known.mistakes:
-        return Verdict(Status.FALSE, "Invalid", _listed(known.mistakes) + kept)
+        absent = f"; {missing_layers(newest.missing)}" if newest and newest.missing else ""
+        return Verdict(Status.FALSE, "Invalid", _listed(known.mistakes) + absent + kept)
     if newest is None or newest.missing:
-        missing = ", ".join(newest.missing) if newest else "desired/cluster"
-        text = f"{missing}: not in the store; `api-version = 1` alone is enough there{kept}"
-        return Verdict(Status.FALSE, "NoDesiredState", text)
+        missing = newest.missing if newest else ("desired/cluster",)
+        return Verdict(Status.FALSE, "NoDesiredState", missing_layers(missing) + kept)
     if known.journal_fault:
         return Verdict(Status.FALSE, "NotKept", known.journal_fault)
     return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID

@@ -53,6 +53,14 @@ def test_a_missing_layer_names_it_and_the_way_out() -> None:
     assert "`api-version = 1` alone is enough" in found.desired.message
 
 
+def test_mistakes_and_missing_layers_are_told_together() -> None:
+    newest = evaluated(missing=("desired/group/gpu",))
+    found = judge(replace(VALID, newest=newest, mistakes=(Mistake("cluster", "k", "is wrong"),)))
+    assert found.desired.reason == "Invalid"
+    for part in ("cluster: k: is wrong; desired/group/gpu: not in the store", "alone is enough"):
+        assert part in found.desired.message
+
+
 def test_a_document_for_a_newer_daemon_is_held_whatever_else_is_wrong_with_it() -> None:
     newest = evaluated('api-version = 1\nrequires-daemon = ">=99"\nnew-thing = 1')
     found = judge(replace(VALID, newest=newest, mistakes=newest.mistakes))
@@ -73,6 +81,14 @@ def test_a_paused_state_that_is_held_stays_paused() -> None:
     held = replace(VALID, spec=paused, newest=evaluated(missing=("desired/cluster",)))
     assert judge(held).is_paused
     assert not judge(replace(held, newest=evaluated())).is_paused
+
+
+def test_it_stays_so_beside_a_state_that_only_lacks_a_secret_or_a_newer_daemon() -> None:
+    paused = replace(VALID.spec or node_spec(), document={"paused": True})
+    without_secret = (Mistake("cluster", "agent.env.A", "there is no secret a"),)
+    assert judge(replace(VALID, spec=paused, mistakes=without_secret)).is_paused
+    newer = evaluated('api-version = 1\nrequires-daemon = ">=99"')
+    assert judge(replace(VALID, spec=paused, newest=newer)).is_paused
 
 
 def test_a_local_pause_says_how_long_and_how_to_end_it() -> None:
