@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         answer = _failed(2, str(error))
     except AlreadyRunning as error:
         answer = _failed(5, str(error))
-    _print(answer, as_json=arguments.json)
+    try:
+        _print(answer, as_json=arguments.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough: `schema | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(answer.code)
 
 

@@ -53,11 +53,16 @@ def test_plan_touches_nothing_and_tells_a_diff(node: Node) -> None:
 
 
 def test_plan_is_0_when_in_line_2_when_invalid_and_4_with_nothing_to_go_by(node: Node) -> None:
-    assert node.run("plan").returncode == 4
+    answer = node.run("plan")
+    assert (answer.returncode, "api-version = 1" in answer.stderr) == (4, True)
     node.desire()
     assert node.run("apply").returncode == 0
     answer = node.run("plan")
     assert (answer.returncode, "AgentConfig: in line" in answer.stdout) == (0, True)
+    assert answer.stderr == ""
+    assert node.run("pause").returncode == 0
+    answer = node.run("plan")
+    assert (answer.returncode, "bai-nodeagent resume" in answer.stderr) == (0, True)
     node.desire("api-version = 1\nnonsense = 1")
     answer = node.run("plan")
     assert (answer.returncode, "nonsense" in answer.stderr) == (2, True)
@@ -122,6 +127,19 @@ def test_put_refuses_what_is_wrong_alone_or_merged(node: Node) -> None:
     assert node.run("put", "node/../x", "-", stdin=without).returncode == 2
 
 
+def test_two_broken_layers_can_be_put_right_one_by_one(node: Node) -> None:
+    node.put("desired/cluster", "api-version = 1\nnonsense = 1")
+    node.put(f"desired/node/{node.id}", "api-version = 1\nmore-nonsense = 1")
+    first = node.run("put", "cluster", "-", stdin=node.document())
+    assert first.returncode == 0, first.stderr
+    assert "stands in the store already" in first.stderr
+    assert "more-nonsense" in first.stderr
+    second = node.run("put", f"node/{node.id}", "-", stdin="api-version = 1")
+    assert (second.returncode, second.stderr) == (0, "")
+    node.start()
+    node.wait_ready("one")
+
+
 def test_status_and_nodes_tell_the_fleet_worst_first(node: Node) -> None:
     node.desire()
     node.start()
@@ -157,6 +175,12 @@ def test_without_a_store_commands_say_so_in_time(offline: Node) -> None:
         assert offline.run(*command).returncode == 0, command
 
 
+def test_a_reader_that_has_seen_enough_is_no_bug(node: Node) -> None:
+    command = f"{PROGRAM} schema | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
 def test_the_schema_is_one(node: Node) -> None:
     schema = json.loads(node.run("schema").stdout)
     assert schema["$schema"].endswith("2020-12/schema")
@@ -164,7 +188,8 @@ def test_the_schema_is_one(node: Node) -> None:
 
 
 def test_may_start_needs_no_store_and_no_daemon(node: Node) -> None:
-    assert node.run("may-start").returncode == 0
+    answer = node.run("may-start", "--json")
+    assert (answer.returncode, json.loads(answer.stdout)) == (0, {"may-start": True})
     node.desire()
     assert node.run("apply").returncode == 0
     assert node.run("may-start").returncode == 0

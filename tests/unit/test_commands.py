@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bai_nodeagent.commands import documents, fleet
 from bai_nodeagent.commands.fleet import Report
+from bai_nodeagent.store import FileSettings
+from bai_nodeagent.store.base import Snapshot
+from bai_nodeagent.store.files import FileStore
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
@@ -64,6 +68,33 @@ def test_a_status_that_somebody_has_spoilt_is_shown_as_far_as_it_goes(
     document: dict[str, Any],
 ) -> None:
     assert fleet.shown(Report("i-1", document, True)).code == 3
+
+
+def test_a_digest_that_is_not_there_is_said_so() -> None:
+    found = fleet.shown(Report("i-1", {"desired": {"revision": 4, "digest": None}}, True))
+    assert "  desired: revision 4, not valid" in found.lines
+
+
+class Raced(FileStore):
+    """Somebody else writes the cluster's document after it was read."""
+
+    async def list(self, below: str) -> Snapshot:
+        found = await super().list(below)
+        if below == "node/":
+            await self.put("desired/cluster", b"api-version = 1 # theirs")
+        return found
+
+
+@pytest.mark.anyio
+async def test_put_writes_nothing_over_what_somebody_wrote_in_between(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("api-version = 1\npaused = true")
+    store = Raced(FileSettings(tmp_path / "store", tmp_path))
+    found = await documents.put(store, "cluster", str(file))
+    assert found.code == 5
+    assert "nothing was written" in found.notes[0]
+    entry = (await store.read(["desired/cluster"])).entries["desired/cluster"]
+    assert entry.raw == b"api-version = 1 # theirs"
 
 
 def test_a_difference_is_leaf_by_leaf_and_masked() -> None:

@@ -77,18 +77,18 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     before = there.get(key)
     nodes = (await store.list("node/")).entries
     entries = {**there, key: Entry(raw, 0)}
-    told: list[str] = []
-    for node_id, keys in _nodes_with(key, entries, nodes).items():
-        told += [f"for node {node_id}: {mistake}" for mistake in _merged(keys, entries)]
-    if told:
+    told, known = _merged(key, entries, nodes), _merged(key, there, nodes)
+    if any(mistake not in known for mistake in told):
         return _mistaken(told)
+    # Else two broken layers could never be put right: each would have to wait for the other.
+    notes = [f"stands in the store already: {mistake}" for mistake in told]
     if before is not None and before.raw == raw:
         value = {"layer": layer, "revision": before.revision, "written": False}
-        return Answer(0, [f"{layer}: unchanged, revision {before.revision}"], value)
+        return Answer(0, [f"{layer}: unchanged, revision {before.revision}"], value, notes)
     changes = list(difference(before.raw if before else b"", raw, layer))
     revision = await store.put(key, raw, before.revision if before else 0)
     value = {"layer": layer, "revision": revision, "written": True, "diff": changes}
-    return Answer(0, [*changes, f"{layer}: written, revision {revision}"], value)
+    return Answer(0, [*changes, f"{layer}: written, revision {revision}"], value, notes)
 
 
 def difference(before: bytes, after: bytes, layer: str) -> Iterable[str]:
@@ -143,7 +143,16 @@ def _groups_told(status: Entry | None) -> list[str]:
     return [key.removeprefix("desired/group/") for key in keys]
 
 
-def _merged(keys: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
+def _merged(key: str, entries: Mapping[str, Entry], nodes: Mapping[str, Entry]) -> list[str]:
+    """The mistakes of every known node that a layer concerns."""
+    return [
+        f"for node {node_id}: {mistake}"
+        for node_id, keys in _nodes_with(key, entries, nodes).items()
+        for mistake in _of_a_node(keys, entries)
+    ]
+
+
+def _of_a_node(keys: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
     documents = [
         Document(key.removeprefix("desired/"), key, entries[key].revision, entries[key].raw)
         for key in keys

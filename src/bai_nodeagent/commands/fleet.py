@@ -140,7 +140,8 @@ def shown(report: Report, note: str | None = None) -> Answer:
     for name in ("desired", "applied"):
         part = report.document.get(name)
         if isinstance(part, dict):
-            lines.append(f"  {name}: revision {part.get('revision')}, {part.get('digest')}")
+            digest = part.get("digest") or "not valid"
+            lines.append(f"  {name}: revision {part.get('revision')}, {digest}")
     facts = report.document.get("facts")
     if isinstance(facts, dict):
         lines += [f"  {name}: {value}" for name, value in facts.items()]

@@ -29,7 +29,8 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     except (InvalidSpec, Unavailable) as error:
         return _no(f"what is desired of this node can't be judged: {error}")
     if spec is None:
-        return Answer(0, ["nothing is desired of this node: no reason against a start"])
+        said = "nothing is desired of this node: no reason against a start"
+        return Answer(0, [said], {"may-start": True})
     seen = anyio.run(see, site, spec, "Mount/")  # the only needs that a unit's gate asks for
     verdicts = {each.resource.name: each.found.verdict for each in seen}
     if reason := agent_record.may_start(spec, verdicts):

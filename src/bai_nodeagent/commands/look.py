@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import anyio
 
-from .. import journal
+from .. import journal, orders
+from ..in_force import Known, judge, missing_layers
 from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Status, Unavailable
 from ..reading import evaluate, find_address, read_all, resolve, secrets_of
 from ..reconcile import build, look
@@ -39,12 +41,13 @@ async def plan(site: Site) -> Answer:
     if snapshot is None:
         return Answer(4, value={"error": notes[-1]}, notes=notes)
     newest = evaluate(site.place, snapshot, KINDS)
-    if newest.is_paused:
-        notes.append("paused by the desired state: nothing of this would be done now")
+    pause = orders.current_pause(site.settings.state, time.time())
+    if hold := judge(Known(site.place.identity, newest, pause=pause)).hold:
+        notes.append(f"nothing of this would be done now: {hold.message}")
     if newest.mistakes or newest.too_old:
         return _invalid([*map(str, newest.mistakes), *filter(None, [newest.too_old])], notes)
     if newest.missing:
-        text = f"{', '.join(newest.missing)}: not in the store"
+        text = missing_layers(newest.missing)
         return Answer(4, value={"error": text}, notes=[*notes, text])
     try:
         found = await find_address(newest.merged or {}, site.place)
