@@ -51,6 +51,6 @@ def test_the_quick_start_does_what_it_says(tmp_path: Path) -> None:
     ):
         assert part in done.stdout, done.stdout + done.stderr
     assert "i-spoilt" not in done.stdout
-    for part in ("did you mean", "supervisr"):
+    for part in ("did you mean supervisor", "supervisr", "atuo"):
         assert part in done.stderr
     assert not (clone / ".run" / "quick").exists()
