@@ -1,6 +1,6 @@
 """How far our etcd client is from the floor: etcdctl's watch, and a process that only sleeps.
 
-    PYTHONPATH=src:tests python bench/etcd_floor.py [--puts 300] [--idle 60]
+    .venv/bin/python bench/etcd_floor.py [--puts 300] [--idle 60]
 
 Starts an etcd of its own. The latency from the start of a put to its event in
 our process and on etcdctl's output is taken from the same puts, so load on the
@@ -22,6 +22,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 import anyio
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.etcd import EtcdStore
