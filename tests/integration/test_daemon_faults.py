@@ -74,6 +74,9 @@ def test_a_status_that_can_not_be_written_stops_nothing_else(node: Node) -> None
     node.start()
     node.wait("in line", lambda: len(node.living()) == 1)
     node.wait("told", lambda: "StatusNotWritten" in node.http("/status")[1])
+    # Readers will take it for Unknown: here stands why.
+    assert f"may not write {below}/node/{node.id}/alive" in node.log
+    assert node.log.count("alive.not_written") == 1
     good = node.agent_toml.read_bytes()
     node.agent_toml.unlink()
     node.wait("repaired", lambda: node.agent_toml.read_bytes() == good)

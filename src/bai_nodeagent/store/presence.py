@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
+import structlog
 
 from bai_nodeagent.model import Unavailable
 from bai_nodeagent.schedule import reconnect_s
@@ -16,6 +17,8 @@ from bai_nodeagent.store.base import Conflict
 LEASE_S = 90  # a key whose holder is silent for so long is gone
 LOOKS_PER_LEASE = 3
 FAREWELL_S = 2.0  # for taking the key back at exit
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -56,11 +59,18 @@ async def held(
     """
 
     async def keep_looking() -> None:
+        is_lost = False
         while True:
             pause_s = claim.lease_s / LOOKS_PER_LEASE
             try:
                 await look()
-            except (Unavailable, Conflict):
+                if is_lost:
+                    is_lost = False
+                    log.info("alive.written_again")
+            except (Unavailable, Conflict) as error:
+                if not is_lost:
+                    is_lost = True
+                    log.warning("alive.not_written", error=str(error))
                 pause_s = min(pause_s, reconnect_s(random.random()))  # noqa: S311
             await anyio.sleep(pause_s)
 
