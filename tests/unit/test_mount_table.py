@@ -106,7 +106,23 @@ def test_copies_in_the_namespaces_of_services_go_with_the_mount() -> None:
     assert [(e.id, stays) for e, stays in held_in(vf, NODE, UDEVD)] == [(130, False)]
 
 
-HERE = parse("1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:9 / /vf rw shared:2 - nfs4 s:/x rw")
+def test_a_services_copy_of_another_mount_of_the_same_file_system_is_no_use() -> None:
+    """Two exports of one server are one device here."""
+    two = "3 1 0:9 / /home rw shared:3 - nfs4 s:/home rw"
+    here = parse(f"{HERE_TEXT}\n{two}")
+    service = parse(
+        "1 0 8:1 / / rw master:1 - ext4 d rw\n2 1 0:9 / /vf rw master:2 - nfs4 s:/x rw\n"
+        "3 1 0:9 / /home rw master:3 - nfs4 s:/home rw"
+    )
+    assert [(e.target, stays) for e, stays in held_in(here[1], here, service)] == [("/vf", False)]
+    container = parse("1 0 0:7 / / rw - overlay o rw\n2 1 0:9 /a /data rw - nfs4 s:/x rw")
+    assert [stays for _, stays in held_in(here[1], here, container)] == [True]
+
+
+HERE_TEXT = (
+    "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:9 / /vf rw shared:2 - nfs4 s:/x rw"
+)
+HERE = parse(HERE_TEXT)
 
 
 @pytest.mark.parametrize(

@@ -124,18 +124,21 @@ def held_in(mount: MountEntry, here: Table, there: Table) -> Iterator[tuple[Moun
     False: an unmount here takes that one along, as it does with the copies
     that every service with a namespace of its own gets (PrivateTmp= and the
     like). A container's own mount stays: its sessions would go on with the old share.
+
+    Exports of one server often are one file system, and so one device. A copy
+    of the mount of another export says nothing of this one.
     """
-    parent = _by_id(mount.parent, here)
+    siblings = [e for e in here if e.device == mount.device and e.id != mount.id]
     for entry in there:
         if entry.device == mount.device and is_within(entry.root, mount.root):
             other = _by_id(entry.parent, there)
-            yield entry, not _follows(mount, parent, entry, other)
+            if not any(_follows(sibling, here, entry, other) for sibling in siblings):
+                yield entry, not _follows(mount, here, entry, other)
 
 
-def _follows(
-    mount: MountEntry, parent: MountEntry | None, entry: MountEntry, other: MountEntry | None
-) -> bool:
+def _follows(mount: MountEntry, here: Table, entry: MountEntry, other: MountEntry | None) -> bool:
     """Whether unmounting `mount`, an event on its parent, reaches `entry` on `other`."""
+    parent = _by_id(mount.parent, here)
     if parent is None or other is None or not parent.shared:
         return False
     is_told = parent.shared in (other.shared, other.master)
