@@ -238,6 +238,32 @@ async def a_container_keeps_a_share_and_a_services_copy_does_not(folder: Path) -
                 assert f"sleep (pid {child.pid}, mounted at {target} in its" in verdict.message
 
 
+@scenario
+async def a_services_copy_of_another_export_of_the_same_server_is_no_use(folder: Path) -> None:
+    """One server's exports often are one file system, here one tmpfs that is mounted twice."""
+    run("mount", "--make-rshared", "/")
+    target = folder / "vf"
+    await passed(tmpfs(target), folder)
+    (folder / "home").mkdir()
+    run("mount", "--bind", target, folder / "home")
+    with process("unshare", "--mount", "--propagation", "slave", "sleep", "100") as child:
+        await _until(lambda: _name(child.pid) == "sleep")
+        assert (await passed(tmpfs(target, "other"), folder)).reason == "Mounted"
+
+
+@scenario
+async def what_a_hand_has_remounted_read_only_is_mounted_anew(folder: Path) -> None:
+    spec = tmpfs(folder / "vf")
+    await passed(spec, folder)
+    run("mount", "-o", "remount,bind,ro", folder / "vf")
+    with process("sleep", "100", cwd=folder / "vf"):
+        verdict = await passed(spec, folder)
+        assert verdict.reason == "Busy"
+        assert "is mounted without rw" in verdict.message
+    assert (await passed(spec, folder)).reason == "Mounted"
+    assert "rw" in mounts.table()[-1].options
+
+
 def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 

@@ -63,6 +63,7 @@ def verbs(got: MountPlan) -> list[str]:
         ((RIGHT,), True, True, ()),
         ((OTHER,), True, False, ()),
         ((SOFT,), True, True, ("hard",)),
+        ((RIGHT.replace("rw,relatime", "ro,relatime"),), True, True, ("rw",)),
         ((RIGHT.replace("nfs4", "nfs"),), True, False, ()),
         ((RIGHT.replace("/vfroot", "/vfroot/"),), True, True, ()),
         ((OTHER, RIGHT.replace("2 1 ", "3 2 ")), True, True, ()),

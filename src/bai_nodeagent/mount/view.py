@@ -32,6 +32,11 @@ class MountSpec:
         return wants_write(self.options)
 
     @property
+    @property
+    def effective_options(self) -> tuple[str, ...]:
+        """With "rw", which holds unless "ro" is said: a hand's remount may have taken it away."""
+        return (*self.options, "rw") if self.is_writable else self.options
+
     def how(self) -> list[Any]:
         """What `mount` is called with."""
         return [self.type, self.source, list(self.options)]
@@ -66,7 +71,7 @@ def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | Non
         return View(cover=way[-1] if hidden and way else None)
     is_ours = made == note(spec, mount)
     if is_ours or _shows(spec, mount, table):
-        differs = () if is_ours else differing(spec.options, mount)
+        differs = () if is_ours else differing(spec.effective_options, mount)
         return View(mount, is_share=True, differs=differs)
     return View(mount, cover=mount if hidden or mount.type == "autofs" else None)
 
