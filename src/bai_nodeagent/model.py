@@ -115,14 +115,14 @@ class Plan(Generic[ActionT]):
     Only the first action is applied before looking again. `look_again_in_s`
     asks for another look although no event may come (a backoff, a settling
     time). `facts` go into the status document; they alone cause no write.
-    `serves`: what needs this may go on, although the verdict is not True.
+    `serves`: whether what needs this may go on; None: when the verdict is True.
     """
 
     verdict: Verdict
     actions: tuple[ActionT, ...] = ()
     look_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
-    serves: bool = False
+    serves: bool | None = None
 
 
 Wake = Callable[[], None]
@@ -275,7 +275,7 @@ class Outcome:
     look_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     is_progressing: bool = False  # merely under way: not a fault
-    serves: bool = False  # see Plan
+    serves: bool | None = None  # see Plan
 
 
 @dataclass(frozen=True, slots=True)

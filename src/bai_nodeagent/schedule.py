@@ -60,7 +60,8 @@ def unmet_need(needs: tuple[str, ...], outcomes: Mapping[str, Outcome]) -> Outco
         outcome = outcomes.get(need)
         if outcome is None:
             return need
-        if outcome.verdict.status is not Status.TRUE and not outcome.serves:
+        is_true = outcome.verdict.status is Status.TRUE
+        if not (is_true if outcome.serves is None else outcome.serves):
             return outcome
     return None
 

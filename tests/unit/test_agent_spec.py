@@ -257,6 +257,11 @@ AWAY = Verdict(Status.FALSE, "ServerGone", "10.0.0.1 does not answer")
         (node({"supervisor": "systemd"}, mount=MOUNT), {"Mount/vfroot": IN_LINE}, None),
         (node({"supervisor": "systemd"}, mount=MOUNT), {"Mount/vfroot": AWAY}, "does not answer"),
         (node({"supervisor": "systemd"}, mount=MOUNT), {}, "Mount/vfroot"),
+        (
+            node({"supervisor": "systemd"}, mount=[{**MOUNT[0], "state": "unmounted"}]),
+            {"Mount/vfroot": IN_LINE},
+            'desired state is "unmounted"',
+        ),
         (node({"supervisor": "systemd", "state": "stopped"}), {}, "stopped"),
         (replace(node({}), document={}), {}, None),
     ],

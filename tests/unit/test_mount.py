@@ -276,6 +276,11 @@ def test_a_mount_is_taken_away_unless_it_is_another_one_or_used(
     )
 
 
+def test_a_share_that_is_away_by_desire_serves_nobody_who_requires_it() -> None:
+    assert planned(spec=UNMOUNTED).serves is False
+    assert planned(RIGHT, health=HEALTHY).serves is None
+
+
 def test_in_a_namespace_of_its_own_nothing_is_mounted() -> None:
     got = plan(SPEC, Actual(is_private=True))
     assert (got.verdict.status, got.verdict.reason, got.actions) == (

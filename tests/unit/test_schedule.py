@@ -52,6 +52,13 @@ def test_needs_hold_only_when_known_and_true() -> None:
     assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": bad}) is bad
 
 
+def test_a_plan_may_say_by_itself_whether_it_serves_who_needs_it() -> None:
+    serving = outcome(Status.FALSE, serves=True)
+    assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": serving}) is None
+    in_line = outcome(serves=False)
+    assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": in_line}) is in_line
+
+
 def test_waiting_names_what_is_waited_for_and_whether_it_is_a_fault() -> None:
     verdict, is_progressing = schedule.waiting_for(outcome(Status.FALSE))
     assert (verdict.status, verdict.reason, is_progressing) == (Status.FALSE, "Blocked", False)

@@ -279,8 +279,12 @@ def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
     spec = agent_spec(node)
     if spec.state == "stopped":
         return 'the desired state says [agent] state = "stopped"'
+    mounts = node.document.get("mount", ())
+    away = {f"Mount/{mount['name']}" for mount in mounts if mount.get("state") == "unmounted"}
     for need in spec.needs:
         verdict = verdicts.get(need)
+        if need in away:
+            return f'waits for {need} (required, and its desired state is "unmounted")'
         if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
             why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
             return f"waits for {need} ({why})"

@@ -146,7 +146,9 @@ def is_to_go(spec: MountSpec, actual: Actual) -> bool:
 def _unmounted(spec: MountSpec, actual: Actual) -> MountPlan:
     mount = actual.view.mount
     if mount is None:
-        return Plan(Verdict(Status.TRUE, "Unmounted", f"nothing is mounted at {spec.target}"))
+        # As desired; and yet what needs the share is not to start without it.
+        text = f"nothing is mounted at {spec.target}, as desired"
+        return Plan(Verdict(Status.TRUE, "Unmounted", text), serves=False)
     if not actual.view.is_share:
         text = f"{_shown(mount)}, which no document names; it is left alone"
         return _trouble("WrongShare", text)
