@@ -322,6 +322,31 @@ def test_each_item_is_a_resource() -> None:
     assert kind.KIND.resources(replace(node, document={}), host()) == []
 
 
+def item(name: str, target: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "source": f"10.0.0.1:/{name}", "target": target, "type": "nfs4", **more}
+
+
+def test_a_mount_in_another_waits_for_that_one() -> None:
+    inner, outer = item("inner", "/vf/a/b"), item("outer", "/vf/")
+    items = [inner, outer, item("beside", "/vf/a2"), item("gone", "/vf/a", state="unmounted")]
+    node = NodeSpec("i-1", "local", 1, "sha256:d", {}, {"mount": items})
+    specs = [resource.spec for resource in kind.KIND.resources(node, host())]
+    assert all(isinstance(spec, MountSpec) for spec in specs)
+    needs = {spec.name: spec.needs for spec in specs if isinstance(spec, MountSpec)}
+    in_outer = ("Mount/outer",)
+    assert needs == {"inner": in_outer, "outer": (), "beside": in_outer, "gone": in_outer}
+    spec = replace(SPEC, needs=in_outer)
+    assert planned(spec=spec, folder=Folder("/vf", "missing")).actions[0].needs == in_outer
+    assert [action.needs for action in planned(OTHER, spec=spec).actions] == [(), in_outer]
+
+
+def test_two_mounts_at_one_target_are_a_mistake() -> None:
+    items = [item("a", "/vf"), item("b", "/vf/"), item("c", "/vf2")]
+    ((place, what),) = kind.KIND.check(items)
+    assert place == (1, "target")
+    assert what == '/vf is also the target of "a"; each mount needs its own'
+
+
 @pytest.mark.parametrize(
     ("item", "told"),
     [

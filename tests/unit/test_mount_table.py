@@ -119,9 +119,7 @@ def test_a_services_copy_of_another_mount_of_the_same_file_system_is_no_use() ->
     assert [stays for _, stays in held_in(here[1], here, container)] == [True]
 
 
-HERE_TEXT = (
-    "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:9 / /vf rw shared:2 - nfs4 s:/x rw"
-)
+HERE_TEXT = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:9 / /vf rw shared:2 - nfs4 s:/x rw"
 HERE = parse(HERE_TEXT)
 
 

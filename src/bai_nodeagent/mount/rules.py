@@ -86,6 +86,7 @@ class Mount(Action):
     deadline_s: float = 40.0
     spec: MountSpec = field(kw_only=True)
     is_folder_missing: bool = False
+    needs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -123,7 +124,8 @@ def plan(spec: MountSpec, actual: Actual) -> MountPlan:
     if actual.view.mount is None:
         return _absent(spec, actual.folder)
     if cause := _cause(spec, actual):
-        return _take_away(actual.view.mount, cause, actual.users, (Mount(spec=spec),))
+        again = Mount(spec=spec, needs=spec.needs)
+        return _take_away(actual.view.mount, cause, actual.users, (again,))
     return _present(spec, actual.health)
 
 
@@ -167,7 +169,8 @@ def _absent(spec: MountSpec, folder: Folder | None) -> MountPlan:
             f"nothing is mounted at {spec.target}, but it holds {names}{more}: written while the "
             "share was away? A mount would hide that: move it away first",
         )
-    action = Mount(spec=spec, is_folder_missing=folder.kind == "missing")
+    # Else it would stand in the folder that the outer mount needs to be empty.
+    action = Mount(spec=spec, is_folder_missing=folder.kind == "missing", needs=spec.needs)
     text = f"{spec.source} is not mounted at {spec.target}"
     return Plan(Verdict(Status.FALSE, "NotMounted", text), (action,))
 

@@ -26,17 +26,18 @@ class MountSpec:
     expect_uid: int | None = None
     expect_gid: int | None = None
     node_id: str = ""
+    needs: tuple[str, ...] = ()  # the mounts that its target lies in, by condition type
 
     @property
     def is_writable(self) -> bool:
         return wants_write(self.options)
 
     @property
-    @property
     def effective_options(self) -> tuple[str, ...]:
         """With "rw", which holds unless "ro" is said: a hand's remount may have taken it away."""
         return (*self.options, "rw") if self.is_writable else self.options
 
+    @property
     def how(self) -> list[Any]:
         """What `mount` is called with."""
         return [self.type, self.source, list(self.options)]

@@ -8,7 +8,7 @@ doing. While a server is dead, a look costs a note and a lock, no waiting.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import anyio
 from ..model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
 from ..mount import rules as mount_rules
 from ..mount import view as mount_view
-from ..mount.mountinfo import MountEntry, Table
+from ..mount.mountinfo import MountEntry, Table, is_within
 from ..mount.rules import Actual, Folder, Health, Mount, MountPlan, Unmount
 from ..mount.view import MountSpec, View
 from ..system import mount_users, mounts
@@ -201,11 +201,39 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
     return [MountPoint(_spec(item, node), host) for item in node.document.get(SECTION, ())]
 
 
+def _check(section: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Two at one place would take each other away without end."""
+    first_at: dict[str, str] = {}
+    for index, item in enumerate(section):
+        if "target" not in item:
+            continue  # another layer says it
+        name, target = item["name"], _target(item)
+        if (first := first_at.setdefault(target, name)) != name:
+            text = f'{target} is also the target of "{first}"; each mount needs its own'
+            yield (index, "target"), text
+
+
+def _target(item: Mapping[str, Any]) -> str:
+    target: str = item["target"]
+    return target.rstrip("/") or "/"
+
+
+def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[str, ...]:
+    """The mounts that an item's target lies in."""
+    target = _target(item)
+    return tuple(
+        f"Mount/{other['name']}"
+        for other in node.document.get(SECTION, ())
+        if other.get("state") != "unmounted" and target != _target(other) != "/"
+        if is_within(target, _target(other))
+    )
+
+
 def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
     return MountSpec(
         name=item["name"],
         source=item["source"],
-        target=item["target"].rstrip("/") or "/",
+        target=_target(item),
         type=item["type"],
         options=tuple(item.get("options", ())),
         state=item.get("state", "mounted"),
@@ -213,7 +241,8 @@ def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
         expect_uid=item.get("expect-uid"),
         expect_gid=item.get("expect-gid"),
         node_id=node.node_id,
+        needs=_outer(item, node),
     )
 
 
-KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, named=True)
+KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, named=True, check=_check)
