@@ -112,8 +112,11 @@ async def unmount(target: str, lock: Path | None) -> None:
     except Outstanding as error:
         raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
     except Hangs as error:
-        text = f"{target} could not be unmounted within {UNMOUNT_DEADLINE_S:g} s"
-        raise Stuck(f"{text}; its server seems to be gone") from error
+        text = (
+            f"{target} could not be unmounted within {UNMOUNT_DEADLINE_S:g} s: its server does "
+            f"not answer; if it never will again, end what uses it and run `umount -f -l {target}`"
+        )
+        raise Stuck(text) from error
     if done.code != 0:
         reason = "Busy" if "busy" in done.output else "UnmountFailed"
         raise Refused(reason, _said("umount", done))
