@@ -403,7 +403,8 @@ stop-timeout = "8s"
         its registry below `var` has."""
         kernel_id = str(uuid.uuid4())
         container = self.lab.session(self.id, kernel_id)
-        folders = (str(self.folder / var), str(self.folder / "scratches"))
+        base = self.folder / var
+        folders = (str(base), str(base.with_name("scratches")))
         enter = [str(self.python), str(REGISTER), self.id, kernel_id, container, *folders]
         subprocess.run(enter, cwd=self.folder, check=True, timeout=60)
         return container

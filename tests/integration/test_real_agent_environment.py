@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +93,14 @@ packages = ["{AGENT}", "{MOCK}=={mock}"]
 wheels = "{self.wheels}"
 """
 
+    def session(self, var: str = "home/var") -> str:
+        """Entered as root, and given to the account like all else there."""
+        container = super().session(var)
+        account = pwd.getpwnam(USER)
+        for path in (self.home / "var").rglob("*"):
+            os.chown(path, account.pw_uid, account.pw_gid)
+        return container
+
     def living(self) -> list[int]:
         """The agent's processes, and builders that a killed daemon has left."""
         found = []
@@ -167,25 +177,31 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(
     assert Path(f"/proc/{main}").stat().st_uid == pwd.getpwnam(USER).pw_uid
     node.wait("healthy", (node.folder / "state/agent-healthy.toml").exists, START_S)
 
-    session = cluster.session(node.id)
-    try:
-        node.desire(node.installed(NEXT, policy))
-        node.wait(
-            "built",
-            lambda: node.condition("AgentEnvironment")["reason"] == "Built",
-            BUILD_S,
-        )
-        told = node.wait_reason("Agent", "Blocked", START_S)["message"]
-        assert "environment" in told
-        assert "sessions run: 1" in told
-        assert node.agent_pid == main
-        assert cluster.is_running(session)
-    finally:
-        cluster.docker("rm", "--force", session)
+    node.desire(node.installed(VERSION, f'{policy}\nstate = "stopped"'))
+    node.wait_reason("Agent", "Stopped", START_S)
+    session = node.session()
+    node.desire(node.installed(NEXT, policy))
+    node.wait("built", lambda: node.condition("AgentEnvironment")["reason"] == "Built", BUILD_S)
+    told = node.wait_reason("Agent", "Blocked", START_S)["message"]
+    assert "a change of environment would lose" in told
+    assert "sessions run: 1" in told
+    node.wait("as it was, meanwhile", lambda: node.agent_pid and node.worker_pid(), START_S)
+    main = node.agent_pid
+    (permit,) = re.findall(r'allow-session-loss = "(sha256:[0-9a-f]{64})"', told)
+    assert permit in node.run("plan").stdout
+    node.put(
+        f"desired/node/{node.id}",
+        f'api-version = 1\n[agent]\nallow-session-loss = "{permit}"\n',
+    )
     node.wait("upgraded", lambda: node.agent_pid not in (0, main), START_S)
-    main, _ = running(node)
+    running(node)
     node.wait("told", lambda: f"{MOCK} {NEXT}" in node.condition("Plugins")["message"], START_S)
+    # Its registry is the same file: else the session would be gone within seconds.
+    for _ in range(20):
+        time.sleep(1)
+        assert cluster.is_running(session)
     assert len(list((node.home / "var").glob("last_registry.*"))) == 1
+    cluster.docker("rm", "--force", session)
     kept = node.folder / "state/agent-healthy.toml"
     node.wait("healthy", lambda: NEXT in kept.read_text(), START_S)
 

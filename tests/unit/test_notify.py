@@ -61,6 +61,7 @@ def test_nobody_to_tell_is_no_error(address: str, monkeypatch: pytest.MonkeyPatc
         ("soon", None, None),
         (None, None, None),
     ],
+    ids=["meant for us", "for anybody", "for another process", "none", "no number", "unset"],
 )
 def test_watchdog_interval(
     usec: str | None, pid: str | None, expected_s: float | None, monkeypatch: pytest.MonkeyPatch
