@@ -6,6 +6,7 @@ Everything is seen from outside: files, processes, the store, HTTP.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 from servers import Etcd, free_port, wait_until
 
 PROGRAM = Path(sys.executable).with_name("bai-nodeagent")
+CRASHING = Path(__file__).with_name("crashing_daemon.py")
 WAIT_S = 15.0
 
 # Appends a line at each start, tells what it read, forks a worker as the real
@@ -133,6 +135,25 @@ stop-timeout = "3s"
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
+    def run_until_it_dies(self, when: str, within_s: float = WAIT_S) -> bool:
+        """Runs a daemon that kills itself after its Nth action, or after the first of a verb.
+
+        False: the node was in line before it came to that.
+        """
+        self.start(*self.inside, sys.executable, str(CRASHING), when)
+        process = self.process
+        assert process is not None
+        try:
+            self.wait(
+                "dead or in line",
+                lambda: process.poll() is not None or self.http("/readyz")[1].strip() == "Ready",
+                within_s,
+            )
+            return process.poll() is not None
+        finally:
+            process.kill()
+            process.wait()
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(how)
@@ -170,7 +191,13 @@ stop-timeout = "3s"
 
     def http(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            return self._fetched(f"http://127.0.0.1:{self.port}{path}")
+        except http.client.HTTPException as error:  # killed in the middle of its answer
+            raise OSError from error
+
+    def _fetched(self, url: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

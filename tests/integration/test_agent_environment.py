@@ -8,7 +8,6 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from wheels import USER, InstalledNode, installed_node, make_wheel
 
 pytestmark = pytest.mark.root
 
-CRASHING = Path(__file__).parent.parent / "crashing_daemon.py"
 # Three seconds for a virtual environment on a quiet machine.
 BUILD_S = 90.0
 ONE, TWO = "test-agent==1.0", "test-agent==2.0"
@@ -218,9 +216,7 @@ def test_a_daemon_killed_after_every_action_converges(node: InstalledNode) -> No
     node.stop()
     node.desire(node.installed(TWO, agent=quick))
     for verb in ("build", "stop", "switch", "start", "remove"):
-        node.start(sys.executable, str(CRASHING), verb)
-        assert node.process is not None
-        assert node.process.wait(BUILD_S) == -signal.SIGKILL, verb
+        assert node.run_until_it_dies(verb, BUILD_S), verb
     node.start()
     wait_running(node, "2.0", 2)
     assert len(node.environments) == 1

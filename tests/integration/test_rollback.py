@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from node_under_test import Node
 
-CRASHING = Path(__file__).parent.parent / "crashing_daemon.py"
 POLICY = 'on-unhealthy = "rollback"\nhealth-timeout = "2s"'
 
 
@@ -89,10 +87,7 @@ def test_a_daemon_killed_on_the_way_back_gets_there(node: Node, verb: str) -> No
     healthy_with(node, "one")
     node.stop()
     node.desire(desired(node, "poison"))
-    node.start(sys.executable, str(CRASHING), verb)
-    process = node.process
-    assert process is not None
-    node.wait("killed", lambda: process.poll() is not None, 40)
+    assert node.run_until_it_dies(verb, 40)
     node.start()
     rolled_back(node, "one")
     assert len(node.living()) == 1

@@ -338,6 +338,40 @@ def test_who_was_removed_and_then_left_by_hand_before_any_look_stays_out(
     node.wait_in(within_s=25)
 
 
+@pytest.mark.parametrize("state", ["active", "inactive"])
+def test_a_daemon_killed_after_any_action_converges(node: SwarmNode, state: str) -> None:
+    other = {"active": "inactive", "inactive": "active"}[state]
+    for nth in range(1, 6):
+        _settle(node, other)
+        node.stop()
+        _desire(node, state)
+        has_died = node.run_until_it_dies(str(nth), 30)
+        node.begin()
+        node.wait("up", lambda: node.http("/livez"))
+        _settle(node, state)
+        if not has_died:
+            assert nth > 1, "nothing was done: it tests nothing"
+            return
+    raise AssertionError("still dying after five actions")
+
+
+def _desire(node: SwarmNode, state: str) -> None:
+    node.desire_swarm(node.section() if state == "active" else '[swarm]\nstate = "left"\n')
+
+
+def _settle(node: SwarmNode, state: str) -> None:
+    _desire(node, state)
+    node.wait(
+        f"{state} and said so",
+        lambda: (
+            node.dockerd.swarm("LocalNodeState") == state
+            and node.condition("Swarm")["reason"] == "InSync"
+            and (node.condition("Swarm")["message"] == "in no swarm") is (state == "inactive")
+        ),
+        30,
+    )
+
+
 def test_another_swarm_is_left_only_when_no_container_needs_it(
     node: SwarmNode, manager: DockerNode, other: DockerNode
 ) -> None:
