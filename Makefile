@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for something, so there may be more of them than cores.
-SIDE_BY_SIDE := --numprocesses=3 --dist=loadgroup --no-loadscope-reorder --durations=25
+SIDE_BY_SIDE := --numprocesses=3 --dist=loadscope --no-loadscope-reorder --durations=25
 # Without pip's own version check: it asks the network, and says nothing of use here.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 

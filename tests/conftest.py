@@ -1,27 +1,43 @@
-"""Which tests run side by side: `make test` gives groups of them to several processes."""
+"""Which tests run side by side: `make test` gives groups of them to several processes.
+
+The tests of a file share its fixtures, and some files one thing that there is once on a machine.
+"""
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 import pytest
 
-# These wait for minutes, each on one thing that there is once: they begin first.
-LONG = ("e2e", "real agent", "systemd")
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+# Those that wait for minutes begin first.
+GROUPS = (r"/e2e/", r"/test_real_agent", r"/test_(agent_unit|systemd|units)\.py$")
 
 
+def _place(path: str) -> tuple[int, str]:
+    """The place of a file among those that begin first, and its group."""
+    for place, group in enumerate(GROUPS):
+        if re.search(group, path):
+            return place, group
+    return len(GROUPS), path
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] not in LONG)
+    items.sort(key=lambda item: _place(str(item.path))[0])
 
 
-def _group(item: pytest.Item) -> str:
-    """The tests of a file share its fixtures; some files share a server that is slow to start."""
-    fixtures = getattr(item, "fixturenames", ())
-    if "e2e" in item.path.parts:
-        return "e2e"
-    if "cluster" in fixtures:
-        return "real agent"
-    if "container" in fixtures:
-        return "systemd"
-    return item.path.name
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    # Its groups by marks (loadgroup) come to nothing with this pytest: there a mark no longer
+    # changes the name that the scheduler sees.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _place(f"/{nodeid.partition('::')[0]}")[1]
+
+    return ByGroup(config, log)
