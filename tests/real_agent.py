@@ -215,6 +215,11 @@ class Lab:
     def redis_cli(self, *arguments: str) -> str:
         return self.run("redis-cli", "-p", str(REDIS_PORT), *arguments)
 
+    def forget_agents(self) -> None:
+        """What earlier agents have left behind in etcd and Redis."""
+        self.etcd.etcdctl("del", "--prefix", "/sorna/local/nodes/agents/")
+        self.redis_cli("flushall")
+
     def publish(self) -> None:
         """What a manager writes into etcd."""
         self.etcd.etcdctl("put", "/sorna/local/nodes/manager/m1", "up")
@@ -445,6 +450,7 @@ def node(cluster: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     except NotPossible as why:
         pytest.skip(str(why))
     cluster.publish()
+    cluster.forget_agents()
     node = RealNode(tmp_path / "n", cluster, python)
     try:
         yield node

@@ -153,6 +153,7 @@ def node(cluster: Lab) -> Iterator[InstalledRealNode]:
     if not python.exists():
         pytest.skip(f"needs {python}")
     cluster.publish()
+    cluster.forget_agents()
     cluster.folder.chmod(0o755)
     (cluster.folder / "docker.sock").chmod(0o666)
     with public_folder() as folder:

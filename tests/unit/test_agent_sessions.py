@@ -69,6 +69,14 @@ def test_the_working_directory_costs_sessions() -> None:
     assert lost(spec(workdir=Path("/srv"))) == ("workdir",)
 
 
+def test_variables_that_stand_above_its_keys_cost_sessions_and_others_do_not() -> None:
+    assert lost(spec(env={"LANG": "C"})) == ()
+    for name in ("BACKEND_SCRATCH_ROOT", "BACKEND_CONFIG_FILE"):
+        assert lost(spec(env={name: "/s"})) == ("env",)
+        assert lost(spec(env={name: "/s"}), before=replace(BEFORE, env={name: "/s"})) == ()
+    assert lost(spec(env={"LANG": "C"}), before=None) == ("env",)
+
+
 def test_another_environment_costs_sessions_and_another_argument_does_not() -> None:
     assert lost(spec(command=(*COMMAND, "--debug"))) == ()
     assert lost(spec(command=("/opt/new/bin/python", *COMMAND[1:]))) == ("the environment's path",)

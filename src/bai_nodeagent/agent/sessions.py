@@ -36,6 +36,9 @@ SACRED: Mapping[KeyPath, str | None] = {
     ("container", "scratch-root"): "./scratches",
 }
 
+# Of the agent's environment: where agent.toml is, and what stands above it.
+SACRED_VARIABLES = ("BACKEND_CONFIG_FILE", "BACKEND_SCRATCH_ROOT")
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -113,9 +116,15 @@ def losing(
         parts.append("workdir")
     if PART in changed:
         parts.append(PART)
+    if "env" in changed and (before is None or _sacred(before.env) != _sacred(spec.env)):
+        parts.append("env")
     if "command" in changed and (before is None or before.environment != _environment(spec)):
         parts.append("the environment's path")
     return tuple(parts)
+
+
+def _sacred(env: Mapping[str, str]) -> list[str | None]:
+    return [env.get(name) for name in SACRED_VARIABLES]
 
 
 def _is_default(spec: AgentSpec, key: KeyPath, has_one: bool) -> bool:
