@@ -1,8 +1,8 @@
 """Accelerator plugins in the agent's environment, and the devices that they are for.
 
-Verified, never mended: installing packages is the admin's. What goes into
-agent.toml is written by AgentConfig, and an agent that runs with other
-plugins than are installed now is restarted by Agent.
+Verified, never mended: installing packages is the admin's, or AgentEnvironment's where
+`[agent.install]` lists them. What goes into agent.toml is written by AgentConfig, and an
+agent that runs with other plugins than are installed now is restarted by Agent.
 """
 
 from __future__ import annotations
