@@ -213,6 +213,14 @@ stop-timeout = "3s"
             text = path.read_text() if path.exists() else ""
         return json.loads(text) if text.strip() else {"summary": "", "conditions": []}
 
+    def status_now(self) -> dict[str, Any]:
+        """By HTTP: what stands in the store may be half a minute behind."""
+        try:
+            status: dict[str, Any] = json.loads(self.http("/status")[1])
+        except OSError:
+            return {"summary": "", "conditions": []}
+        return status
+
     def condition(self, name: str) -> dict[str, Any]:
         found = [c for c in self.status()["conditions"] if c["type"] == name]
         return found[0] if found else {"status": "", "reason": "", "message": ""}

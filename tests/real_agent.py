@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -383,12 +382,7 @@ stop-timeout = "8s"
         return self.lab.in_network(lambda: super(RealNode, self).http(path))
 
     def status(self) -> dict[str, Any]:
-        """At once, by HTTP: what stands in the store may be half a minute behind."""
-        try:
-            status: dict[str, Any] = json.loads(self.http("/status")[1])
-        except OSError:
-            return {"summary": "", "conditions": []}
-        return status
+        return self.status_now()
 
     @property
     def agent_pid(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import pwd
 import re
@@ -162,12 +161,7 @@ packages = [{listed}]
         return found
 
     def status(self) -> dict[str, Any]:
-        """At once, by HTTP: what stands in the store may be half a minute behind."""
-        try:
-            status: dict[str, Any] = json.loads(self.http("/status")[1])
-        except OSError:
-            return {"summary": "", "conditions": []}
-        return status
+        return self.status_now()
 
     @property
     def environments(self) -> list[str]:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from ..blocking import in_thread
-from ..model import Host, Refused, Stuck, Unavailable, Wake
+from ..model import Host, Stuck, Unavailable, Wake
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part, wanted_part
-from ..system import distributions, environments, inotify, launch, output, process, sockets
+from ..system import distributions, environments, inotify, output, process, sockets
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
 from .guard import Guard
 from .record import Life, Notes, Record, config_text, installed, located, remembered_swarm
+from .search import Search, described
 from .sessions import Launch
 from .signs import (
-    MAIN_TITLE,
     WORKER_TITLE,
     Endpoint,
     Signs,
     endpoints,
     is_backendai,
-    pid_file,
 )
 from .spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
 
@@ -38,17 +35,6 @@ NAME = "Agent"
 LINES_QUOTED = 10
 # Of what an agent says in its troubles; a traceback is some 50 lines.
 LINES_READ = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What a search among all processes finds: fields as in ChildActual."""
-
-    stray: Process | None = None
-    is_ours: bool = False
-    unit: str = ""
-    orphans: tuple[Process, ...] = ()
-    taken: tuple[str, ...] = ()
 
 
 class Ends:
@@ -91,6 +77,7 @@ class Desk:
         self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / "agent.lock"
         self.log = host.state / "agent.log"
+        self.search = Search(spec, self.lock)
 
     def finds(self, launch: Launch) -> Inputs:
         """The inputs that an agent which is started so now would find. Blocks."""
@@ -220,7 +207,7 @@ class Desk:
             if own and not rpc.host:
                 rpc = Endpoint(own.host, own.port)
                 answer = await sockets.ask(rpc.host, rpc.port)
-            taken = _described(o for o in wanted.taken(found) if o.pid not in ours)
+            taken = described(o for o in wanted.taken(found) if o.pid not in ours)
         if taken and answer == "greets":
             answer = "refuses"  # it is a stranger that does
         return Signs(worker, answer, str(rpc), frozen, taken)
@@ -263,118 +250,9 @@ class Desk:
         except Unavailable:
             return None
 
-    async def around(self, record: Record, command: tuple[str, ...]) -> Around:
-        return await in_thread(
-            "agent: who lives", lambda: self._search(record, command), process.SCAN_DEADLINE_S
-        )
-
-    def _search(self, record: Record, command: tuple[str, ...]) -> Around:
-        """Looks for the agent, that command, among all processes. Blocks."""
-        everyone = process.living()
-        leader = self._leader(record, everyone)
-        if leader is not None:
-            self._check_exec(leader)
-            return Around(stray=leader, is_ours=True)
-        left = self.left_behind(record)
-        others = [p for p in everyone if p not in left]
-        stray = process.matching(command, self._uids(), others) if command else None
-        estranged: set[Process] = set()
-        found: tuple[sockets.Listener, ...] = ()
-        if stray is None and is_backendai(self.spec.health, command):
-            text = config_text(self.spec)
-            needed = endpoints(text)
-            found = needed.taken(sockets.listeners(needed.ports))
-            owners = {o.pid for o in found} | {_noted_pid(pid_file(text))}
-            stray, estranged = self._by_title(others, owners)
-        if stray is not None:
-            unit = process.unit_of(stray)
-            return Around(stray=stray, unit=unit if unit == self.spec.unit else "")
-        left |= estranged
-        gone = {process.pid for process in left}
-        taken = _described(o for o in found if o.pid not in gone)
-        return Around(orphans=tuple(sorted(left)), taken=taken)
-
-    def _by_title(
-        self, everyone: list[Process], owners: set[int]
-    ) -> tuple[Process | None, set[Process]]:
-        """The agent by what it calls itself (it overwrites its arguments), and what is left of
-        earlier ones without their main process.
-
-        Another node's agent on this machine has the same titles: so ours is
-        who has our ports, works in our folder, or stands in our pid-file, which a
-        second agent would overwrite and then remove.
-        """
-        uids, folder = self._uids(), str(self.spec.workdir)
-        agents = {
-            p: title
-            for p in everyone
-            if (title := process.title_of(p)).startswith(MAIN_TITLE) and process.is_near(p, uids)
-        }
-        mains = {p.pid: p for p in agents if not agents[p].startswith(WORKER_TITLE)}
-        ours = {
-            p
-            for p in agents
-            if p.pid in owners or (folder != "/" and process.folder_of(p) == folder)
-        }
-        alive = [mains.get(p.pid) or mains.get(p.parent) for p in sorted(ours)]
-        stray = next((main for main in alive if main is not None), None)
-        return stray, {p for p in ours if p.pid not in mains and p.parent not in mains}
-
-    def left_behind(self, record: Record) -> set[Process]:
-        """What lives of an agent whose main process does not. Blocks.
-
-        Once an end is noted nothing was left, and its numbers may be others' by now.
-        """
-        life = record.life
-        return process.kin(life.process if life and not life.is_over else None, self.lock)
-
-    def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
-        """The main process that we started without living to note its pid."""
-        if (record.life and record.life.pid) or not process.is_held(self.lock):
-            return None
-        holders = process.holders(self.lock, everyone)
-        return next((p for p in sorted(holders) if p.session == p.pid), None)
-
-    def _check_exec(self, leader: Process) -> None:
-        """A child of ours that has not become the agent yet still shows our own arguments."""
-        if process.command_of(leader) == process.command_of(Process(os.getpid(), 0)):
-            raise Stuck(
-                f"the start of the agent hangs: {self.spec.workdir} or its program "
-                "may be on a mount whose server is gone"
-            )
-
-    def _uids(self) -> set[int]:
-        try:
-            return {0, os.geteuid(), launch.account(self.spec.user).uid}
-        except Refused:
-            return {0, os.geteuid()}
-
 
 def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:
     return environments.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")
-
-
-def _noted_pid(file: Path | None) -> int:
-    """What a pid-file says; 0 where it says nothing. The agent never checks it, nor do we."""
-    try:
-        text = file.read_text(errors="replace").strip() if file and file.is_file() else ""
-    except OSError:
-        return 0
-    return int(text) if text.isdecimal() else 0
-
-
-def _described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
-    """Ports and who has them, for people."""
-    return tuple(
-        sorted({f"port {one.port} by {_who(one.pid)}" for one in listeners}),
-    )
-
-
-def _who(pid: int) -> str:
-    owner = process.find(pid) if pid else None
-    if owner is None:
-        return "a process that we may not see"
-    return f"process {pid} ({process.title_of(owner)[:60]})"
 
 
 def _written_s(path: Path | None, epoch_s: float) -> float | None:

@@ -29,10 +29,11 @@ from ..agent.child import (
 )
 from ..agent.health import NoteHealthy, NoteUnhealthy, RollBack, watched
 from ..agent.install import Switch
-from ..agent.look import LINES_READ, NAME, Around, Desk, Ends
+from ..agent.look import LINES_READ, NAME, Desk, Ends
 from ..agent.memory import Memory
 from ..agent.record import Cause, Life, Record
 from ..agent.rules import NoteWell
+from ..agent.search import Around
 from ..agent.section import SCHEMA, SECTION
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
@@ -74,7 +75,7 @@ class ChildAgent:
         main = process.find(life.pid, life.start_ticks) if life and life.pid else None
         around = Around()
         if main is None:
-            around = await self._desk.around(record, self.spec.command)
+            around = await self._desk.search.around(record, self.spec.command)
         lines = output.tail(self._desk.log) if _is_to_be_read(record, main) else ""
         common = await self._desk.common(record, main, lines, self.spec.command)
         self._ends.follow(main, common["signs"])
@@ -102,7 +103,7 @@ class ChildAgent:
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
-                await process.end(left, lambda: self._desk.left_behind(notes.read()))
+                await process.end(left, lambda: self._desk.search.left_behind(notes.read()))
             case Start(cause=cause, as_before=as_before):
                 await in_thread(
                     "agent: start", lambda: self._launch(cause, as_before), START_DEADLINE_S
@@ -209,7 +210,7 @@ class UnitAgent:
         child = process.find(life.pid, life.start_ticks) if life and life.pid else None
         if child is not None or unit.main_pid:
             return Around(stray=child, is_ours=child is not None)
-        return await self._desk.around(record, command)
+        return await self._desk.search.around(record, command)
 
     async def _last_lines(self) -> str:
         try:
@@ -230,7 +231,7 @@ class UnitAgent:
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
-                await process.end(left, lambda: self._desk.left_behind(notes.read()))
+                await process.end(left, lambda: self._desk.search.left_behind(notes.read()))
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
             case StopUnit(unit=unit, cause=cause):
