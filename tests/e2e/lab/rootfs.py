@@ -14,6 +14,7 @@ from pathlib import Path
 
 # To have more on the node, add it here. Docker would be "docker.io".
 GUEST_PACKAGES = (
+    "busybox-static",
     "ca-certificates",
     "dbus",
     "etcd-client",
@@ -24,6 +25,7 @@ GUEST_PACKAGES = (
     "psmisc",
     "python3-venv",
     "qemu-guest-agent",
+    "runc",
     "systemd-sysv",
     "udev",
 )
