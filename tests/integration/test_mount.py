@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.model import Host, Refused, Stuck, Verdict
+from bai_nodeagent.model import Host, Refused, Stuck, Unavailable, Verdict
 from bai_nodeagent.mount.rules import Unmount
 from bai_nodeagent.mount.view import MountSpec
 from bai_nodeagent.reconcile import reconcile
@@ -186,6 +186,23 @@ async def every_change_of_the_table_wakes(folder: Path) -> None:
         await anyio.sleep(0.2)
         assert not wakes  # not on the way to the target
         tasks.cancel_scope.cancel()
+
+
+@scenario
+async def one_in_another_waits_until_that_one_is_there(folder: Path) -> None:
+    outer = tmpfs(folder / "vf")
+    inner = replace(tmpfs(folder / "vf/in", "inner"), name="in", outer=(outer,))
+    assert (await passed(inner, folder)).reason == "Waiting"
+    assert not (folder / "vf").exists()
+    assert (await passed(outer, folder)).reason == "Mounted"
+    late = point(inner, folder)
+    action = late.plan(await late.observe()).actions[0]
+    run("umount", folder / "vf")  # by a hand, in between
+    with pytest.raises(Unavailable, match="has just gone"):
+        await late.apply(action)
+    assert not list((folder / "vf").iterdir())
+    assert (await passed(outer, folder)).reason == "Mounted"
+    assert (await passed(inner, folder)).reason == "Mounted"
 
 
 # -- who uses it

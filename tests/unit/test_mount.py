@@ -331,13 +331,26 @@ def test_a_mount_in_another_waits_for_that_one() -> None:
     items = [inner, outer, item("beside", "/vf/a2"), item("gone", "/vf/a", state="unmounted")]
     node = NodeSpec("i-1", "local", 1, "sha256:d", {}, {"mount": items})
     specs = [resource.spec for resource in kind.KIND.resources(node, host())]
-    assert all(isinstance(spec, MountSpec) for spec in specs)
-    needs = {spec.name: spec.needs for spec in specs if isinstance(spec, MountSpec)}
-    in_outer = ("Mount/outer",)
-    assert needs == {"inner": in_outer, "outer": (), "beside": in_outer, "gone": in_outer}
-    spec = replace(SPEC, needs=in_outer)
-    assert planned(spec=spec, folder=Folder("/vf", "missing")).actions[0].needs == in_outer
-    assert [action.needs for action in planned(OTHER, spec=spec).actions] == [(), in_outer]
+    outer_of = {s.name: [o.name for o in s.outer] for s in specs if isinstance(s, MountSpec)}
+    assert outer_of == {"inner": ["outer"], "outer": [], "beside": ["outer"], "gone": ["outer"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "actions"),
+    [
+        ((), "Waiting", []),
+        ((OTHER,), "Waiting", []),
+        ((RIGHT,), "NotMounted", ["mount"]),
+        # Behind a link the outer one is where the inner one's real path leads.
+        ((RIGHT.replace("/vf ", "/ "),), "NotMounted", ["mount"]),
+    ],
+)
+def test_a_mount_is_never_made_in_the_bare_folder_of_another(
+    lines: tuple[str, ...], reason: str, actions: list[str]
+) -> None:
+    spec = replace(SPEC, name="inner", source="10.0.0.1:/in", target="/vf/in", outer=(SPEC,))
+    got = planned(*lines, spec=spec, folder=Folder("/vf/in", "folder"))
+    assert (got.verdict.reason, verbs(got)) == (reason, actions)
 
 
 def test_two_mounts_at_one_target_are_a_mistake() -> None:

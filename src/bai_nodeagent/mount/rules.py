@@ -86,7 +86,6 @@ class Mount(Action):
     deadline_s: float = 40.0
     spec: MountSpec = field(kw_only=True)
     is_folder_missing: bool = False
-    needs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -121,11 +120,15 @@ def plan(spec: MountSpec, actual: Actual) -> MountPlan:
         return _trouble("Covered", _covered(spec, cover))
     if spec.state == "unmounted":
         return _unmounted(spec, actual)
+    if actual.view.lacks:
+        # By the table, not by the other's condition, which may be older than a hand's unmount.
+        # Else it would stand in the folder that the outer mount needs to be empty.
+        text = f"waits for Mount/{actual.view.lacks}, in which {spec.target} lies"
+        return Plan(Verdict(Status.UNKNOWN, "Waiting", text), look_again_in_s=TROUBLE_S)
     if actual.view.mount is None:
         return _absent(spec, actual.folder)
     if cause := _cause(spec, actual):
-        again = Mount(spec=spec, needs=spec.needs)
-        return _take_away(actual.view.mount, cause, actual.users, (again,))
+        return _take_away(actual.view.mount, cause, actual.users, (Mount(spec=spec),))
     return _present(spec, actual.health)
 
 
@@ -169,8 +172,7 @@ def _absent(spec: MountSpec, folder: Folder | None) -> MountPlan:
             f"nothing is mounted at {spec.target}, but it holds {names}{more}: written while the "
             "share was away? A mount would hide that: move it away first",
         )
-    # Else it would stand in the folder that the outer mount needs to be empty.
-    action = Mount(spec=spec, is_folder_missing=folder.kind == "missing", needs=spec.needs)
+    action = Mount(spec=spec, is_folder_missing=folder.kind == "missing")
     text = f"{spec.source} is not mounted at {spec.target}"
     return Plan(Verdict(Status.FALSE, "NotMounted", text), (action,))
 

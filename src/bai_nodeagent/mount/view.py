@@ -26,7 +26,7 @@ class MountSpec:
     expect_uid: int | None = None
     expect_gid: int | None = None
     node_id: str = ""
-    needs: tuple[str, ...] = ()  # the mounts that its target lies in, by condition type
+    outer: tuple[MountSpec, ...] = ()  # the items that its target lies in
 
     @property
     def is_writable(self) -> bool:
@@ -51,12 +51,14 @@ class View:
     is_share  it is the desired one
     differs   options that it should have and has not
     cover     what hides the desired one, which is mounted there
+    lacks     the name of an item that the target lies in and that is not mounted there
     """
 
     mount: MountEntry | None = None
     is_share: bool = False
     differs: tuple[str, ...] = ()
     cover: MountEntry | None = None
+    lacks: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -69,7 +71,8 @@ def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | Non
     hidden = [e for e in table if e.target == path and _shows(spec, e, table)]
     if mount is None:
         way = way_to(path, table)
-        return View(cover=way[-1] if hidden and way else None)
+        lacks = [o.name for o in spec.outer if not any(_shows(o, e, table) for e in way)]
+        return View(cover=way[-1] if hidden and way else None, lacks="".join(lacks[:1]))
     is_ours = made == note(spec, mount)
     if is_ours or _shows(spec, mount, table):
         differs = () if is_ours else differing(spec.effective_options, mount)

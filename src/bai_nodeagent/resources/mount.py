@@ -121,6 +121,8 @@ class MountPoint:
         if folder.path != self._path:
             self._path = folder.path
             return await self._look()
+        if mount_view.around(self._path, mounts.table()) != mount_view.around(self._path, table):
+            return await self._look()  # something came or went while we looked
         return Actual(self._view(table), folder)
 
     async def _probe(self, mount: MountEntry) -> Health:
@@ -160,6 +162,8 @@ class MountPoint:
             raise
 
     async def _mount(self, *, is_folder_missing: bool) -> None:
+        if lacks := self._view(mounts.table()).lacks:
+            raise Unavailable(f"Mount/{lacks}, in which {self.spec.target} lies, has just gone")
         if is_folder_missing:
             await self._prober.make()
         spec = self.spec
@@ -218,11 +222,11 @@ def _target(item: Mapping[str, Any]) -> str:
     return target.rstrip("/") or "/"
 
 
-def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[str, ...]:
-    """The mounts that an item's target lies in."""
+def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[MountSpec, ...]:
+    """The items that an item's target lies in."""
     target = _target(item)
     return tuple(
-        f"Mount/{other['name']}"
+        _spec(other, node)
         for other in node.document.get(SECTION, ())
         if other.get("state") != "unmounted" and target != _target(other) != "/"
         if is_within(target, _target(other))
@@ -241,7 +245,7 @@ def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
         expect_uid=item.get("expect-uid"),
         expect_gid=item.get("expect-gid"),
         node_id=node.node_id,
-        needs=_outer(item, node),
+        outer=_outer(item, node),
     )
 
 
