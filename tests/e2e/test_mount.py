@@ -62,6 +62,7 @@ def test_a_put_mounts_for_the_host_and_a_hand_is_undone(managed: Managed) -> Non
     managed.wait("told nothing", lambda: managed.status()["summary"] == "Missing")
     managed.desire('expect-file = "version.txt"\nexpect-uid = 0\nexpect-gid = 0')
     managed.wait_ready()
+    managed.wait("told to etcd", lambda: managed.status_in_etcd()["summary"] == "Ready")
     node = managed.node
     assert managed.mounted() == managed.nfs.source("vfroot")  # as PID 1 sees it
     pid = managed.property(DAEMON, "MainPID")
