@@ -226,6 +226,9 @@ class Lab:
 
     def start(self) -> None:
         self.run("ip", "link", "set", "lo", "up")
+        # 23.09 hangs at its start when a connection happens to leave from 48200 or 49200.
+        ports = "/proc/sys/net/ipv4/ip_local_port_range"
+        self.run("sh", "-c", f"echo 50000 60999 > {ports}")
         for server in (self.etcd_server, self.redis, self.dockerd):
             server.start()
         wait_for(lambda: self.etcd.etcdctl("get", "ready") is not None, "etcd")
@@ -372,7 +375,7 @@ supervisor = "child"
 command = ["{self.python}", "-m", "ai.backend.agent.server", "-f", "{self.agent_toml}"]
 workdir = "{self.folder}"
 env = {{ DOCKER_HOST = "{self.lab.docker_host}" }}
-stop-timeout = "8s"
+stop-timeout = "20s"
 """
 
     def start(self, *program: str) -> None:

@@ -17,9 +17,11 @@ POLICY = 'on-unhealthy = "rollback"\nhealth-timeout = "8s"'
 POISON = '[agent-config.values.etcd]\nnamespace = "nowhere"'
 
 
-def desired(node: RealNode, values: str = "", top: str = "", folder: str = "var") -> str:
+def desired(
+    node: RealNode, values: str = "", top: str = "", folder: str = "var", policy: str = POLICY
+) -> str:
     values = f'var-base-path = "{node.folder}/{folder}"\n{values}'
-    return node.agent_document(values, POLICY, top)
+    return node.agent_document(values, policy, top)
 
 
 def healthy(node: RealNode) -> int:
@@ -49,7 +51,8 @@ def test_an_outage_during_a_good_change_rolls_nothing_back(node: RealNode) -> No
     main = healthy(node)
     node.lab.redis.stop()
     try:
-        node.desire(desired(node, 'region = "fine"'))
+        # Long enough for a busy machine's agent to say what it waits for.
+        node.desire(desired(node, 'region = "fine"', policy=POLICY.replace("8s", "60s")))
         node.wait("restarted", lambda: node.agent_pid not in (0, main), START_S)
         node.wait(
             "told", lambda: "can't have caused it" in node.condition("Agent")["message"], START_S

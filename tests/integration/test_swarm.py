@@ -152,6 +152,7 @@ def _running(node: SwarmNode) -> Iterator[SwarmNode]:
 def _check_no_token(node: SwarmNode) -> None:
     """Nothing may show a token but the store's own secret: no file of the daemon, nor of the
     Docker that it was handed to, no argument, no metric, no status."""
+    node.wait("up", lambda: node.http("/livez"))  # a test may just have started it again
     folders = (node.folder, node.dockerd.data / "swarm")
     texts = {
         path: path.read_text(errors="replace")
