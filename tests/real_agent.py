@@ -400,13 +400,12 @@ stop-timeout = "20s"
                 return int(pid)
         return 0
 
-    def session(self, var: str = "var") -> str:
+    def session(self, var: str = "var", scratches: str = "scratches") -> str:
         """A session of this agent, as it stands before the agent starts: with a container that
         its registry below `var` has."""
         kernel_id = str(uuid.uuid4())
         container = self.lab.session(self.id, kernel_id)
-        base = self.folder / var
-        folders = (str(base), str(base.with_name("scratches")))
+        folders = (str(self.folder / var), str(self.folder / scratches))
         enter = [str(self.python), str(REGISTER), self.id, kernel_id, container, *folders]
         subprocess.run(enter, cwd=self.folder, check=True, timeout=60)
         return container

@@ -93,9 +93,9 @@ packages = ["{AGENT}", "{MOCK}=={mock}"]
 wheels = "{self.wheels}"
 """
 
-    def session(self, var: str = "home/var") -> str:
+    def session(self, var: str = "home/var", scratches: str = "home/scratches") -> str:
         """Entered as root, and given to the account like all else there."""
-        container = super().session(var)
+        container = super().session(var, scratches)
         account = pwd.getpwnam(USER)
         for path in (self.home / "var").rglob("*"):
             os.chown(path, account.pw_uid, account.pw_gid)
