@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 # Those that wait for minutes begin first.
-GROUPS = (r"/e2e/", r"/test_real_agent", r"/test_(agent_unit|systemd|units)\.py$")
+GROUPS = (r"/e2e/test_(lab|mount)", r"/test_real_agent", r"/test_(agent_unit|systemd|units)\.py$")
 
 
 def _place(path: str) -> tuple[int, str]:

@@ -23,6 +23,7 @@ PACKAGES = {
     "etcd-server": "etcd",
     "gcc": "cc",
     "iproute2": "ip",
+    "patchelf": "patchelf",
     "prometheus": "promtool",
     "redis-server": "redis-server",
     "systemd": "systemd-analyze",

@@ -46,12 +46,16 @@ class Line:
     """A line of releases: what pip installs, and the Python that it runs on."""
 
     name: str
-    requirement: str
+    version: str
     python: str
 
+    @property
+    def requirement(self) -> str:
+        return f"backend.ai-agent=={self.version}"
 
-OLD = Line("23.09", "backend.ai-agent==23.9.10", "3.11")
-NEW = Line("26.8", "backend.ai-agent>=26.8,<26.9", "3.13")
+
+OLD = Line("23.09", "23.9.10", "3.11")
+NEW = Line("26.8", "26.8.3", "3.13")
 
 
 def agent_python(line: Line) -> Path:
@@ -80,23 +84,51 @@ def _build(venv: Path, line: Line) -> None:
     (venv / ".complete").touch()
 
 
-def find_python(version: str) -> Path | None:
-    """An interpreter of that minor version: on the path, of pyenv, of Debian."""
+def find_python(version: str, user: str | None = None) -> Path | None:
+    """An interpreter of that minor version, which that account may run: on the path, of pyenv,
+    of Debian."""
     on_path = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(":")]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     own = sorted(folder / "bin" for folder in pyenv.glob(f"{version}.*"))
     for folder in (*own, *on_path, Path("/usr/bin")):
         program = folder / f"python{version}"
         # pyenv's shims are there for versions that are not selected, and fail then.
-        if program.exists() and _says(program) == version:
+        if program.exists() and _says(program, user) == version:
             return program
     return None
 
 
-def _says(program: Path) -> str:
-    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
-    done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
+def _says(program: Path, user: str | None) -> str:
+    ask = [str(program), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    try:
+        done = subprocess.run(ask, user=user, cwd="/", capture_output=True, text=True, check=False)
+    except PermissionError:
+        return ""
     return done.stdout.strip()
+
+
+def public_python(version: str, user: str, folder: Path) -> Path:
+    """An interpreter that the account may run: one of the machine, else a copy below `folder`.
+
+    Raises NotPossible.
+    """
+    found = find_python(version, user)
+    if found is not None:
+        return found
+    private = find_python(version)
+    if private is None:
+        raise NotPossible(f"needs Python {version}: none is here")
+    if shutil.which("patchelf") is None:
+        raise NotPossible(f"{private} is closed to {user}, and a copy needs patchelf")
+    home = private.resolve().parent.parent
+    copy = folder / f"python{version}"
+    program = copy / "bin" / f"python{version}"
+    if not copy.exists():
+        shutil.copytree(home, copy, symlinks=True)
+        # pyenv's looks for its own library where it was built.
+        own = ["patchelf", "--set-rpath", "$ORIGIN/../lib", str(program)]
+        subprocess.run(own, check=True)
+    return program
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from bai_nodeagent.system.systemd import Systemd
 from debian_root import LAB, NotPossible, debian_root
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ["ca-certificates", "dbus", "libssl3", "procps", "python3", "systemd"]
+PACKAGES = ["ca-certificates", "dbus", "libssl3", "procps", "python3-venv", "systemd"]
 PROGRAMS = ["containerd", "docker", "dockerd", "nsenter", "runc", "setpriv", "unshare"]
 VENV = Path("/opt/bai-nodeagent/venv")
 """Where the units expect the daemon; in the container it runs this checkout."""

@@ -25,7 +25,8 @@ _PART = "plugin "
 class PluginRules:
     """`[plugins]` as far as it decides what the agent loads.
 
-    python   the interpreter whose environment counts; None: that of `command`
+    python   the interpreter whose environment counts, of `[agent.install]` where nothing is said;
+             None: that of `command`
     command  of the agent
     allow    None: everything that is installed
     """
@@ -79,10 +80,13 @@ def plugin_rules(document: Mapping[str, Any]) -> PluginRules | None:
     section = document.get(SECTION)
     if section is None:
         return None
+    agent = document.get("agent", {})
     python, allow = section.get("python"), section.get("allow")
+    if python is None and "install" in agent:
+        python = f"{agent['install']['path']}/bin/python"
     return PluginRules(
         python=Path(python) if python else None,
-        command=tuple(document.get("agent", {}).get("command", ())),
+        command=tuple(agent.get("command", ())),
         allow=None if allow is None else tuple(allow),
         block=tuple(section.get("block", ())),
     )

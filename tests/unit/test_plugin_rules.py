@@ -78,6 +78,16 @@ def test_the_section_becomes_typed() -> None:
     assert full == PluginRules(Path("/v/bin/python"), (), (), ("a.b",))
 
 
+def test_an_environment_that_the_daemon_builds_is_the_one_that_counts() -> None:
+    # A unit has no command here that could tell.
+    agent = {"supervisor": "systemd", "install": {"path": "/opt/venv"}}
+    assert plugin_rules({"plugins": {}, "agent": agent}) == PluginRules(
+        Path("/opt/venv/bin/python")
+    )
+    named = plugin_rules({"plugins": {"python": "/v/bin/python"}, "agent": agent})
+    assert named == PluginRules(Path("/v/bin/python"))
+
+
 def wanted(
     rules: PluginRules,
     started_with: Environment | None,

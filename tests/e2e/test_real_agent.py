@@ -60,14 +60,15 @@ def _is_another(node: RealNode, main: int) -> bool:
 
 
 @both
-def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode) -> None:
+@pytest.mark.parametrize("victim", ["main", "worker"])
+def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode, victim: str) -> None:
     node.start()
     node.desire(node.agent_document())
-    _, worker = running(node)
-    os.kill(worker, signal.SIGSTOP)
+    pid = running(node)[("main", "worker").index(victim)]
+    os.kill(pid, signal.SIGSTOP)
     told = node.wait_reason("Agent", "Frozen", START_S)
-    assert (told["status"], str(worker) in told["message"]) == ("False", True)
-    os.kill(worker, signal.SIGCONT)
+    assert (told["status"], str(pid) in told["message"]) == ("False", True)
+    os.kill(pid, signal.SIGCONT)
     node.wait_reason("Agent", "Running", START_S)
 
 
@@ -209,6 +210,7 @@ required = true
 # --- found again -------------------------------------------------------------------------
 
 
+@both
 def test_an_agent_without_notes_is_adopted_whatever_it_calls_itself(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document())
@@ -221,6 +223,7 @@ def test_an_agent_without_notes_is_adopted_whatever_it_calls_itself(node: RealNo
     assert running(node) == (main, worker)
 
 
+@both
 def test_an_orphan_of_an_earlier_life_is_ended_before_a_start(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document())
