@@ -16,7 +16,8 @@ help:
 	@echo "make test         everything: static checks, unit, integration and end-to-end tests"
 	@echo "make check        ruff, mypy, import contracts, unit tests: the quick round"
 	@echo "make integration  against real etcds, processes, a real systemd in a container"
-	@echo "make e2e          on a real node in a virtual machine (make node-shell: a shell there)"
+	@echo "make e2e          a real node in a virtual machine (make node-shell: a shell there), and"
+	@echo "                  the real Backend.AI agent, of both lines"
 	@echo "make bench        speed and memory, as ratios"
 
 run: $(VENV)/.installed
@@ -45,7 +46,7 @@ integration: $(VENV)/.tested
 
 e2e: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/e2e
 
 node-shell: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
