@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -258,6 +259,15 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     assert main in node.living()
     os.kill(main, signal.SIGKILL)  # it comes back with what stands there
     node.wait("back", lambda: node.agent_pid not in (0, main) and node.worker_pid(), START_S)
+    assert node.condition("AgentConfig")["reason"] == "Incompatible"
+
+    # As after a reboot: nothing of it lives, and what was noted of this boot is gone.
+    node.stop(signal.SIGKILL)
+    for pid in node.living():
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(node.folder / "runtime")
+    node.start()
+    node.wait("back", lambda: node.agent_pid and node.worker_pid(), START_S)
     assert node.condition("AgentConfig")["reason"] == "Incompatible"
     main = node.agent_pid
     node.desire(node.agent_document())

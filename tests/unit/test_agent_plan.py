@@ -19,13 +19,14 @@ from bai_nodeagent.agent.child import (
 )
 from bai_nodeagent.agent.guard import Caution
 from bai_nodeagent.agent.record import Life, Record
+from bai_nodeagent.agent.rollback import Past
 from bai_nodeagent.agent.rules import change_wait_s, crash_wait_s
-from bai_nodeagent.agent.sessions import Held, Sessions
+from bai_nodeagent.agent.sessions import Held, Sessions, launch_of
 from bai_nodeagent.agent.signs import Signs
 from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.agent.unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
 from bai_nodeagent.agent.words import Trouble
-from bai_nodeagent.model import Plan, Status
+from bai_nodeagent.model import Plan, Status, Verdict
 from bai_nodeagent.system.process import TICKS_PER_S, Process
 from bai_nodeagent.system.systemd import UnitState
 
@@ -608,3 +609,41 @@ def test_a_unit_whose_worker_is_dead_is_restarted() -> None:
     (restart,) = plan.actions
     assert isinstance(restart, RestartUnit)
     assert (restart.cause, restart.restart_cause) == ("died", "died")
+
+
+# --- the first life of a boot --------------------------------------------------------------
+
+REFUSED = Past(verdicts={"AgentConfig": Verdict(Status.FALSE, "Incompatible")})
+AS_BEFORE = Caution(before=launch_of(SPEC), is_last_config=True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "needs"),
+    [
+        ({}, ("AgentConfig", "Mount/vfroot")),
+        ({"past": REFUSED}, ("AgentConfig", "Mount/vfroot")),
+        ({"caution": AS_BEFORE}, ("AgentConfig", "Mount/vfroot")),  # it may yet be written
+        ({"past": REFUSED, "caution": AS_BEFORE}, ("Mount/vfroot",)),
+        (
+            {"past": REFUSED, "caution": replace(AS_BEFORE, is_last_config=False)},
+            ("AgentConfig", "Mount/vfroot"),
+        ),
+        (
+            {"past": REFUSED, "caution": replace(AS_BEFORE, before=None)},
+            ("AgentConfig", "Mount/vfroot"),
+        ),
+    ],
+)
+def test_a_boot_beside_a_refused_agent_toml_brings_the_agent_back_as_it_was(
+    seen: dict[str, Any], needs: tuple[str, ...]
+) -> None:
+    (start,) = plan_child(SPEC, looked(**seen)).actions
+    assert isinstance(start, Start)
+    assert start.needs == needs
+
+
+def test_one_that_has_been_stopped_in_this_boot_waits_for_its_agent_toml() -> None:
+    stopped = Record("boot", DEAD, ending="stopped")
+    (start,) = plan_child(SPEC, looked(stopped, past=REFUSED, caution=AS_BEFORE)).actions
+    assert isinstance(start, Start)
+    assert "AgentConfig" in start.needs

@@ -32,6 +32,7 @@ class Caution:
     has     what a living agent runs with, empty where nobody knows; None: none lives
     wants   what it is to run with
     before  how the agent was started last
+    is_last_config  agent.toml stands as it was when it was last in line
     """
 
     held: Held | None = None
@@ -39,6 +40,7 @@ class Caution:
     has: Inputs | None = field(default=None, repr=False)
     wants: Inputs = field(default_factory=dict, repr=False)
     before: Launch | None = field(default=None, repr=False)
+    is_last_config: bool = False
 
     def effect(self, key: KeyPath) -> Effect:
         """What it costs to bring that key of agent.toml into line."""
@@ -82,17 +84,22 @@ class Guard:
         wants = {**self._wants, **wanted_part(spec.install, seen, digest)}
         if not is_backendai(spec.health, command or _REAL):
             return Caution(has=has, wants=wants)
-        before = self.kept()
-        text = config_text(spec)
+        before, text, last_text = self.kept(), config_text(spec), self._last_text()
+        is_last_config = text is not None and text == last_text
         stands = {**found(spec, text, digest), **found_part(seen, digest)}
         last = (life.inputs if life else None) or stands
         lost = losing(spec, wants, last, before, finds)
-        sessions = await self._sessions(text) if lost else Sessions(0)
+        sessions = await self._sessions(text, last_text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
-            return Caution(None, (), has, wants, before)
+            return Caution(None, (), has, wants, before, is_last_config)
         permit = permit_for({**(finds or {}), **wants}, last, lost)
         held = Held(lost, permit, sessions) if permit != spec.allow_session_loss else None
-        return Caution(held, lost, has, wants, before)
+        return Caution(held, lost, has, wants, before, is_last_config)
+
+    def _last_text(self) -> str | None:
+        """agent.toml as it was when it was last in line."""
+        kept = files.read_if_there(self._host.state / LAST_CONFIG)
+        return None if kept is None else kept.decode(errors="replace")
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
@@ -101,12 +108,10 @@ class Guard:
             return await environments.look(install.path, self._asker) if install else None
         return None
 
-    async def _sessions(self, text: str | None) -> Sessions | None:
+    async def _sessions(self, *texts: str | None) -> Sessions | None:
         """Those of the agent as it is to be, and as it is: its id may be what changes."""
         from ..system import docker  # heavy, and only for this question
 
-        kept = files.read_if_there(self._host.state / LAST_CONFIG)
-        texts = (text, kept.decode(errors="replace") if kept else None)
         ids = {self._spec.agent_id, *map(_id_in, texts)} - {""}
         try:
             since = await docker.sessions(ids, self._asker)

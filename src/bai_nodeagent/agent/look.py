@@ -21,7 +21,7 @@ from . import install
 from .guard import Guard
 from .record import Life, Notes, Record, config_text, installed, located, remembered_swarm
 from .search import Search, described
-from .sessions import Launch
+from .sessions import Launch, launch_of
 from .signs import (
     WORKER_TITLE,
     Endpoint,
@@ -102,8 +102,7 @@ class Desk:
 
     def launch(self, *, as_before: bool) -> Launch:
         """How the agent is to be started; remembered for when a change is held back."""
-        spec = self.spec
-        wanted = Launch(spec.command, str(spec.workdir), spec.user, spec.env)
+        wanted = launch_of(self.spec)
         launch = self.guard.kept() if as_before else None
         if launch is None:
             self.guard.keep(wanted)

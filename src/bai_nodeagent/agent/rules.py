@@ -25,7 +25,7 @@ from .install import NAME as ENVIRONMENT
 from .install import PART, Switch, due_switch, without_environment
 from .record import Cause, Life, Record
 from .rollback import Past
-from .sessions import SESSIONS_LOOK_S
+from .sessions import SESSIONS_LOOK_S, launch_of
 from .signs import Signs, judge_signs
 from .spec import AgentSpec, Inputs, differing, is_same_start, unread
 from .words import why_dead
@@ -242,13 +242,26 @@ def start_needs(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[str, ...
 
     Sessions need their agent: one that died comes back as it was, whatever keeps agent.toml
     from being as desired: a change that is held back, or one that its version can't take.
+    So does the agent of a node that has been booted beside such a change.
     And it runs in an old environment rather than not at all while another can't be built.
     """
-    life, seen = actual.record.life, actual.environments
-    is_as_it_was = cause == "died" and life is not None and is_same_start(actual.finds, life.inputs)
-    spared = {"AgentConfig"} if actual.caution.held or is_as_it_was else set()
+    seen = actual.environments
+    spared = {"AgentConfig"} if actual.caution.held or _is_as_it_was(spec, actual, cause) else set()
     spared |= {ENVIRONMENT} if seen is not None and seen.link else set()
     return tuple(need for need in spec.needs if need not in spared)
+
+
+def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
+    """Whether a start is with what the agent ran with last."""
+    life, caution = actual.record.life, actual.caution
+    if cause == "died":
+        return life is not None and is_same_start(actual.finds, life.inputs)
+    config = actual.past.verdicts.get("AgentConfig")
+    if cause != "first" or life is not None or config is None or config.reason != "Incompatible":
+        return False
+    # The first life of this boot: of the one before, only these two are kept.
+    is_same_launch = spec.supervisor == "systemd" or caution.before == launch_of(spec)
+    return caution.is_last_config and is_same_launch
 
 
 def moves_before_start(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[Switch, ...]:

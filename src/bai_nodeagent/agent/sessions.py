@@ -55,6 +55,11 @@ class Launch:
         return Path(self.command[0]).parent.parent if self.command else None
 
 
+def launch_of(spec: AgentSpec) -> Launch:
+    """As the document has it."""
+    return Launch(spec.command, str(spec.workdir), spec.user, spec.env)
+
+
 @dataclass(frozen=True, slots=True)
 class Sessions:
     """The running containers of an agent, and since when the oldest runs (Unix time)."""
