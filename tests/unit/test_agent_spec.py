@@ -74,6 +74,21 @@ def test_what_is_not_said_is_default() -> None:
     assert spec.stop_timeout_s == 10
 
 
+@pytest.mark.parametrize(
+    ("command", "said", "patience_s"),
+    [
+        (["/v/python", "-m", "ai.backend.agent.server"], "3s", 7.0),
+        (["/v/python", "-m", "ai.backend.agent.server"], "30s", 30.0),
+        (["/bin/agent"], "3s", 3.0),
+    ],
+)
+def test_the_real_agent_is_given_the_time_that_it_gives_its_worker(
+    command: list[str], said: str, patience_s: float
+) -> None:
+    section = {"supervisor": "child", "command": command, "stop-timeout": said}
+    assert agent_spec(node(section)).stop_timeout_s == patience_s
+
+
 def test_plugins_are_managed_only_where_a_document_speaks_of_them() -> None:
     section = {"supervisor": "child", "command": ["/v/bin/python", "-m", "agent"]}
     assert agent_spec(node(section)).plugins is None

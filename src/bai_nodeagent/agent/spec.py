@@ -23,9 +23,12 @@ from ..model import UNSET, KeyPath, NodeSpec
 from ..plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
 from . import install
 from .install import InstallSpec, install_spec
+from .signs import is_backendai
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0
+# Backend.AI's own main process gives its worker 5 s, and has to live through that.
+STOP_TIMEOUT_LEAST_S = 7.0
 HEALTH_TIMEOUT_S = 300.0
 
 Digest = Callable[[object], str]
@@ -98,7 +101,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         workdir=Path(section.get("workdir", "/")),
         user=section.get("user"),
         env={name: _text(value, node.secrets) for name, value in section.get("env", {}).items()},
-        stop_timeout_s=duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s")),
+        stop_timeout_s=_stop_timeout_s(section),
         allow_session_loss=section.get("allow-session-loss", ""),
         on_unhealthy=section.get("on-unhealthy", "hold"),
         health_timeout_s=duration_s(section.get("health-timeout", f"{HEALTH_TIMEOUT_S:g}s")),
@@ -118,6 +121,12 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
 
 def _text(value: str | Mapping[str, str], secrets: Mapping[str, str]) -> str:
     return value if isinstance(value, str) else secrets[value["secret"]]
+
+
+def _stop_timeout_s(section: Mapping[str, Any]) -> float:
+    said_s = duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s"))
+    is_real = is_backendai(section.get("health", "auto"), section.get("command", ()))
+    return max(said_s, STOP_TIMEOUT_LEAST_S) if is_real else said_s
 
 
 def _needs(node: NodeSpec) -> tuple[str, ...]:
