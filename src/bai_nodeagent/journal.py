@@ -50,17 +50,22 @@ class Journal:
 
 def load(path: Path, node_id: str) -> Journal:
     """The journal, or an empty one. A journal of another node id, or one that can't be
-    read, is set aside as `<name>.unreadable-<time>`."""
-    raw = files.read_if_there(path)
-    if raw is None:
-        return Journal(node_id)
+    read, is set aside as `<name>.unreadable-<time>`, where the disk lets it."""
     try:
-        return _decode(raw, node_id)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        aside = path.with_name(f"{path.name}.unreadable-{int(time.time())}")
-        path.replace(aside)
-        log.warning("journal.unreadable", kept_as=str(aside), error=str(error))
+        raw = files.read_if_there(path)
+        return Journal(node_id) if raw is None else _decode(raw, node_id)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("journal.unreadable", kept_as=_set_aside(path), error=str(error))
         return Journal(node_id)
+
+
+def _set_aside(path: Path) -> str:
+    """Where it is kept: in its place, if the disk is read-only. The daemon doesn't end for that."""
+    aside = path.with_name(f"{path.name}.unreadable-{int(time.time())}")
+    try:
+        return str(path.replace(aside))
+    except OSError as error:
+        return f"{path} ({error.strerror})"
 
 
 def peek(path: Path, node_id: str) -> Journal | None:

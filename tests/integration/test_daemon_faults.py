@@ -227,3 +227,28 @@ def test_a_full_disk_is_told_and_healed(node: Node) -> None:
     finally:
         node.close()
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_spoilt_journal_on_a_read_only_disk_ends_no_daemon(node: Node) -> None:
+    """As ext4 is after an error: what can't be noted is told, the node is kept all the same."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts")
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.stop()
+    state = node.folder / "state"
+    (state / "journal.json").write_bytes(b"\xff\x00 spoilt")
+    # Another mount of it: the agent has its log open in the first.
+    subprocess.run(["mount", "--bind", str(state), str(state)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(state)], check=True)
+        node.start()
+        node.wait("told", lambda: "Read-only" in node.http("/status")[1])
+        assert "journal.unreadable" in node.log
+        assert node.http("/livez")[0] == 200
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+    node.desire(node.document("two"))
+    node.wait("Ready", lambda: node.http("/readyz") == (200, "Ready\n"), 40)
+    assert node.starts[-1][1] == "two"
