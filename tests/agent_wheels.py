@@ -1,4 +1,5 @@
-"""Wheels of the real agent with a plugin in three versions, for environments that are built.
+"""The real agent with a plugin in three versions, for environments that are built: as wheels, and
+as a desired state.
 
 The plugin is Backend.AI's own for accelerators that aren't there. Two more
 versions of it are made: one that is as good, and one that breaks the agent.
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from debian_root import NotPossible
 from plugin_environments import MOCK
-from real_agent import AGENTS, Line, find_python
-from wheels import repacked
+from real_agent import AGENTS, ETCD_PORT, Line, find_python
+from wheels import USER, repacked
 
 # What the plugin reads where the agent works, as mock-accelerator.toml.
 DEVICES = """\
@@ -47,9 +48,40 @@ def broken(line: Line) -> str:
     return f"{line.version}.post2"
 
 
-def packages(line: Line, mock: str) -> str:
-    """For `[agent.install]`."""
-    return f'["{line.requirement}", "{MOCK}=={mock}"]'
+def document(
+    line: Line, mock: str, home: Path, python: Path, venv: Path, agent: str, config: str = ""
+) -> str:
+    """A whole desired state: the agent works in `home`, in an environment at `venv` that `python`
+    makes and that has the plugin in version `mock`. `agent` and `config` are more of their tables.
+    """
+    return f"""\
+api-version = 1
+[node]
+manager-ip = "127.0.0.1"
+agent-ip = "127.0.0.1"
+[agent-config]
+owner = "{USER}"
+{config}
+[agent-config.values.etcd.addr]
+port = {ETCD_PORT}
+[agent-config.values.agent]
+id = "${{node-id}}"
+var-base-path = "{home}/var"
+ipc-base-path = "{home}/ipc"
+mount-path = "{home}/vfroot"
+[agent-config.values.container]
+scratch-root = "{home}/scratches"
+[plugins]
+allow = ["ai.backend.accelerator.mock"]
+[agent]
+user = "{USER}"
+{agent}
+[agent.install]
+path = "{venv}"
+python = "{python}"
+packages = ["{line.requirement}", "{MOCK}=={mock}"]
+wheels = "{wheels_of(line)}"
+"""
 
 
 def wheels_of(line: Line) -> Path:

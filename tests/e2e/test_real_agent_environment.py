@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_wheels import DEVICES, broken, packages, upgraded, wheels_of
+from agent_wheels import DEVICES, broken, document, upgraded, wheels_of
 from debian_root import NotPossible
 from plugin_environments import MOCK
 from real_agent import START_S, Lab, Line, RealNode, both, cluster, public_python, running
@@ -28,7 +28,8 @@ class InstalledRealNode(RealNode):
     """As another account, which finds in its environment what the document says."""
 
     def __init__(self, folder: Path, lab: Lab, line: Line) -> None:
-        self.path, self.line, self.wheels = folder / "opt/venv", line, wheels_of(line)
+        self.path, self.line = folder / "opt/venv", line
+        wheels_of(line)  # or there is nothing to test with
         self.interpreter = public_python(line.python, USER, folder.parent)
         super().__init__(folder, lab, self.path / "bin/python")
         self.home = folder / "home"
@@ -38,39 +39,15 @@ class InstalledRealNode(RealNode):
         os.chown(self.home, account.pw_uid, account.pw_gid)
 
     def installed(self, mock: str, policy: str = "") -> str:
-        return f"""\
-api-version = 1
-[node]
-manager-ip = "127.0.0.1"
-agent-ip = "127.0.0.1"
-[agent-config]
-path = "{self.agent_toml}"
-owner = "{USER}"
-[agent-config.values.etcd.addr]
-port = 12379
-[agent-config.values.agent]
-id = "${{node-id}}"
-ipc-base-path = "{self.home}/ipc"
-var-base-path = "{self.home}/var"
-mount-path = "{self.home}/vfroot"
-[agent-config.values.container]
-scratch-root = "{self.home}/scratches"
-[plugins]
-allow = ["ai.backend.accelerator.mock"]
-[agent]
+        agent = f"""\
 supervisor = "child"
 command = ["{self.python}", "-m", "ai.backend.agent.server", "-f", "{self.agent_toml}"]
 workdir = "{self.home}"
-user = "{USER}"
 env = {{ DOCKER_HOST = "{self.lab.docker_host}" }}
 stop-timeout = "8s"
-{policy}
-[agent.install]
-path = "{self.path}"
-python = "{self.interpreter}"
-packages = {packages(self.line, mock)}
-wheels = "{self.wheels}"
-"""
+{policy}"""
+        config = f'path = "{self.agent_toml}"'
+        return document(self.line, mock, self.home, self.interpreter, self.path, agent, config)
 
     def session(self, var: str = "home/var", scratches: str = "home/scratches") -> str:
         """Entered as root, and given to the account like all else there."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agent_wheels import DEVICES, broken, packages, upgraded, wheels_of
+from agent_wheels import DEVICES, broken, document, upgraded, wheels_of
 from debian_root import NotPossible
 from plugin_environments import MOCK
-from real_agent import ETCD_PORT, NEW, OLD, Lab, Line, public_python
+from real_agent import NEW, OLD, Lab, Line, public_python
 from real_unit import AGENT, ID, UnitNode, machine_with
 from systemd_container import Container
 from wheels import USER, public_folder
@@ -45,36 +45,12 @@ class InstalledUnitNode(UnitNode):
         self.here.run("chown", "--recursive", f"{USER}:", str(self.home))
 
     def installed(self, mock: str, agent: str = "") -> str:
-        return f"""\
-api-version = 1
-[node]
-manager-ip = "127.0.0.1"
-agent-ip = "127.0.0.1"
-[agent-config]
-owner = "{USER}"
-[agent-config.values.etcd.addr]
-port = {ETCD_PORT}
-[agent-config.values.agent]
-id = "${{node-id}}"
-var-base-path = "{self.home}/var"
-ipc-base-path = "{self.home}/ipc"
-mount-path = "{self.home}/vfroot"
-[agent-config.values.container]
-scratch-root = "{self.home}/scratches"
-[plugins]
-allow = ["ai.backend.accelerator.mock"]
-[agent]
+        agent = f"""\
 supervisor = "systemd"
-user = "{USER}"
 on-unhealthy = "rollback"
 health-timeout = "15s"
-{agent}
-[agent.install]
-path = "{VENV}"
-python = "{self.interpreter}"
-packages = {packages(self.line, mock)}
-wheels = "{wheels_of(self.line)}"
-"""
+{agent}"""
+        return document(self.line, mock, self.home, self.interpreter, VENV, agent)
 
     def session(self) -> str:
         container = super().session()

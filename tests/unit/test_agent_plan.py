@@ -647,3 +647,12 @@ def test_one_that_has_been_stopped_in_this_boot_waits_for_its_agent_toml() -> No
     (start,) = plan_child(SPEC, looked(stopped, past=REFUSED, caution=AS_BEFORE)).actions
     assert isinstance(start, Start)
     assert "AgentConfig" in start.needs
+
+
+def test_for_a_unit_its_start_is_systemds_affair_and_the_file_is_what_counts() -> None:
+    for is_last, spared in ((True, True), (False, False)):
+        caution = Caution(is_last_config=is_last)
+        actual = unit_looked(DOWN, Record("boot"), past=REFUSED, caution=caution)
+        (start,) = plan_unit(UNIT_SPEC, actual).actions
+        assert isinstance(start, StartUnit)
+        assert ("AgentConfig" not in start.needs) is spared
