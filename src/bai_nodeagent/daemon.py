@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import signal
+import socket
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,12 +16,13 @@ import anyio
 import structlog
 
 from . import __version__, status
+from .blocking import in_thread
 from .follow import Follower
 from .http import Server, Views
 from .in_force import CONNECTING, InForce, judge_nothing
 from .loop import Loop
 from .metrics import Metrics
-from .model import Standing
+from .model import Standing, Stuck
 from .report import Reporter, Who
 from .resources import KINDS
 from .site import CannotStart, Site, locked
@@ -29,6 +33,8 @@ from .system.notify import notify, watchdog_interval_s
 # How often proven progress is told to systemd and a rival looked for, at the least.
 PULSE_S = 15.0
 FAREWELL_S = 2.0
+LISTEN_EVERY_S = 5.0
+DNS_DEADLINE_S = 5.0
 
 log = structlog.get_logger()
 
@@ -37,16 +43,16 @@ async def run(site: Site) -> None:
     """The daemon, until SIGTERM or SIGINT. Raises AlreadyRunning, CannotStart."""
     with locked(site.settings.runtime):
         node = Node(site)
-        server = _serve(site, node)
+        server = await _server(site, node)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(node.run)
+                tasks.start_soon(_serve, site, node, server)
                 await _end_of_service()
                 notify("STOPPING=1")
                 log.info("daemon.stopping")
                 tasks.cancel_scope.cancel()
         finally:
-            server.close()
             with anyio.move_on_after(FAREWELL_S, shield=True):
                 await site.store.close()
 
@@ -171,13 +177,38 @@ async def _end_of_service() -> None:
             return
 
 
-def _serve(site: Site, node: Node) -> Server:
+async def _server(site: Site, node: Node) -> Server | None:
+    """HTTP; None while its address is not known or not on the node.
+
+    Raises CannotStart where the port is taken.
+    """
     views = Views(node.metrics.text, lambda: node.reporter.newest, lambda: node.loop.is_moving)
     host, port = site.settings.listen
     try:
-        return Server((host, port), views)
+        found = await in_thread(
+            "http.listen: its address", lambda: socket.getaddrinfo(host, port), DNS_DEADLINE_S
+        )
+        return Server((str(found[0][4][0]), port), views)
+    except (Stuck, socket.gaierror) as error:
+        log.warning("http.waiting", listen=host, error=str(error))
     except OSError as error:
-        raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
+        log.warning("http.waiting", listen=host, error=error.strerror)
+    return None
+
+
+async def _serve(site: Site, node: Node, server: Server | None) -> None:
+    """Serves HTTP until cancelled, from when its address is there. The node is kept meanwhile."""
+    try:
+        while server is None:
+            await anyio.sleep(LISTEN_EVERY_S)
+            with contextlib.suppress(CannotStart):  # taken meanwhile: it may be free later
+                server = await _server(site, node)
+        await anyio.sleep_forever()
+    finally:
+        if server is not None:
+            server.close()
 
 
 def _alive(value: bytes) -> dict[str, object]:

@@ -2,24 +2,33 @@
 
 A thread, so that /livez can say that the event loop stands still: a server
 inside the loop would just not answer, like a node that is gone.
+
+Clients are strangers: so many connections at a time and no more, each with one
+deadline for all of it, and a client that leaves is no news.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
+import re
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 import structlog
 
 from .status import NodeStatus, to_dict
 
-READ_DEADLINE_S = 10.0
+# From the connection to the last byte of the answer.
+REQUEST_DEADLINE_S = 10.0
+CONNECTIONS_AT_MOST = 16
 IDLE_S = 600.0
 
 log = structlog.get_logger()
@@ -57,17 +66,55 @@ def _text(code: int, line: str) -> tuple[int, str, bytes]:
     return code, "text/plain; charset=utf-8", f"{line}\n".encode()
 
 
+def is_meant_for(host_header: str | None, listens_on: str) -> bool:
+    """Whether a request may come from whoever sends this Host.
+
+    A page in a browser on this machine can reach loopback under a name of its
+    own that resolves to it (DNS rebinding): there only addresses and
+    "localhost" count. Other addresses are for the network, under any name.
+    """
+    if not _is_loopback(listens_on) or not host_header:
+        return True
+    name = re.sub(r":\d*\Z", "", host_header).strip("[]").lower()
+    return name in ("localhost", listens_on.lower()) or _is_address(name)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
 class Server:
-    """Listens from construction on; `close` ends it. Raises OSError where the port is taken."""
+    """Listens from construction on; `close` ends it. Raises OSError where it can't listen."""
 
     def __init__(self, listen: tuple[str, int], views: Views) -> None:
         class Handler(BaseHTTPRequestHandler):
-            timeout = READ_DEADLINE_S
             server_version = "bai-nodeagent"
             sys_version = ""
 
+            def setup(self) -> None:
+                self._deadline = threading.Timer(REQUEST_DEADLINE_S, _hang_up, (self.request,))
+                self._deadline.daemon = True
+                self._deadline.start()
+                super().setup()
+
+            def finish(self) -> None:
+                try:
+                    super().finish()
+                finally:
+                    self._deadline.cancel()
+
             def do_GET(self) -> None:
-                code, content_type, body = answer(self.path, views)
+                if is_meant_for(self.headers.get("Host"), listen[0]):
+                    code, content_type, body = answer(self.path, views)
+                else:
+                    code, content_type, body = _text(421, "not served under this name")
                 self.send_response(code)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
@@ -77,10 +124,8 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 log.debug("http.request", line=format % args)
 
-        kind = _Server6 if ":" in listen[0] else ThreadingHTTPServer
-        self._server = kind(listen, Handler)
+        self._server = (_Server6 if ":" in listen[0] else _Server)(listen, Handler)
         self._host = listen[0]
-        self._server.daemon_threads = True
         threading.Thread(target=self._serve, name="http", daemon=True).start()
 
     @property
@@ -101,5 +146,44 @@ class Server:
         self._server.serve_forever(poll_interval=IDLE_S)
 
 
-class _Server6(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, listen: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(CONNECTIONS_AT_MOST)
+        super().__init__(listen, handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: that asks DNS for our name, which may hang.
+        TCPServer.server_bind(self)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            return self.shutdown_request(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError | ValueError):  # it left, or its time was up
+            log.debug("http.client_left", error=type(error).__name__)
+        else:
+            log.error("http.bug", exc_info=error)
+
+
+class _Server6(_Server):
     address_family = socket.AF_INET6
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bai_nodeagent.http import Server, Views, answer
+from bai_nodeagent import http
+from bai_nodeagent.http import CONNECTIONS_AT_MOST, Server, Views, answer, is_meant_for
 from bai_nodeagent.metrics import Metrics
 from bai_nodeagent.model import Condition, Outcome, Status, Verdict
 from bai_nodeagent.status import NodeStatus, Reading
@@ -72,3 +73,57 @@ def test_metrics_show_conditions_and_take_them_away() -> None:
     assert "bai_nodeagent_condition{" not in text
     assert "bai_nodeagent_stuck_operations{" not in text
     assert "bai_nodeagent_agent_up 0.0" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "listens_on", "is_served"),
+    [
+        ("127.0.0.1:9431", "127.0.0.1", True),
+        ("localhost:9431", "127.0.0.1", True),
+        ("[::1]:9431", "::1", True),
+        (None, "127.0.0.1", True),
+        ("evil.example:9431", "127.0.0.1", False),
+        ("evil.example:9431", "10.0.0.1", True),
+        ("node07:9431", "0.0.0.0", True),
+    ],
+)
+def test_loopback_is_served_under_no_foreign_name(
+    host: str | None, listens_on: str, is_served: bool
+) -> None:
+    assert is_meant_for(host, listens_on) is is_served
+
+
+def test_connections_beyond_the_most_are_closed_and_the_others_answered() -> None:
+    server = Server(("127.0.0.1", 0), views())
+    held = [
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        for _ in range(CONNECTIONS_AT_MOST)
+    ]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one_more:
+        assert one_more.recv(1) == b""
+    for connection in held:
+        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.0 200"
+        connection.close()
+    server.close()
+
+
+def test_a_client_that_sends_a_byte_at_a_time_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "REQUEST_DEADLINE_S", 0.3)
+    server = Server(("127.0.0.1", 0), views())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+        slow.settimeout(0.05)
+        for byte in b"GET /" + b"x" * 400:
+            try:
+                slow.sendall(bytes([byte]))
+                if slow.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        else:
+            raise AssertionError("never hung up on")
+    server.close()
