@@ -26,6 +26,7 @@ from . import environment_tool, helper, inotify, launch
 from .helper import Finished, Hangs, Outstanding
 from .launch import Account
 from .output import quoted
+from .programs import program
 
 LOOK_DEADLINE_S = 5.0
 TOOL_DEADLINE_S = 120.0
@@ -213,7 +214,8 @@ async def switch(place: Place, name: str) -> None:
 
 async def remove(place: Place, names: Sequence[str]) -> None:
     """Takes environments away. Raises Refused, Stuck, Unavailable."""
-    argv = ("rm", "-rf", "--one-file-system", "--", *(str(place.folder / name) for name in names))
+    doomed = [str(place.folder / name) for name in names]
+    argv = (program("rm"), "-rf", "--one-file-system", "--", *doomed)
     what = f"{', '.join(names)} in {place.folder} can't be removed"
     await _run(place, await _account(place), argv, TOOL_DEADLINE_S, "NotRemoved", what)
 
@@ -238,7 +240,8 @@ async def _run(
 ) -> None:
     try:
         # By env, which is here for sure: an interpreter on a dead mount hangs elsewhere.
-        done = await helper.run(("env", *argv), deadline_s, place.lock, LOCK_PATIENCE_S, who)
+        words = (program("env"), *argv)
+        done = await helper.run(words, deadline_s, place.lock, LOCK_PATIENCE_S, who)
     except Outstanding as error:
         raise Stuck(f"{what}: an earlier try is still at work") from error
     except Hangs as error:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import anyio
 
-from .launch import SEARCH_PATH, Account, credentials, environment
+from .launch import Account, credentials, environment
+from .programs import SEARCH_PATH
 
 # Fixed, so that the same comes out however the daemon was started; C for words to be quoted.
 _WORDS = {"LC_ALL": "C"}

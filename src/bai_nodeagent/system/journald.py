@@ -10,6 +10,7 @@ import anyio
 
 from .. import blocking
 from ..model import Unavailable
+from .programs import program
 
 # journald notes a unit's last words some time after the unit has died. `journalctl
 # --sync` does not wait for what journald has not read yet.
@@ -27,7 +28,7 @@ async def last_lines(
     and Stuck while an earlier look has not come back.
     """
     command = [
-        *journalctl,
+        *(journalctl or (program("journalctl"),)),
         "--quiet",
         "--no-pager",
         "--reverse",
@@ -61,7 +62,7 @@ def written(entries: str, invocation_id: str) -> list[str]:
     """
     lines: list[str] = []
     is_last = True
-    for entry in map(json.loads, entries.splitlines()):
+    for entry in map(json.loads, filter(None, entries.split("\n"))):
         is_mark = "UNIT" in entry
         its = entry.get("INVOCATION_ID" if is_mark else "_SYSTEMD_INVOCATION_ID")
         is_last = is_last and its in (None, invocation_id)

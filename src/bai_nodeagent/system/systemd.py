@@ -63,13 +63,13 @@ class Systemd:
     error name ("NoSuchUnit", "UnitMasked", "AccessDenied") and its own
     sentence when it says no.
 
-    journalctl  the command that reads the journal of that systemd
+    journalctl  the command that reads the journal of that systemd; none: the node's own
     """
 
     def __init__(
         self,
         bus: Path = SYSTEM_BUS,
-        journalctl: Sequence[str] = ("journalctl",),
+        journalctl: Sequence[str] = (),
         deadline_s: float = CALL_DEADLINE_S,
     ) -> None:
         self._bus = bus
