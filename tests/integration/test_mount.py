@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -25,7 +27,7 @@ from bai_nodeagent.mount.rules import Unmount
 from bai_nodeagent.mount.view import MountSpec
 from bai_nodeagent.reconcile import reconcile
 from bai_nodeagent.resources.mount import MountPoint
-from bai_nodeagent.system import helper, mounts
+from bai_nodeagent.system import helper, mount_users, mounts
 from fuse_server import FuseServer
 
 pytestmark = pytest.mark.root
@@ -234,6 +236,54 @@ async def users_of_a_share_are_found(folder: Path) -> None:
     assert await users() == f": mount at {target}/inner"
     run("umount", target / "inner")
     assert (await passed(other, folder)).reason == "Mounted"
+
+
+@scenario
+async def what_can_not_be_looked_at_may_be_in_use(folder: Path) -> None:
+    """While descriptors run out again and again, nobody finds that no one uses a mount."""
+    spec = tmpfs(folder / "vf")
+    await passed(spec, folder)
+    mount = next(entry for entry in mounts.table() if entry.target == spec.target)
+    with process("sleep", "100", stdin=(folder / "vf/file").open("w")), short_of_descriptors():
+        told = set()
+        for _ in range(300):
+            try:
+                assert mount_users.users(mount)
+            except Unavailable as error:
+                told.add(str(error).partition(":")[0])
+        assert told, "it was never short of them"
+
+
+@contextlib.contextmanager
+def short_of_descriptors() -> Iterator[None]:
+    """Takes and gives back the right to open any file, all the time."""
+    (soft, hard), is_over = resource.getrlimit(resource.RLIMIT_NOFILE), threading.Event()
+
+    def toggle() -> None:
+        while not is_over.is_set():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            time.sleep(0.0001)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=toggle)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@scenario
+async def odd_names_of_others_mounts_hide_nothing(folder: Path) -> None:
+    for name in ("line\u2028separator", "form\x0cfeed", "carriage\rreturn", "\x85", "new\nline"):
+        (folder / name).mkdir()
+        run("mount", "-t", "tmpfs", "theirs", folder / name)
+    assert (await passed(tmpfs(folder / "vf"), folder)).reason == "Mounted"
+    assert {Path(entry.target).name for entry in mounts.table() if entry.source == "theirs"} == {
+        *("line\u2028separator", "form\x0cfeed", "carriage\rreturn", "\x85", "new\nline")
+    }
 
 
 def _me() -> str:

@@ -54,6 +54,11 @@ def test_a_late_mark_of_the_earlier_invocation_hides_nothing() -> None:
     assert written(journal, NEW) == ["new"]
 
 
+def test_only_a_newline_ends_an_entry() -> None:
+    entry = {"MESSAGE": "one\u2028two", "_SYSTEMD_INVOCATION_ID": "second"}
+    assert written(json.dumps(entry, ensure_ascii=False) + "\n", "second") == ["one\u2028two"]
+
+
 def test_nothing_is_there_yet_of_the_last_invocation() -> None:
     assert written(newest_first(by_unit("old", OLD)), NEW) == []
     assert written("", NEW) == []

@@ -55,6 +55,12 @@ def test_octal_escapes_are_decoded() -> None:
     assert (found.root, found.target, found.source) == ("/a b", "/mnt/x\ty\\z", "a b")
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\x0c", "\r", "\x85", "\x1c"])
+def test_only_a_newline_ends_a_line(odd: str) -> None:
+    lines = [f"5 1 0:9 / /a{odd}b rw - tmpfs t rw", "6 1 0:10 / /c rw - tmpfs t rw", ""]
+    assert [each.target for each in parse("\n".join(lines))] == [f"/a{odd}b", "/c"]
+
+
 def test_several_tags_or_none_may_stand_before_the_dash() -> None:
     line = "5 1 0:9 / /x rw shared:2 master:7 propagate_from:3 unbindable - tmpfs t rw"
     assert (entry(line).shared, entry(line).master) == (2, 7)

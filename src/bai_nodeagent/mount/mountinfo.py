@@ -47,9 +47,12 @@ Table = tuple[MountEntry, ...]
 def parse(text: str) -> Table:
     r"""All mounts, in the order of the text. Octal escapes (\040) are decoded.
 
-    Raises ValueError with the line number if a line is not as the page says.
+    Only a newline ends a line: the kernel escapes that one, and lets a form feed, a
+    carriage return or U+2028 in a path stand. Raises ValueError with the line number if
+    a line is not as the page says.
     """
-    return tuple(_entry(line, n) for n, line in enumerate(text.splitlines(), start=1))
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return tuple(_entry(line, n) for n, line in enumerate(lines, start=1))
 
 
 def _entry(line: str, number: int) -> MountEntry:

@@ -135,7 +135,7 @@ def folders_of(python: Path) -> tuple[Path, ...]:
 
 def _settings(file: Path) -> Mapping[str, str] | None:
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        lines = file.read_text(errors="replace").split("\n")
     except FileNotFoundError:
         return None
     pairs = (line.partition("=") for line in lines)
@@ -153,7 +153,7 @@ def _below(prefix: Path, version: str) -> tuple[Path, ...]:
 
 def _named_in_pth(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.glob("*.pth")):
-        for line in file.read_text(errors="replace").splitlines():
+        for line in file.read_text(errors="replace").split("\n"):
             name = line.strip()
             is_path = name and not name.startswith(("#", "import ", "import\t"))
             if is_path and (folder / name).is_dir():

@@ -2,15 +2,18 @@
 
 No path is touched: /proc tells what a process has open, its folders and its
 mapped files by their names as text, and of what is open also the mount. Other mount namespaces are
-compared by device: there a file system stays, and nobody here notices.
+compared by device: there a file system stays, and nobody here notices. A process that can't be
+looked at, though it lives, may be a user: then nobody can tell, and that is an error.
 Sources: proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_maps(5), proc_pid_cgroup(5).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,8 @@ from ..mount.rules import User
 from . import mounts
 
 SCAN_DEADLINE_S = 10.0
+# What /proc says of a process, or of a file of one, that has just gone.
+_GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.EINVAL))
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _SHORT_ID = 12  # as `docker ps` shows it
 
@@ -47,12 +52,19 @@ async def of(mount: MountEntry) -> tuple[User, ...]:
 
 def users(mount: MountEntry) -> tuple[User, ...]:
     """As `of`. Blocks: some of /proc waits for a process that is stuck."""
+    try:
+        return _users(mount)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"who uses {mount.target} can't be told: {error}") from error
+
+
+def _users(mount: MountEntry) -> tuple[User, ...]:
     table = mounts.table()
     here = _link("/proc/self/ns/mnt")
     known = {here: _Places(frozenset({mount.id}), (mount.target,))}
     found = {User("", f"mount at {entry.target}") for entry in mountinfo.below(mount, table)}
     for pid in _pids():
-        with contextlib.suppress(OSError, Unavailable):
+        with _unless_gone():
             space = _link(f"/proc/{pid}/ns/mnt")
             if is_first := space not in known:
                 known[space] = _elsewhere(mount, table, pid)
@@ -64,8 +76,17 @@ def users(mount: MountEntry) -> tuple[User, ...]:
     return tuple(sorted(found))
 
 
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+
+
 def _elsewhere(mount: MountEntry, here: Table, pid: int) -> _Places:
-    there = mounts.table_of(Path(f"/proc/{pid}/mountinfo"))
+    there = mounts.read_table(Path(f"/proc/{pid}/mountinfo"))
     held = list(mountinfo.held_in(mount, here, there))
     followers = [entry for entry, stays in held if not stays]
     return _Places(
@@ -92,7 +113,7 @@ def _is_in(path: str, places: _Places) -> bool:
 def _has_open(pid: int, places: _Places) -> bool:
     folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):  # noqa: PTH208
-        with contextlib.suppress(OSError, ValueError):
+        with _unless_gone():
             # By its name it may also lie in the folder that the mount hides.
             if _is_in(_link(f"{folder}/{name}"), places) and _mount_of(pid, name) in places.ids:
                 return True
@@ -100,19 +121,16 @@ def _has_open(pid: int, places: _Places) -> bool:
 
 
 def _mount_of(pid: int, fd: str) -> int:
-    lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+    lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes().split(b"\n")
+    return next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
 
 
 def _has_mapped(pid: int, places: _Places) -> bool:
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_bytes()
-    except OSError:
-        return False
+    maps = Path(f"/proc/{pid}/maps").read_bytes()
     if not any(os.fsencode(target) in maps for target in places.targets):
         return False  # nearly always, and hundreds of lines are spared
-    fields = (line.split(maxsplit=5) for line in maps.decode(errors="surrogateescape").splitlines())
-    return any(_is_in(words[5], places) for words in fields if len(words) > 5)
+    fields = (line.split(maxsplit=5) for line in maps.split(b"\n"))
+    return any(_is_in(os.fsdecode(words[5]), places) for words in fields if len(words) > 5)
 
 
 def _user(pid: int, how: str) -> User:

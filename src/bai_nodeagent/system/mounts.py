@@ -26,6 +26,7 @@ from ..mount import mountinfo
 from ..mount.mountinfo import MountEntry, Table
 from . import files, helper, mount_questions
 from .helper import Finished, Hangs, Outstanding
+from .programs import program
 
 PROBE_DEADLINE_S = 5.0
 MOUNT_DEADLINE_S = 25.0
@@ -47,9 +48,14 @@ def table() -> Table:
 
 def table_of(path: Path) -> Table:
     try:
-        return mountinfo.parse(path.read_text(errors="surrogateescape"))
+        return read_table(path)
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: {error}") from error
+
+
+def read_table(path: Path) -> Table:
+    """As bytes: reading text would take a carriage return in a path for a line's end."""
+    return mountinfo.parse(os.fsdecode(path.read_bytes()))
 
 
 def is_private() -> bool:
@@ -93,7 +99,7 @@ async def mount(
     how = ("--types", "none" if is_bind else kind, *(("--options", given) if given else ()))
     where = ("--source", source, "--target", target)
     try:
-        done = await helper.run(("mount", *how, *where), MOUNT_DEADLINE_S, lock)
+        done = await helper.run((program("mount"), *how, *where), MOUNT_DEADLINE_S, lock)
     except Outstanding as error:
         raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
     except Hangs as error:
@@ -107,7 +113,7 @@ async def unmount(target: str, lock: Path | None) -> None:
     """umount(8), neither lazily nor by force. Raises Refused with its words, or Stuck."""
     try:
         # What canonicalizing asks of the path may hang; the table's path is canonical.
-        argv = ("umount", "--no-canonicalize", target)
+        argv = (program("umount"), "--no-canonicalize", target)
         done = await helper.run(argv, UNMOUNT_DEADLINE_S, lock)
     except Outstanding as error:
         raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error

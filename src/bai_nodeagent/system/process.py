@@ -136,10 +136,10 @@ def command_of(process: Process) -> tuple[str, ...]:
 def unit_of(process: Process) -> str:
     """The innermost systemd unit whose cgroup it is in; "" when there is none."""
     try:
-        text = Path(f"/proc/{process.pid}/cgroup").read_text()
+        text = os.fsdecode(Path(f"/proc/{process.pid}/cgroup").read_bytes())
     except OSError:
         return ""
-    names = [name for line in text.splitlines() for name in line.split("/")[1:]]
+    names = [name for line in text.split("\n") for name in line.split("/")[1:]]
     return next((n for n in reversed(names) if n.endswith((".service", ".scope"))), "")
 
 
