@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
+import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")  # as tempfile.mkstemp names them
 
 
 def replace(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replaces a file so that a crash at any moment leaves the old or the new content.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder.
-    `path` must not be a link that is to survive: resolve it first. `owner` is
-    (uid, gid); without it the file belongs to whoever we are. Raises OSError.
+    Temporary file in the same folder, fsync, rename, fsync of the folder. What
+    a crash leaves of it is for `sweep`. `path` must not be a link that is to
+    survive: resolve it first. `owner` is (uid, gid); without it the file belongs
+    to whoever we are. Raises OSError, whose `filename` is the path.
     """
+    try:
+        _replace(path, data, mode, owner)
+    except OSError as error:  # one about a descriptor names nothing
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(fd, "wb") as file:
+            claim(fd)
             if owner is not None:
                 os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)
@@ -31,6 +47,48 @@ def replace(path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def claim(fd: int) -> None:
+    """Says that the writer of a temporary file lives: the kernel forgets it with the process."""
+    with contextlib.suppress(OSError):  # a file system without locks is swept all the same
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path | int, names: Iterable[str] = (), owners: Iterable[int] = ()) -> list[str]:
+    """Removes the temporary files of `replace` whose writer is dead; gives their names. Blocks.
+
+    Those of ours, or of `owners`; with `names` those for these files alone.
+    `folder`: a path of ours, or a descriptor where others own the way. Raises OSError.
+    """
+    swept = []
+    wanted, uids = {*names}, {os.geteuid(), *owners}
+    fd = os.open(folder, _FOLDER) if isinstance(folder, Path) else os.dup(folder)
+    try:
+        for name in os.listdir(fd):  # noqa: PTH208  (a descriptor)
+            found = _TEMPORARY.fullmatch(name)
+            if found and (not wanted or found["name"] in wanted) and _is_left(fd, name, uids):
+                os.unlink(name, dir_fd=fd)
+                swept.append(name)
+    finally:
+        os.close(fd)
+    return swept
+
+
+def _is_left(folder: int, name: str, uids: set[int]) -> bool:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in uids:
+        return False
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return True
 
 
 def sync_folder(folder: Path) -> None:

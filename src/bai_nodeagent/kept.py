@@ -1,0 +1,344 @@
+"""The one way to keep a small file of our own, to read it again, and to lose it.
+
+Whatever lies in a file's place, the daemon lives on without it: what can't be
+read is set aside under another name, told, and never acted on. And what can't
+be written holds in memory as long as this process lives: the node is kept by
+a daemon whose disk is full.
+
+Reading takes what a small read takes; of what writes, only `keep_soon` is for
+the event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+import threading
+import time
+import tomllib
+import types
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from queue import Queue
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import structlog
+
+from .system import files
+
+LIMIT = 1 << 20
+# Of one name. Above that the newest makes room: the first tells most of what went wrong.
+SET_ASIDE_AT_MOST = 8
+# They say nothing of the file: the process, or the machine, is short of something.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int, int] | None
+
+
+class Unreadable(Exception):
+    """Something lies there, and it isn't what we would have written; the text says why."""
+
+
+# --- reading
+
+
+def read(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
+    """What is kept there; None when nothing is.
+
+    `parse` may raise whatever it likes. What can't be used is set aside, logged
+    once, and counts as nothing. Raises OSError where the process is short of
+    descriptors or memory: then nobody knows.
+    """
+    try:
+        return peek(path, parse, limit)
+    except Unreadable as error:
+        _tell(path, "file.unreadable", str(error), lambda: set_aside(path))
+        return None
+
+
+def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
+    """As `read`, for those who touch nothing. Raises Unreadable as well."""
+    held = _held.get(path)
+    is_held = held is not None and held.instead_of == _stamp(path)
+    raw = held.data if held is not None and is_held else _raw(path, limit)
+    if raw is None:
+        return None
+    try:
+        return parse(raw)
+    except RecursionError as error:
+        raise Unreadable(f"{path}: it is nested too deeply") from error
+    except Exception as error:
+        raise Unreadable(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _raw(path: Path, limit: int) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable(f"{path} is no regular file")
+            if status.st_size > limit:
+                raise Unreadable(f"{path} has {status.st_size} bytes; {limit} at most")
+            return file.read(limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
+        raise Unreadable(f"{path}: {error.strerror}") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Moves away whatever lies there, as `<name>.unreadable-<time>`. Raises OSError."""
+    mark = f"{path.name}.unreadable-"
+    there = sorted(p for p in path.parent.iterdir() if p.name.startswith(mark))
+    if len(there) < SET_ASIDE_AT_MOST:
+        return path.rename(path.with_name(f"{mark}{time.time_ns()}"))
+    return path.rename(there[-1])  # over a file, or an empty folder; else it stays where it is
+
+
+# --- what a file holds
+
+
+def json_value(raw: bytes) -> Any:
+    """Strict JSON in UTF-8. Raises ValueError, RecursionError."""
+    return json.loads(raw.decode(), parse_constant=_no_number)
+
+
+def toml_value(raw: bytes) -> dict[str, Any]:
+    """Raises ValueError, RecursionError."""
+    return tomllib.loads(raw.decode())
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """A value from JSON or TOML as that type: a dataclass, however nested; else TypeError.
+
+    A field that the value lacks has its default, if it has one.
+    """
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        fields = {key: typed(hints[key], each) for key, each in _a(dict, value).items()}
+        return kind(**fields)  # type: ignore[operator]
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind in (Any, object):
+        return value
+    if origin in (Union, types.UnionType):
+        return _first(inner, value)
+    if origin is Literal:
+        if value not in inner or type(value) is not type(inner[0]):
+            raise TypeError(f"a value is none of {inner}")
+        return value
+    if origin is tuple:
+        parts = _a(list, value)
+        kinds = [inner[0]] * len(parts) if inner[-1] is ... else inner
+        return tuple(typed(each, part) for each, part in zip(kinds, parts, strict=True))
+    if origin in (dict, Mapping):
+        return {typed(str, key): typed(inner[1], each) for key, each in _a(dict, value).items()}
+    return _scalar(kind, value)
+
+
+def _first(kinds: tuple[Any, ...], value: Any) -> Any:
+    for kind in kinds:
+        try:
+            return typed(kind, value)
+        except (TypeError, KeyError, ValueError):
+            continue
+    raise TypeError(f"a value is none of {kinds}")
+
+
+def _scalar(kind: Any, value: Any) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is float and not math.isfinite(_a(float, value)):
+        raise TypeError("a value is no number")
+    if kind is str:
+        _a(str, value).encode()  # half a surrogate pair can't be said or written
+    return _a(kind, value)
+
+
+def _a(kind: Any, value: Any) -> Any:
+    if type(value) is not kind:
+        # Not which value: it may be a secret, and this is logged.
+        raise TypeError(f"a {type(value).__name__} is no {getattr(kind, '__name__', kind)}")
+    return value
+
+
+# --- writing
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is to stand in a file; None: it is to go. It counts as long as nobody
+    else has put something there `instead_of` what it was to replace."""
+
+    data: bytes | None = field(repr=False)
+    owner: tuple[int, int] | None
+    instead_of: Stamp
+
+
+_held: dict[Path, _Held] = {}
+_faults: dict[Path, str] = {}
+_told: dict[tuple[Path, str], str] = {}
+_mutex = threading.Lock()
+_turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+_queue: Queue[Path] = Queue()
+_workers: list[threading.Thread] = []
+
+
+def write(path: Path, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
+    """Writes a file, 0600, or leaves it as it is where it says just that already.
+
+    What lies there and is no file is set aside; a folder that is missing is
+    made, 0700. Raises OSError, whose `filename` is the path that can't be written.
+    """
+    if _stands(path, data, owner):
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_file_or_nothing(path):
+        set_aside(path)
+    files.replace(path, data, mode=0o600, owner=owner)
+
+
+def remove(path: Path) -> None:
+    """Takes a file away; what is none is set aside. Raises OSError."""
+    if _is_file_or_nothing(path):
+        files.remove(path)
+    else:
+        set_aside(path)
+
+
+def keep(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> str:
+    """Writes, or removes, as well as the disk allows; gives what is wrong with it, "" for nothing.
+
+    As long as it could not be written, `read` gives it from memory. Blocks.
+    """
+    _hold(path, data, owner)
+    _settle(path)
+    return _faults.get(path, "")
+
+
+def keep_soon(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> None:
+    """As `keep`, in a thread and in the order asked for; `read` gives it from now on.
+
+    For callers in the event loop: an fsync on a busy disk takes seconds.
+    """
+    _hold(path, data, owner)
+    _later(path)
+
+
+def retry() -> None:
+    """Tries again in that thread what could not be written."""
+    for path in [*_faults]:
+        _later(path)
+
+
+def faults() -> dict[Path, str]:
+    """The files that can't be kept, each with a sentence that names what is full or read-only."""
+    return dict(_faults)
+
+
+def flush(within_s: float) -> None:
+    """Returns once all that was to be written soon is, or could not be. Blocks."""
+    until_s = time.monotonic() + within_s
+    while _queue.unfinished_tasks and time.monotonic() < until_s:
+        time.sleep(0.005)
+
+
+def _hold(path: Path, data: bytes | None, owner: tuple[int, int] | None) -> None:
+    with _mutex:
+        _held[path] = _Held(data, owner, _stamp(path))
+
+
+def _later(path: Path) -> None:
+    _queue.put(path)
+    if not _workers:
+        _workers.append(threading.Thread(target=_work, name="kept", daemon=True))
+        _workers[0].start()
+
+
+def _work() -> None:
+    while True:
+        _settle(_queue.get())
+        _queue.task_done()
+
+
+def _settle(path: Path) -> None:
+    with _turns[path]:
+        held = _held.get(path)
+        if held is None:
+            return
+        # Where somebody else was faster, what that one put there counts.
+        fault = _attempt(path, held) if held.instead_of == _stamp(path) else ""
+        if not fault:
+            _faults.pop(path, None)
+            _told.pop((path, "file.not_kept"), None)
+        with _mutex:
+            newest = _held.get(path)
+            if newest is held and not fault:
+                del _held[path]
+            elif newest is not None:
+                _held[path] = replace(newest, instead_of=_stamp(path))
+
+
+def _attempt(path: Path, held: _Held) -> str:
+    try:
+        if held.data is None:
+            remove(path)
+        else:
+            write(path, held.data, owner=held.owner)
+    except OSError as error:
+        _faults[path] = f"{error.filename or path}: {error.strerror}"
+        _tell(path, "file.not_kept", _faults[path])
+        return _faults[path]
+    return ""
+
+
+def _tell(path: Path, event: str, what: str, and_do: Callable[[], Path] | None = None) -> None:
+    """Logs once what may be found at each look."""
+    kept_as = ""
+    if and_do is not None:
+        try:
+            kept_as = str(and_do())
+        except OSError as error:
+            kept_as = f"{path} ({error.strerror})"
+    if _told.get((path, event)) != what:
+        log.warning(event, error=what, **({"kept_as": kept_as} if kept_as else {}))
+    _told[path, event] = what
+
+
+def _stands(path: Path, data: bytes, owner: tuple[int, int] | None) -> bool:
+    try:
+        status = path.lstat()
+        is_ours = stat.S_IMODE(status.st_mode) == 0o600 and status.st_size == len(data)
+        is_theirs = owner is not None and owner != (status.st_uid, status.st_gid)
+        return is_ours and not is_theirs and _raw(path, len(data)) == data
+    except (OSError, Unreadable):
+        return False
+
+
+def _is_file_or_nothing(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
