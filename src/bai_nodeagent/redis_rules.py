@@ -12,8 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from .model import Action, Plan, Scalar, Status, Verdict
+from .model import Action, KeyPath, Plan, Scalar, Status, Verdict
 from .system.etcd_access import EtcdAccess
 
 NAMES = ("addr", "sentinel", "service_name", "password")
@@ -42,6 +44,9 @@ class RedisSpec:
 
     access            of the etcd with Backend.AI's keys; None: there is none to ask
     manager_ip        None: nobody knows where the manager is
+    agent_id          the id of an agent that agent.toml gives none
+    config_path       of agent.toml, which may give several; None: it is unmanaged
+    said_of_ids       what documents say in it of ids
     is_seen_checked   whether the manager sees the agent counts as well
     is_agent_managed  the document speaks of the agent; without, nobody knows whether one runs
     is_agent_desired  an agent is to run here
@@ -51,6 +56,8 @@ class RedisSpec:
     namespace: str = "local"
     manager_ip: str | None = None
     agent_id: str = ""
+    config_path: Path | None = None
+    said_of_ids: Mapping[KeyPath, Any] = field(default_factory=dict)
     is_seen_checked: bool = False
     is_agent_managed: bool = False
     is_agent_desired: bool = False
@@ -94,7 +101,7 @@ class Actual:
 
     published        None: there is no etcd to ask
     is_manager_here  the manager's address is this node's, or nobody knows it
-    last_seen_s      when the manager heard of the agent; None: never
+    last_seen        when the manager heard of each agent that runs here; None: never
     agent_s          how long the agent has been running; None: it does not
     """
 
@@ -102,7 +109,7 @@ class Actual:
     is_manager_here: bool = True
     meeting: Meeting | None = None
     now_s: float = 0.0
-    last_seen_s: float | None = None
+    last_seen: Mapping[str, float | None] = field(default_factory=dict)
     agent_s: float | None = None
 
 
@@ -164,20 +171,23 @@ def _judged(spec: RedisSpec, actual: Actual, target: Target, met: Meeting) -> Pl
     facts: dict[str, Scalar] = {"redis": str(met.server)}
     if not spec.is_seen_checked:
         return Plan(Verdict(Status.TRUE, "InSync", f"{met.server} answers"), facts=facts)
-    if actual.last_seen_s is not None:
-        facts["agent-last-seen"] = _moment(actual.last_seen_s)
+    if times := [at_s for at_s in actual.last_seen.values() if at_s is not None]:
+        facts["agent-last-seen"] = _moment(min(times))
     verdict, look_again_in_s = _seen(spec, actual, met)
     return Plan(verdict, look_again_in_s=look_again_in_s, facts=facts)
 
 
 def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float | None]:
-    last_s, agent = actual.last_seen_s, spec.agent_id
-    left_s = SEEN_WITHIN_S - (actual.now_s - last_s) if last_s is not None else 0.0
-    if left_s > 0:
-        text = f"{met.server} answers; the manager sees {agent}"
-        return Verdict(Status.TRUE, "InSync", text), left_s
-    since = f"since {_moment(last_s)}" if last_s is not None else "ever"
-    text = f"{met.server} answers; the manager has not seen {agent} {since}"
+    left_s = {
+        agent: SEEN_WITHIN_S - (actual.now_s - at_s) if at_s is not None else 0.0
+        for agent, at_s in actual.last_seen.items()
+    }
+    unseen = [agent for agent in left_s if left_s[agent] <= 0]
+    if not unseen:
+        text = f"{met.server} answers; the manager sees {', '.join(left_s)}"
+        return Verdict(Status.TRUE, "InSync", text), min(left_s.values())
+    told = ", ".join(f"{agent} {_since(actual.last_seen[agent])}" for agent in unseen)
+    text = f"{met.server} answers; the manager has not seen {told}"
     if not spec.is_agent_managed:
         text = f"{text}; whether an agent runs is not known: [agent] is not in the document"
         return Verdict(Status.TRUE, "InSync", text), None
@@ -191,6 +201,10 @@ def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float
         "use this etcd, namespace and Redis? The agent's log tells"
     )
     return Verdict(Status.FALSE, "NotSeen", f"{text}; {remedy}"), LOOK_AGAIN_S
+
+
+def _since(at_s: float | None) -> str:
+    return f"since {_moment(at_s)}" if at_s is not None else "ever"
 
 
 def _fault(reason: str, text: str) -> Plan[Action]:

@@ -59,6 +59,7 @@ def lost(new: AgentSpec, text: str = TEXT, before: Launch | None = BEFORE) -> tu
         ({("agent", "ipc-base-path"): "/tmp/backend.ai/ipc"}, ()),
         ({("agent", "ipc-base-path"): "/run/ipc"}, ("agent.toml agent.ipc-base-path",)),
         ({("container", "scratch-root"): "/s"}, ("agent.toml container.scratch-root",)),
+        ({("agents",): [{"agent": {"id": "i-2"}}]}, ("agent.toml agents",)),
     ],
 )
 def test_keys_that_cost_sessions(values: dict[KeyPath, Any], parts: tuple[str, ...]) -> None:
@@ -100,6 +101,12 @@ def test_what_was_changed_by_hand_is_not_put_into_force_by_a_restart(
     assert losing(mine, wanted(mine, digest), has, BEFORE, finds) == parts
     managed = spec({VAR: "/var/a"})  # AgentConfig puts it back
     assert losing(managed, wanted(managed, digest), has, BEFORE, finds) == ()
+
+
+def test_agents_added_by_hand_are_not_put_into_force_by_a_restart_either() -> None:
+    mine, more = spec(), f'{TEXT}[[agents]]\nagent = {{ id = "i-2" }}\n'
+    has, finds = found(mine, TEXT, digest), found(mine, more, digest)
+    assert losing(mine, wanted(mine, digest), has, BEFORE, finds) == ("agent.toml agents",)
 
 
 def test_of_an_agent_that_never_ran_nothing_can_be_lost() -> None:

@@ -157,7 +157,7 @@ def test_how_it_stands(actual: Actual, reason: str, words: str) -> None:
 
 
 def seen(last_seen_s: float | None, agent_s: float | None) -> Actual:
-    return Actual(PUBLISHED, True, MET, 1000.0, last_seen_s, agent_s)
+    return Actual(PUBLISHED, True, MET, 1000.0, {"i-node01": last_seen_s}, agent_s)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,17 @@ def test_whether_the_manager_sees_the_agent(
     assert found.verdict.reason == reason
     assert words in found.verdict.message
     assert found.look_again_in_s == look_again_in_s
-    assert ("agent-last-seen" in found.facts) is (actual.last_seen_s is not None)
+    assert ("agent-last-seen" in found.facts) is (actual.last_seen["i-node01"] is not None)
+
+
+def test_each_of_several_agents_has_to_be_seen() -> None:
+    both = replace(seen(990.0, 300.0), last_seen={"i-a": 990.0, "i-b": 980.0})
+    found = plan(CHECKED, both)
+    assert "the manager sees i-a, i-b" in found.verdict.message
+    assert found.look_again_in_s == 20.0
+    found = plan(CHECKED, replace(both, last_seen={"i-a": 990.0, "i-b": None}))
+    assert found.verdict.reason == "NotSeen"
+    assert "has not seen i-b ever" in found.verdict.message
 
 
 def test_an_agent_that_is_to_be_stopped_need_not_be_seen() -> None:

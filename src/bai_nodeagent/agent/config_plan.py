@@ -232,7 +232,8 @@ def _held(
     if last is None or (text is None and actual.file is None and not last):
         return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
     document = tomllib.loads(last)
-    sacred = {key: value for key in SACRED if (value := _at(document, key)) is not UNSET}
+    found = {key: agent_toml.lookup(document, key) for key in SACRED}
+    sacred = {key: value for key, value in found.items() if value is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)
     if actual.file is not None and actual.file.raw == kept.encode():
         return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
@@ -241,11 +242,6 @@ def _held(
 
 def _told(effect: Effect) -> str:
     return f" ({effect})" if effect else ""
-
-
-def _at(document: Mapping[str, Any], key: KeyPath) -> Any:
-    table = document.get(key[0])
-    return table.get(key[1], UNSET) if isinstance(table, dict) else UNSET
 
 
 def _needs(actual: Actual, wanted: str) -> tuple[str, ...]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 
 from ..model import Host, KeyPath, Stuck, Unavailable
 from ..system import environments, files
 from ..system.environments import Environments
+from .ids import every_id
 from .install import found_part, wanted_part
 from .record import Notes, Record, config_text
 from .sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
@@ -108,21 +108,19 @@ class Guard:
             return await environments.look(install.path, self._asker) if install else None
         return None
 
+    async def sessions(self) -> Sessions | None:
+        """Those of the agents as they are, as they were, and as they are to be: their ids may be
+        what changes. None: Docker can't be asked."""
+        return await self._sessions(config_text(self._spec), self._last_text())
+
     async def _sessions(self, *texts: str | None) -> Sessions | None:
-        """Those of the agent as it is to be, and as it is: its id may be what changes."""
         from ..system import docker  # heavy, and only for this question
 
-        ids = {self._spec.agent_id, *map(_id_in, texts)} - {""}
+        ids: Collection[str] | None = None
+        with contextlib.suppress(ValueError):
+            ids = every_id(texts, self._spec.values, self._spec.agent_id)
         try:
             since = await docker.sessions(ids, self._asker)
         except Unavailable:
             return None
         return Sessions(len(since), min(since, default=0.0))
-
-
-def _id_in(text: str | None) -> str:
-    with contextlib.suppress(tomllib.TOMLDecodeError):
-        agent = tomllib.loads(text or "").get("agent")
-        value = agent.get("id") if isinstance(agent, dict) else None
-        return value if isinstance(value, str) else ""
-    return ""

@@ -242,12 +242,8 @@ class Desk:
             return None
         if not differing(self.spec, wants, life.inputs):
             return None
-        from ..system import docker  # heavy, and only for this question
-
-        try:
-            return len(await docker.sessions([self.spec.agent_id], "restart"))
-        except Unavailable:
-            return None
+        sessions = await self.guard.sessions()
+        return None if sessions is None else sessions.count
 
 
 def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:

@@ -212,9 +212,14 @@ def config_text(spec: AgentSpec) -> str | None:
     Why it can't be read is for AgentConfig to say; the agent is kept alive without it.
     """
     with contextlib.suppress(OSError):
-        data = files.read_if_there(spec.config_path) if spec.config_path else None
-        return None if data is None else data.decode(errors="replace")
+        return text_at(spec.config_path) if spec.config_path else None
     return None
+
+
+def text_at(path: Path) -> str | None:
+    """agent.toml at that path; None: there is none. Blocks. Raises OSError."""
+    data = files.read_if_there(path)
+    return None if data is None else data.decode(errors="replace")
 
 
 def installed(spec: AgentSpec) -> Environment | None:

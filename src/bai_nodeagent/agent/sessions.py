@@ -31,6 +31,7 @@ Effect = Literal["", "harmless", "restart", "session-losing"]
 # With what the agent takes where agent.toml says nothing.
 SACRED: Mapping[KeyPath, str | None] = {
     ("agent", "id"): None,
+    ("agents",): None,
     ("agent", "var-base-path"): "./var/lib/backend.ai",
     ("agent", "ipc-base-path"): "/tmp/backend.ai/ipc",  # noqa: S108  (Backend.AI's own)
     ("container", "scratch-root"): "./scratches",

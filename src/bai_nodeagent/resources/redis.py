@@ -7,6 +7,7 @@ return are events; the keys in etcd are watched.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..agent.record import Notes
-from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
+from ..agent.ids import agent_ids, said_of_ids
+from ..agent.record import Notes, text_at
+from ..blocking import in_thread
+from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Stuck, Wake
 from ..redis_rules import (
     NAMES,
     Actual,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from ..system.redis import Link
 
 RECONNECT_S = 2.0
+READ_S = 5.0
 # Where the manager notes when it last heard of each agent.
 LIVE_DATABASE = 2
 LAST_SEEN = "agent.last_seen"
@@ -108,13 +112,24 @@ class Redis:
         if not self.spec.is_seen_checked:
             return actual
         async with _talk(server, aim.password, LIVE_DATABASE) as (_, link):
-            text = await link.text(LAST_SEEN, self.spec.agent_id)
+            ids = await self._agent_ids()
             return replace(
                 actual,
                 now_s=await link.now_s(),
-                last_seen_s=_seconds(text),
+                last_seen={each: _seconds(await link.text(LAST_SEEN, each)) for each in ids},
                 agent_s=self._agent_s(),
             )
+
+    async def _agent_ids(self) -> tuple[str, ...]:
+        """All that agent.toml gives; of one that can't be read AgentConfig tells."""
+        path = self.spec.config_path
+        text = None
+        with contextlib.suppress(OSError, Stuck):
+            if path is not None:
+                text = await in_thread("Redis: agent.toml", lambda: text_at(path), READ_S)
+        with contextlib.suppress(ValueError):
+            return agent_ids(text, self.spec.said_of_ids, self.spec.agent_id)
+        return agent_ids(None, self.spec.said_of_ids, self.spec.agent_id)
 
     def _agent_s(self) -> float | None:
         life = Notes(self._host.runtime).read().life
@@ -251,7 +266,9 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         access=_access(document, host),
         namespace=document.get("backendai", {}).get("namespace", "local"),
         manager_ip=document.get("node", {}).get("manager-ip"),
-        agent_id=(node.agent_values or {}).get(("agent", "id"), node.node_id),
+        agent_id=node.node_id,
+        config_path=None if node.agent_values is None else node.agent_config_path,
+        said_of_ids=said_of_ids(node.agent_values or {}),
         is_seen_checked=document["redis"].get("check", False),
         is_agent_managed=agent is not None,
         is_agent_desired=agent is not None and agent.get("state", "running") == "running",
