@@ -42,7 +42,8 @@ def connected(etcd: Etcd) -> EtcdStore:
 async def latencies(etcd: Etcd, puts: int) -> tuple[list[float], list[float]]:
     """Seconds from a put to its event: ours, and etcdctl's."""
     store = connected(etcd)
-    start = await store.put(KEY, b"-1")
+    await store.put(KEY, b"-1")
+    start = await store.read([KEY])
     full = f"{SETTINGS['prefix']}/{SETTINGS['cluster']}/{KEY}"
     command = ["etcdctl", f"--endpoints={etcd.endpoint}", "watch", full]
     env = {**os.environ, "ETCDCTL_API": "3"}
@@ -91,7 +92,7 @@ async def idle(endpoint: str, seconds: float) -> None:
         async for _ in store.changes([KEY], start):
             pass
 
-    start = (await store.read([KEY])).revision
+    start = await store.read([KEY])
     async with anyio.create_task_group() as group:
         group.start_soon(follow)
         async with store.presence("node/n/alive", b"{}", lambda _: True):

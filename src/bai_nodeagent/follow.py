@@ -107,6 +107,7 @@ class Follower:
         """Reads, then watches what was read; reads again on a change, a break, or in a while."""
         watched: frozenset[str] = frozenset()
         watch = anyio.CancelScope()
+        before: Snapshot | None = None
         is_first = True
         async with anyio.create_task_group() as tasks:
             while True:
@@ -126,19 +127,21 @@ class Follower:
                     await self._found(snapshot)
                     if self._known.journal_fault is None:  # else it is tried again soon
                         wait_s = schedule.resync_s(random.random())  # noqa: S311
-                    if keys != watched or watch.cancel_called:
+                    is_other = before is not None and not snapshot.goes_on_from(before)
+                    if keys != watched or watch.cancel_called or is_other:
                         watch.cancel()
                         watch, watched = anyio.CancelScope(), keys
-                        tasks.start_soon(self._watch, watch, keys, snapshot.revision)
+                        tasks.start_soon(self._watch, watch, keys, snapshot)
+                    before = snapshot
                 is_first = False
                 with anyio.move_on_after(wait_s):
                     await self._again.wait()
 
-    async def _watch(self, scope: anyio.CancelScope, keys: frozenset[str], after: int) -> None:
+    async def _watch(self, scope: anyio.CancelScope, keys: frozenset[str], since: Snapshot) -> None:
         """Asks for another read at each change; a break counts as one, and ends the scope."""
         with scope:
             try:
-                async for _ in self._store.changes(keys, after):
+                async for _ in self._store.changes(keys, since):
                     self._again.set()
             except Unavailable as error:
                 self._metrics.watch_restarts.inc()

@@ -15,6 +15,7 @@ import trustme
 
 from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings
+from bai_nodeagent.store.base import Snapshot
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.system.etcd import CALL_DEADLINE_S
 from bai_nodeagent.system.etcd_access import EtcdAccess
@@ -55,8 +56,8 @@ async def persistently(call: Callable[[], Awaitable[T]], limit_s: float = 20.0) 
     raise AssertionError
 
 
-async def next_change(store: EtcdStore, keys: list[str], after: int) -> None:
-    changes = store.changes(keys, after)
+async def next_change(store: EtcdStore, keys: list[str], since: Snapshot) -> None:
+    changes = store.changes(keys, since)
     try:
         with anyio.fail_after(20):
             await anext(changes)
@@ -107,7 +108,7 @@ async def test_one_grant_a_key_is_enough_for_a_node(guarded: EtcdServer, passwor
         async with store.presence(ALIVE, b"me", lambda _: False):
             await until_alive(store, b"me")
             guarded.etcdctl("put", ROOT + NODE, "2", user="root:pw-root")
-            await next_change(store, [CLUSTER, NODE], snapshot.revision)
+            await next_change(store, [CLUSTER, NODE], snapshot)
 
 
 async def test_lost_tokens_are_renewed(guarded: EtcdServer, password: Path) -> None:
@@ -116,7 +117,7 @@ async def test_lost_tokens_are_renewed(guarded: EtcdServer, password: Path) -> N
         guarded.restart()
         assert (await persistently(lambda: store.read([CLUSTER]))).entries == before.entries
         guarded.etcdctl("put", ROOT + CLUSTER, "2", user="root:pw-root")
-        await next_change(store, [CLUSTER], before.revision)
+        await next_change(store, [CLUSTER], before)
 
 
 async def test_stale_token_is_renewed_within_a_call_and_a_watch(
@@ -128,7 +129,7 @@ async def test_stale_token_is_renewed_within_a_call_and_a_watch(
         await store.read([CLUSTER])
         guarded.etcdctl("put", ROOT + CLUSTER, "2", user="root:pw-root")
         forget_tokens(guarded)
-        await next_change(store, [CLUSTER], before.revision)
+        await next_change(store, [CLUSTER], before)
 
 
 def forget_tokens(server: EtcdServer) -> None:
@@ -141,7 +142,7 @@ async def test_running_watch_outlives_a_change_of_roles(
     guarded: EtcdServer, password: Path
 ) -> None:
     async with connected(guarded.endpoint, user="n1", password=password) as store:
-        changes = store.changes([CLUSTER], (await store.read([CLUSTER])).revision)
+        changes = store.changes([CLUSTER], await store.read([CLUSTER]))
         for value in ("2", "3"):
             guarded.etcdctl("put", ROOT + CLUSTER, value, user="root:pw-root")
             with anyio.fail_after(20):
@@ -157,7 +158,7 @@ async def test_denied_key_is_named(guarded: EtcdServer, password: Path) -> None:
         with pytest.raises(Unavailable, match=names_it):
             await store.read([CLUSTER, SECRET])
         with pytest.raises(Unavailable, match=names_it):
-            await next_change(store, [CLUSTER, SECRET, NODE], 1)
+            await next_change(store, [CLUSTER, SECRET, NODE], await store.read([CLUSTER]))
         with pytest.raises(Unavailable, match=ROOT + CLUSTER):
             await store.put(CLUSTER, b"x")
         with pytest.raises(Unavailable, match=f"{ROOT}node/"):
@@ -203,14 +204,15 @@ async def test_unreachable_member_does_not_keep_from_authenticating(
 
 async def test_compacted_watch_ends_and_the_next_one_holds(server: EtcdServer) -> None:
     async with connected(server.endpoint) as store:
+        start = await store.read([CLUSTER])
         for value in (b"1", b"2", b"3"):
             last = await store.put(CLUSTER, value)
         server.etcdctl("compact", f"{last}")
         with pytest.raises(Unavailable, match="compacted"):
-            await next_change(store, [CLUSTER], 1)
+            await next_change(store, [CLUSTER], start)
         now = await store.read([CLUSTER])
         await store.put(CLUSTER, b"4")
-        await next_change(store, [CLUSTER], now.revision)
+        await next_change(store, [CLUSTER], now)
 
 
 async def test_lost_lease_is_granted_again(server: EtcdServer) -> None:
@@ -237,7 +239,7 @@ async def test_value_of_one_and_a_half_megabytes(server: EtcdServer) -> None:
         start = await store.read([CLUSTER])
         value = b"x" * 1_500_000
         await store.put(CLUSTER, value)
-        await next_change(store, [CLUSTER], start.revision)
+        await next_change(store, [CLUSTER], start)
         assert (await store.read([CLUSTER])).entries[CLUSTER].raw == value
         with pytest.raises(Unavailable, match="too large"):
             await store.put(CLUSTER, b"x" * 1_600_000)
@@ -293,7 +295,7 @@ async def test_outage_of_ten_seconds(server: EtcdServer) -> None:
             server.start()
             await until_alive(store, b"me")
             await store.put(CLUSTER, b"2")
-            await persistently(lambda: next_change(store, [CLUSTER], start.revision))
+            await persistently(lambda: next_change(store, [CLUSTER], start))
 
 
 async def test_silent_endpoint_is_given_up(server: EtcdServer) -> None:
@@ -310,12 +312,12 @@ async def test_silent_endpoint_is_given_up(server: EtcdServer) -> None:
 async def test_cancelled_call_ends_its_own_scope_alone(server: EtcdServer) -> None:
     """grpc.aio answers a cancellation with another one, which must not get further."""
     async with connected(server.endpoint) as store:
-        revision = (await store.read([CLUSTER])).revision
+        start = await store.read([CLUSTER])
         server.freeze()
         for call in (
             lambda: store.read([CLUSTER]),
             lambda: store.put(CLUSTER, b"1"),
-            lambda: anext(store.changes([CLUSTER], revision)),
+            lambda: anext(store.changes([CLUSTER], start)),
         ):
             with anyio.move_on_after(0.2) as scope:
                 await call()
@@ -337,7 +339,7 @@ async def test_frozen_member_is_left_for_the_next(cluster: EtcdCluster) -> None:
     first, second, _ = cluster.members
     async with connected(*cluster.endpoints) as store:
         start = await store.read([CLUSTER])
-        changes = store.changes([CLUSTER], start.revision)
+        changes = store.changes([CLUSTER], start)
         first.freeze()
         try:
             # Its keepalive ends the watch: no answer would come else, and no error.
@@ -345,7 +347,7 @@ async def test_frozen_member_is_left_for_the_next(cluster: EtcdCluster) -> None:
                 await anext(changes)
             await persistently(lambda: store.read([CLUSTER]))
             second.etcdctl("put", ROOT + CLUSTER, "while frozen")
-            await persistently(lambda: next_change(store, [CLUSTER], start.revision))
+            await persistently(lambda: next_change(store, [CLUSTER], start))
         finally:
             first.thaw()
 
@@ -443,7 +445,7 @@ async def test_certificate_alone_may_stand_for_the_user(tmp_path: Path) -> None:
             with pytest.raises(Unavailable, match=ROOT + SECRET):
                 await store.read([SECRET])
             server.etcdctl("put", ROOT + CLUSTER, "2")
-            await next_change(store, [CLUSTER], start.revision)
+            await next_change(store, [CLUSTER], start)
 
 
 async def test_unreadable_certificate_is_named(tmp_path: Path, server: Etcd) -> None:

@@ -108,7 +108,7 @@ async def test_change_below_folders_that_are_not_there_yet(store: Store, folder:
     seen = anyio.Event()
 
     async def follow() -> None:
-        async for _ in store.changes(["desired/node/n1"], start.revision):
+        async for _ in store.changes(["desired/node/n1"], start):
             seen.set()
 
     async with anyio.create_task_group() as group:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from bai_nodeagent.store import EtcdSettings, FileSettings
-from bai_nodeagent.store.base import Conflict, Store, Superseded
+from bai_nodeagent.store.base import Conflict, Snapshot, Store, Superseded
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.store.files import FileStore
 from bai_nodeagent.system.etcd_access import EtcdAccess
@@ -96,12 +96,12 @@ async def other(place: Place) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def counted(store: Store, keys: list[str], after: int) -> AsyncIterator[list[None]]:
+async def counted(store: Store, keys: list[str], since: Snapshot) -> AsyncIterator[list[None]]:
     """What `changes` has yielded so far."""
     seen: list[None] = []
 
     async def follow() -> None:
-        async for _ in store.changes(keys, after):
+        async for _ in store.changes(keys, since):
             seen.append(None)
 
     async with anyio.create_task_group() as group:
@@ -254,7 +254,7 @@ async def test_expected_write_may_be_repeated(store: Store) -> None:
 
 async def test_changes_by_others_are_told(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER, NODE])
-    async with counted(store, [CLUSTER, NODE], start.revision) as seen:
+    async with counted(store, [CLUSTER, NODE], start) as seen:
         place.write(NODE, b"1")
         await eventually(lambda: len(seen) == 1)
         place.delete(NODE)
@@ -264,21 +264,21 @@ async def test_changes_by_others_are_told(store: Store, place: Place) -> None:
 async def test_change_before_the_watch_is_told(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER])
     place.write(CLUSTER, b"1")
-    async with counted(store, [CLUSTER], start.revision) as seen:
+    async with counted(store, [CLUSTER], start) as seen:
         await eventually(lambda: seen)
 
 
 async def test_what_was_read_already_is_not_told_again(store: Store, place: Place) -> None:
     place.write(CLUSTER, b"1")
     start = await store.read([CLUSTER])
-    async with counted(store, [CLUSTER], start.revision) as seen:
+    async with counted(store, [CLUSTER], start) as seen:
         await anyio.sleep(0.3)
         assert seen == []
 
 
 async def test_other_keys_are_not_told(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER, NODE])
-    async with counted(store, [CLUSTER], start.revision) as seen:
+    async with counted(store, [CLUSTER], start) as seen:
         place.write(NODE, b"1")
         await store.put("desired/clusterish", b"1")
         await store.put("node/i-node01/status", b"{}")
@@ -291,7 +291,7 @@ async def test_flapping_ends_with_the_newest_value(store: Store, place: Place) -
     latest: list[bytes | None] = []
 
     async def follow() -> None:
-        async for _ in store.changes([CLUSTER], start.revision):
+        async for _ in store.changes([CLUSTER], start):
             latest.append(await value_of(store, CLUSTER))
 
     async with anyio.create_task_group() as group:
@@ -305,7 +305,7 @@ async def test_flapping_ends_with_the_newest_value(store: Store, place: Place) -
 async def test_changes_can_be_closed(store: Store) -> None:
     start = await store.read([CLUSTER])
     await store.put(CLUSTER, b"1")
-    changes = store.changes([CLUSTER], start.revision)
+    changes = store.changes([CLUSTER], start)
     with anyio.fail_after(PATIENCE_S):
         await anext(changes)
         await changes.aclose()  # type: ignore[attr-defined]

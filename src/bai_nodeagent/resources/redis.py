@@ -37,7 +37,7 @@ from ..watches import together
 
 # redis-py and grpc are loaded when a document asks for Redis: see the imports in functions.
 if TYPE_CHECKING:
-    from ..system.etcd import EtcdClient
+    from ..system.etcd import EtcdClient, Reading
     from ..system.redis import Link
 
 RECONNECT_S = 2.0
@@ -92,15 +92,15 @@ class Redis:
         except NotMet as error:
             return replace(actual, meeting=error.meeting)
 
-    async def _published(self, client: EtcdClient) -> tuple[Published, int]:
-        """The keys, and the revision at which they were so."""
+    async def _published(self, client: EtcdClient) -> tuple[Published, Reading]:
+        """The keys by their last part, and the reading that they are from."""
         keys = {self.spec.key(name): name for name in NAMES}
         reading = await client.get(keys)
         found = {keys[k]: kv.value.decode(errors="replace") for k, kv in reading.entries.items()}
         if not found.get("password"):
             found.pop("password", None)  # an empty one is none, for Backend.AI as well
         self._host.learn([found["password"]] if "password" in found else [])
-        return found, reading.revision
+        return found, reading
 
     async def _is_manager_here(self) -> bool:
         manager_ip = self.spec.manager_ip
@@ -153,10 +153,11 @@ class Redis:
 
     async def _wake_at_keys(self, access: EtcdAccess, wake: Wake) -> None:
         async with _etcd(access) as client:
-            _, revision = await self._published(client)
+            _, reading = await self._published(client)
             wake()
             keys = [self.spec.key(name) for name in NAMES]
-            async with aclosing(client.watch(keys, revision)) as events:
+            watch = client.watch(keys, reading.revision, reading.cluster_id)
+            async with aclosing(watch) as events:
                 async for _ in events:
                     wake()
 

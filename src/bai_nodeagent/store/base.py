@@ -46,6 +46,10 @@ class Snapshot:
     faults: Mapping[str, str] = field(default_factory=dict)
     is_journaled: bool = False
 
+    def goes_on_from(self, before: Snapshot) -> bool:
+        """Whether it is of the same store as an earlier one, and not of a backup of it."""
+        return self.epoch == before.epoch and self.revision >= before.revision
+
 
 class Store(Protocol):
     """Errors: `model.Unavailable` where the store can't be reached in time or
@@ -64,13 +68,14 @@ class Store(Protocol):
         """
         ...
 
-    def changes(self, keys: Iterable[str], after: int) -> AsyncIterator[None]:
-        """Yields each time when one of the keys may have changed after that revision.
+    def changes(self, keys: Iterable[str], since: Snapshot) -> AsyncIterator[None]:
+        """Yields each time when one of the keys may have changed since that reading.
 
         Bursts may come as one. Before the first change it yields nothing.
         Raises Unavailable when it breaks (silent for too long, compacted,
-        denied); the caller reads again and asks again. Close it (`aclose`) when
-        done; cancelling it is enough as well.
+        denied, or the store does not go on from that reading); the caller
+        reads again and asks again. Close it (`aclose`) when done; cancelling
+        it is enough as well.
         """
         ...
 

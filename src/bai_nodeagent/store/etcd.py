@@ -44,14 +44,15 @@ class EtcdStore:
         except Mismatch as error:
             raise Conflict(str(error)) from error
 
-    async def changes(self, keys: Iterable[str], after: int) -> AsyncGenerator[None, None]:
+    async def changes(self, keys: Iterable[str], since: Snapshot) -> AsyncGenerator[None, None]:
         """See `base.Store`. After a watch that broke the next one waits for its turn."""
         if self._is_watch_lost:
             await anyio.sleep(reconnect_s(random.random()))  # noqa: S311
         self._is_watch_lost = False
         full = [self._full(key) for key in keys]
         try:
-            async with aclosing(self._client.watch(full, after)) as events:
+            watch = self._client.watch(full, since.revision, since.epoch)
+            async with aclosing(watch) as events:
                 async for _ in events:
                     yield
         except Unavailable:

@@ -197,7 +197,8 @@ class FileStore:
             _, count = self._look([key])
         return count.revision
 
-    async def changes(self, keys: Iterable[str], after: int) -> AsyncGenerator[None, None]:
+    async def changes(self, keys: Iterable[str], since: Snapshot) -> AsyncGenerator[None, None]:
+        after = since.revision
         wanted = list(keys)
         paths = [self._folder / name for key in wanted for name in file_names(key)]
         with self._translated():
@@ -206,6 +207,8 @@ class FileStore:
                     await anyio.sleep(SETTLE_S)
                     with self._locked():
                         _, count = self._look(wanted)
+                    if count.epoch != since.epoch:
+                        raise Unavailable(f"{self.where}: its count of revisions was lost")
                     newest = max(map(count.since, wanted), default=0)
                     if newest > after:
                         after = newest

@@ -274,10 +274,14 @@ class EtcdClient:
         request = etcdrpc.LeaseRevokeRequest(ID=lease)
         await self._call("leasestub.LeaseRevoke", request, "end a lease")
 
-    async def watch(self, keys: Sequence[str], after: int) -> AsyncGenerator[None, None]:
-        """Yields when one of the exact keys has changed after that revision; `aclose` it when done.
+    async def watch(
+        self, keys: Sequence[str], after: int, cluster_id: str
+    ) -> AsyncGenerator[None, None]:
+        """Yields when one of the exact keys has changed after that revision of that cluster;
+        `aclose` it when done.
 
-        It ends by Unavailable alone: denied (with the key), compacted, broken, silent.
+        It ends by Unavailable alone: denied (with the key), compacted, broken, silent, or
+        answered by an etcd that is another one than was read, or is not as far.
         """
         may_authenticate = self._access.user is not None
         while True:
@@ -285,7 +289,7 @@ class EtcdClient:
                 try:
                     if member.needs_token:
                         await self._authenticate(member, CALL_DEADLINE_S)
-                    async with aclosing(_events(member, keys, after)) as events:
+                    async with aclosing(_events(member, keys, after, cluster_id)) as events:
                         async for _ in events:
                             yield
                 except grpc.aio.AioRpcError as error:
@@ -413,9 +417,11 @@ class _WatchRefused(Exception):
         self.key, self.reason = key, reason
 
 
-async def _events(member: _Member, keys: Sequence[str], after: int) -> AsyncGenerator[None, None]:
+async def _events(
+    member: _Member, keys: Sequence[str], after: int, cluster_id: str
+) -> AsyncGenerator[None, None]:
     """Yields for each answer with events. Raises AioRpcError, TimeoutError when silent,
-    _WatchRefused, and Unavailable when compacted."""
+    _WatchRefused, and Unavailable when compacted or of another store than was read."""
     call = member.watchstub.Watch(_watch_requests(keys, after + 1), metadata=member.metadata)
     pending = list(keys)  # answers to creations come in their order
     try:
@@ -429,10 +435,27 @@ async def _events(member: _Member, keys: Sequence[str], after: int) -> AsyncGene
                 raise Unavailable(f"etcd {member.endpoint}: compacted beyond revision {after}")
             if response.canceled:
                 raise _WatchRefused(key, response.cancel_reason)
+            if fault := _went_back(response, after, cluster_id):
+                raise Unavailable(f"etcd {member.endpoint}: {fault}")
             if response.events:
                 yield
     finally:
         call.cancel()
+
+
+def _went_back(response: Any, after: int, cluster_id: str) -> str:
+    """Why an answer is not of the store that was read at revision `after`; "" where it is.
+
+    A watch that starts beyond the newest revision is created without a word, and
+    stays silent until the store has come that far: it was replaced, or restored.
+    Of a member that merely lags behind the next watch is told the same.
+    """
+    header = response.header
+    if f"{header.cluster_id:x}" != cluster_id:
+        return f"cluster {header.cluster_id:x} answers the watch; cluster {cluster_id} was read"
+    if response.created and header.revision < after:
+        return f"is at revision {header.revision}; it was read at {after}"
+    return ""
 
 
 async def _watch_requests(keys: Sequence[str], start: int) -> AsyncGenerator[Any, None]:

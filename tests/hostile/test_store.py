@@ -1,0 +1,112 @@
+"""A store that is replaced, restored or lost while it is watched."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bai_nodeagent.model import Unavailable
+from bai_nodeagent.store import EtcdSettings, FileSettings
+from bai_nodeagent.store.etcd import EtcdStore
+from bai_nodeagent.store.files import FileStore
+from bai_nodeagent.system.etcd_access import EtcdAccess
+from node_under_test import Node
+from servers import EtcdServer
+
+CLUSTER = "desired/cluster"
+NO_RESYNC_S = 25.0  # an event takes seconds after an outage, the resync 48 s and more
+WIPES = 3
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EtcdServer]:
+    with EtcdServer(tmp_path / "m0") as server:
+        yield server
+
+
+def wipe(server: EtcdServer) -> None:
+    """An empty etcd under the same port, name and cluster id."""
+    server.kill()
+    shutil.rmtree(server.folder)
+    server.start()
+
+
+@pytest.mark.anyio
+async def test_no_watch_waits_for_a_revision_that_the_store_has_lost(server: EtcdServer) -> None:
+    store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
+    for n in range(20):
+        await store.put(CLUSTER, f"{n}".encode())
+    seen = await store.read([CLUSTER])
+    await store.close()
+    wipe(server)
+    store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
+    with anyio.fail_after(20), pytest.raises(Unavailable, match="is at revision 1; it was read"):
+        await anext(store.changes([CLUSTER], seen))
+    await store.close()
+
+
+@pytest.mark.anyio
+async def test_no_watch_goes_on_in_another_cluster(server: EtcdServer, tmp_path: Path) -> None:
+    with EtcdServer(tmp_path / "other", options=["--initial-cluster-token=other"]) as other:
+        store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
+        seen = await store.read([CLUSTER])
+        stranger = EtcdStore(EtcdSettings(EtcdAccess((other.endpoint,)), "local"))
+        await stranger.put(CLUSTER, b"x")
+        with anyio.fail_after(20), pytest.raises(Unavailable, match="answers the watch"):
+            await anext(stranger.changes([CLUSTER], seen))
+        await store.close()
+        await stranger.close()
+
+
+@pytest.mark.anyio
+async def test_a_lost_count_of_a_folder_ends_its_watch(tmp_path: Path) -> None:
+    store = FileStore(FileSettings(tmp_path / "store", tmp_path / "state"))
+    for n in range(5):
+        await store.put(CLUSTER, f"{n}".encode())
+    seen = await store.read([CLUSTER])
+    changes = store.changes([CLUSTER], seen)
+    async with anyio.create_task_group() as tasks:
+
+        async def lose() -> None:
+            await anyio.sleep(0.5)
+            (tmp_path / "state" / "store-count.json").unlink()
+            await store.put(CLUSTER, b"new")
+
+        tasks.start_soon(lose)
+        with anyio.fail_after(20), pytest.raises(Unavailable, match="count of revisions"):
+            await anext(changes)
+
+
+def last_contact_s(node: Node) -> float:
+    return node.metric("bai_nodeagent_store_last_contact_timestamp_seconds")
+
+
+def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
+    server: EtcdServer, tmp_path: Path, prefix: str
+) -> None:
+    node = Node(tmp_path / "node", server, prefix)
+    try:
+        node.desire()
+        node.start()
+        node.wait_ready("one")
+        for n in range(WIPES):
+            for _ in range(20):
+                server.etcdctl("put", "/else", "x")
+            server.kill()
+            killed_s = time.time()
+            server.start()
+            node.wait("read again", lambda at=killed_s: last_contact_s(node) > at)  # type: ignore[misc]
+            wipe(server)  # what was read is of the old one, and the watch comes to the new one
+            node.desire(node.document(f"wiped-{n}"))
+            node.wait(
+                f"wiped-{n} is taken by an event",
+                lambda n=n: node.starts[-1][1] == f"wiped-{n}",  # type: ignore[misc]
+                NO_RESYNC_S,
+            )
+    finally:
+        node.close()
