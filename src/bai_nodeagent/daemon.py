@@ -29,6 +29,7 @@ from .site import CannotStart, Site, locked
 from .status import NodeStatus
 from .store.base import Presence
 from .system.notify import notify, watchdog_interval_s
+from .text import clean
 
 # How often proven progress is told to systemd and a rival looked for, at the least.
 PULSE_S = 15.0
@@ -214,7 +215,7 @@ async def _serve(site: Site, node: Node, server: Server | None) -> None:
 def _alive(value: bytes) -> dict[str, object]:
     try:
         data = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -228,6 +229,6 @@ def _described(rival: bytes | None) -> str | None:
 
 def _first_line(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return clean(Path(path).read_bytes().strip())
     except OSError:
         return ""  # no machine-id in some containers; the boot id tells machines apart as well

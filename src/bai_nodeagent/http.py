@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import re
 import socket
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import structlog
 
 from .status import NodeStatus, to_dict
+from .text import to_json as json_text
 
 # From the connection to the last byte of the answer.
 REQUEST_DEADLINE_S = 10.0
@@ -49,7 +49,7 @@ def answer(path: str, views: Views) -> tuple[int, str, bytes]:
         case "/metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", views.metrics()
         case "/status":
-            body = json.dumps(to_dict(views.status()), ensure_ascii=False).encode() + b"\n"
+            body = f"{json_text(to_dict(views.status()))}\n".encode()
             return 200, "application/json", body
         case "/livez":
             if views.is_moving():

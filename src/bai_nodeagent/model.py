@@ -16,6 +16,8 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from .text import clean_lines
+
 Scalar = str | int | float | bool | date | datetime | time
 KeyPath = tuple[str, ...]
 """The place of a value in agent.toml or in a document: ("etcd", "addr", "host")."""
@@ -32,18 +34,24 @@ class InvalidSpec(Exception):
 class Unavailable(Exception):
     """A component can't be reached now: try later. The text says what and where."""
 
+    def __init__(self, text: str = "") -> None:
+        super().__init__(clean_lines(text))  # it quotes paths and other programs
+
 
 class Stuck(Exception):
     """A call has not come back and can't be taken back: ask no second time until it does."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(clean_lines(text))
 
 
 class Refused(Exception):
     """An action won't work until somebody changes something; `message` says what."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = clean_lines(message)
+        super().__init__(self.message)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,11 +76,17 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one resource stands: `reason` is a CamelCase word, `message` a sentence."""
+    """How one resource stands: `reason` is a CamelCase word, `message` a sentence.
+
+    A message quotes file names, argv and other programs: it is made printable here.
+    """
 
     status: Status
     reason: str
     message: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", clean_lines(self.message))
 
 
 IN_SYNC = Verdict(Status.TRUE, "InSync")

@@ -20,11 +20,12 @@ import structlog
 from . import status
 from .in_force import InForce
 from .metrics import Metrics
-from .model import Condition, Outcome, Status, Unavailable, Verdict
+from .model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
 from .redact import Redactor
 from .schedule import WriteBudget, reconnect_s
 from .status import Applied, NodeStatus
 from .store.base import Store
+from .text import clean
 
 # A repair that is over within this time is told as done, not as under way.
 UNDER_WAY_S = 1.0
@@ -107,12 +108,15 @@ class Reporter:
             applied=applied,
             summary=summary,
             conditions=status.updated(before.conditions, masked, now, revision),
-            facts={k: v for o in outcomes.values() for k, v in o.facts.items()},
+            facts={k: self._shown(v) for o in outcomes.values() for k, v in o.facts.items()},
         )
         self._show(before)
         self._changed.set()
         if applied is not None and applied is not last:
             self._tell_applied(applied)  # last: it may come back with another update
+
+    def _shown(self, fact: Scalar) -> Scalar:
+        return clean(self._redactor(fact)) if isinstance(fact, str) else fact
 
     async def run(self) -> None:
         """Writes statuses until cancelled. A store that is away gets the newest once it is back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .model import Condition, Outcome, Scalar, Status, Verdict
+from .text import to_json as json_text
 
 STATUS_BYTES_AT_MOST = 16 * 1024
 _MESSAGE_STEPS = (2000, 1000, 500, 200, 80)
@@ -158,11 +158,11 @@ def to_json(status: NodeStatus) -> bytes:
             replace(c, message=c.message[: limit - 1] + "…") if len(c.message) > limit else c
             for c in status.conditions
         )
-        raw = json.dumps(to_dict(replace(status, conditions=short)), ensure_ascii=False).encode()
+        raw = json_text(to_dict(replace(status, conditions=short))).encode()
         if len(raw) <= STATUS_BYTES_AT_MOST:
             return raw
     bare = replace(status, conditions=(), facts={}, desired=replace(status.desired, documents={}))
-    return json.dumps(to_dict(bare), ensure_ascii=False).encode()
+    return json_text(to_dict(bare)).encode()
 
 
 def without_facts(status: NodeStatus) -> NodeStatus:

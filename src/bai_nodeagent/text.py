@@ -11,11 +11,15 @@ twice is cleaning once, and the result is for people, not to be read back.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 LINE_AT_MOST = 2_000
 TEXT_AT_MOST = 64_000
 _CUT = "…"
+_ODD = re.compile(r"[^\x20-\x7e]")
 
 
 def clean(value: str | bytes, limit: int = LINE_AT_MOST) -> str:
@@ -26,6 +30,17 @@ def clean(value: str | bytes, limit: int = LINE_AT_MOST) -> str:
 def clean_lines(value: str | bytes, limit: int = TEXT_AT_MOST) -> str:
     """The same for text of several lines: line feeds and tabs stay."""
     return _bounded(_shown(_characters(value, limit), kept="\n\t"), limit)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of a value, equal to any other of it, in which nothing but line feeds of `indent`
+    is not printable: JSON itself leaves C1, bidi marks and half pairs as they are."""
+    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
+    return _ODD.sub(lambda odd: odd[0] if odd[0].isprintable() else _escaped(odd[0]), text)
+
+
+def _escaped(odd: str) -> str:
+    return odd if odd == "\n" else json.dumps(odd)[1:-1]
 
 
 def _characters(value: str | bytes, limit: int) -> str:

@@ -6,7 +6,15 @@ from dataclasses import replace
 import pytest
 
 from bai_nodeagent import status
-from bai_nodeagent.model import Condition, Outcome, Status, Verdict
+from bai_nodeagent.model import (
+    Condition,
+    Outcome,
+    Refused,
+    Status,
+    Stuck,
+    Unavailable,
+    Verdict,
+)
 from bai_nodeagent.status import Applied, NodeStatus, Reading
 
 VALID = Verdict(Status.TRUE, "Valid")
@@ -115,3 +123,21 @@ def test_metric_labels_are_the_condition_types_in_snake_case(name: str, label: s
 def test_facts_alone_are_no_difference() -> None:
     one = node_status()
     assert status.without_facts(one) == status.without_facts(replace(one, facts={"agent-pid": 2}))
+
+
+NASTY = "/srv/\udcff\x1b]52;c;aGk=\x07\u202e\r"
+
+
+def test_words_of_others_are_printable_as_soon_as_they_are_ours() -> None:
+    shown = r"/srv/\xff\x1b]52;c;aGk=\x07\u202e\r"
+
+    assert Verdict(Status.FALSE, "Broken", NASTY).message == shown
+    assert str(Unavailable(NASTY)) == str(Stuck(NASTY)) == str(Refused("No", NASTY)) == shown
+    assert Verdict(Status.TRUE, "InSync", "a\nb").message == "a\nb"  # last lines of an output
+
+
+def test_a_status_is_written_whatever_stands_in_it() -> None:
+    odd = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {"path": NASTY})
+
+    assert json.loads(status.to_json(odd))["facts"]["path"] == NASTY
+    assert status.to_json(odd).decode().isprintable()

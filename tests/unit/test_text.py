@@ -1,7 +1,9 @@
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bai_nodeagent.text import clean, clean_lines
+from bai_nodeagent.text import clean, clean_lines, to_json
 
 ANYTHING = st.one_of(
     st.binary(max_size=200),
@@ -56,3 +58,24 @@ def test_what_is_cut_off_is_seen() -> None:
     assert clean("ä".encode() * 11, 10) == "ä" * 9 + "…"
     assert clean("🙂".encode() * 10, 10) == "🙂" * 10
     assert len(clean(b"\xff" * 10**6)) == 2000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_json_is_printable_and_means_the_same(value: object) -> None:
+    text = to_json(value)
+
+    assert text.isprintable()
+    assert json.loads(text) == value
+    assert text.encode()
+    assert json.loads(to_json(value, indent=2)) == value
+
+
+def test_json_keeps_what_people_can_read() -> None:
+    assert to_json({"a": "Größe\x9b\u202e"}) == '{"a": "Größe\\u009b\\u202e"}'
