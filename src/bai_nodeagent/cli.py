@@ -2,18 +2,20 @@
 
 0 done, 1 a bug (and "no" of may-start), 2 usage or an invalid document or
 configuration, 3 not in line, 4 something could not be reached in time, 5
-somebody else is at it.
+somebody else is at it, 74 the answer could not be printed (EX_IOERR of
+sysexits.h), 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio
 
@@ -26,9 +28,13 @@ from .site import AlreadyRunning, CannotStart, Site, open_site, store_of
 from .status import to_dict
 from .store.base import Store
 
+UNPRINTED = 74
+INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `bai-nodeagent`."""
+    _complete_descriptors()
     # Options may stand before and after the command: argparse keeps both only
     # when neither parser has a default of its own.
     arguments = _parser().parse_args(argv, argparse.Namespace(config=None, json=False))
@@ -40,22 +46,49 @@ def main(argv: Sequence[str] | None = None) -> None:
         answer = _failed(2, str(error))
     except AlreadyRunning as error:
         answer = _failed(5, str(error))
+    except KeyboardInterrupt:
+        answer = Answer(INTERRUPTED)
+    logs.flush()
+    code = _print(answer, as_json=arguments.json)
+    sys.exit(answer.code if arguments.does is _may_start else code)
+
+
+def _complete_descriptors() -> None:
+    """Opens what of 0, 1 and 2 is closed, so that no other file gets its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+
+
+def _print(answer: Answer, *, as_json: bool) -> int:
+    """Prints, and gives the exit code: another one where stdout took no answer."""
+    with contextlib.suppress(OSError):  # stderr is a comfort
+        for note in answer.notes:
+            print(f"bai-nodeagent: {note}", file=sys.stderr)
+        sys.stderr.flush()
     try:
-        _print(answer, as_json=arguments.json)
+        if as_json and answer.value is not None:
+            print(json.dumps(answer.value, ensure_ascii=False, default=str))
+        elif not as_json:
+            for line in answer.lines:
+                print(line)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough: `schema | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(answer.code)
+        _give_up(sys.stdout)
+    except OSError as error:
+        _give_up(sys.stdout)
+        with contextlib.suppress(OSError):
+            print(f"bai-nodeagent: stdout: {error.strerror}", file=sys.stderr, flush=True)
+        return UNPRINTED
+    return answer.code
 
 
-def _print(answer: Answer, *, as_json: bool) -> None:
-    for note in answer.notes:
-        print(f"bai-nodeagent: {note}", file=sys.stderr)
-    if as_json and answer.value is not None:
-        print(json.dumps(answer.value, ensure_ascii=False, default=str))
-    elif not as_json:
-        for line in answer.lines:
-            print(line)
+def _give_up(stream: TextIO) -> None:
+    """Else Python tries to write the rest when it ends, and ends with a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _failed(code: int, *lines: str) -> Answer:

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import structlog
 
-from . import __version__, status
+from . import __version__, package, status
 from .blocking import in_thread
 from .follow import Follower
 from .http import Server, Views
@@ -43,6 +43,7 @@ log = structlog.get_logger()
 async def run(site: Site) -> None:
     """The daemon, until SIGTERM or SIGINT. Raises AlreadyRunning, CannotStart."""
     with locked(site.settings.runtime):
+        package.load()
         node = Node(site)
         server = await _server(site, node)
         try:
@@ -101,6 +102,7 @@ class Node:
         }
         self._in_force = judge_nothing(site.place.identity)
         self._moved = anyio.Event()
+        self._package = package.stamp()
 
     async def run(self) -> None:
         """Keeps the node until cancelled."""
@@ -164,7 +166,16 @@ class Node:
             else:
                 log.error("loop.wedged", message="a resource has not moved when it had to")
             self.follower.rival(_described(presence.rival))
+            self._look_at_package()
             await anyio.sleep(every_s)
+
+    def _look_at_package(self) -> None:
+        now = package.stamp()
+        if now != self._package:
+            self._package = now
+            what = "replaced" if now else "removed"
+            text = f"the program's files were {what}; this daemon goes on as it was until a restart"
+            log.warning("package.changed", message=text)
 
     def _is_predecessor(self, value: bytes) -> bool:
         """The value of an earlier daemon on this very boot of this machine."""

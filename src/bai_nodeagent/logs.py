@@ -5,6 +5,7 @@ No traceback ever shows local variables: they hold secrets.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import textwrap
@@ -13,7 +14,31 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from .log_writer import LogWriter
 from .redact import Redactor
+
+FLUSH_DEADLINE_S = 1.0
+
+
+def _loss(lines: int) -> str:
+    return json.dumps({"event": "log.lost", "level": "warning", "lines": lines})
+
+
+_writer = LogWriter(2, _loss)
+
+
+class _Lines:
+    """What structlog hands finished lines to."""
+
+    def msg(self, line: str) -> None:
+        _writer.write(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def flush() -> None:
+    """Waits, not for long, until what was logged is written."""
+    _writer.flush(FLUSH_DEADLINE_S)
 
 
 def configure(level: str, log_format: str, redactor: Redactor) -> None:
@@ -56,7 +81,7 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=False,
     )
 

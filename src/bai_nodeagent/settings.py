@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .system import files
 from .system.etcd_access import parse_endpoints
 
 DEFAULT_FILE = Path("/etc/bai-nodeagent/config.toml")
+ENVIRONMENT = "environment"
 ENVIRONMENT_PREFIX = "BAI_NODEAGENT_"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "console", "json")
+LARGEST = 1 << 20
 LATER = ("permit",)
 """Sections that are reserved: no daemon knows them yet."""
 
@@ -187,10 +190,10 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
     ):
         for name, value in given.items():
             try:
-                sources[name] = source
+                sources[name] = source if source != ENVIRONMENT else f"{source}: {_variable(name)}"
                 values[name] = KEYS[name].check(value)
             except _Wrong as wrong:
-                mistakes.append(f"{source}: {name}: {wrong}")
+                mistakes.append(f"{sources[name]}: {name}: {wrong}")
     mistakes += [f"{sources[name]}: {name}: {what}" for name, what in _contradictions(values)]
     if mistakes:
         raise InvalidSettings(mistakes)
@@ -223,7 +226,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
 def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, Any]]:
     path = file or DEFAULT_FILE
     try:
-        data = tomllib.loads(path.read_bytes().decode())
+        data = tomllib.loads(files.read_bounded(path, LARGEST).decode())
     except FileNotFoundError:
         if file is not None:
             mistakes.append(f"{path}: no such file")
@@ -231,7 +234,7 @@ def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, A
     except OSError as error:
         mistakes.append(f"{path}: can't be read: {error.strerror}")
         return str(path), {}
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         mistakes.append(f"{path}: is not TOML: {error}")
         return str(path), {}
     given = {}
@@ -274,7 +277,7 @@ def _from_environment(
             near = difflib.get_close_matches(variable, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             mistakes.append(f"environment: {variable}: unknown variable{hint}")
-    return "environment", given
+    return ENVIRONMENT, given
 
 
 def _variable(name: str) -> str:

@@ -96,7 +96,9 @@ def test_unsafe_combinations_are_refused(tmp_path: Path, text: str, part: str) -
 
 def test_a_contradiction_names_the_source_of_its_key(tmp_path: Path) -> None:
     found = mistakes(tmp_path, '[store]\nurl = "etcd://a:1"', STORE_USER="u")
-    assert all(line.startswith("environment: store.user: ") for line in found)
+    assert all(
+        line.startswith("environment: BAI_NODEAGENT_STORE_USER: store.user: ") for line in found
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import anyio
 
 from .. import __version__, desired
 from ..desired import Document
-from ..desired.documents import Unreadable, parse
+from ..desired.documents import LARGEST, Unreadable, parse
 from ..desired.places import spelled, walk
 from ..model import Unavailable
 from ..resources import KINDS
 from ..settings import NAME, NODE_ID
 from ..store.base import Conflict, Entry, Store
+from ..system import files
 from . import STORE_DEADLINE_S, Answer
 
 
@@ -180,7 +181,10 @@ def _mistaken(mistakes: Iterable[str]) -> Answer:
 
 
 def _read(file: str) -> bytes:
+    """At most a byte more than a document may have: the check of its size says the rest."""
     try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        if file == "-":
+            return sys.stdin.buffer.read(LARGEST + 1)
+        return files.read_bounded(Path(file), LARGEST)
     except OSError as error:
         raise Unreadable(f"{file}: {error.strerror}") from error

@@ -28,18 +28,23 @@ def rebind(settings: Settings) -> Answer:
 
 
 def retry(settings: Settings) -> Answer:
-    is_given_up = orders.current_rollback(settings.state) is not None
-    said = "what was given up is tried again" if is_given_up else "nothing was rolled back"
-    return _ordered(settings, orders.retry, said)
+    return _ordered(settings, _retry)
 
 
-def _ordered(settings: Settings, give: Callable[[Path], None], said: str) -> Answer:
+def _retry(state: Path) -> str:
+    is_given_up = orders.current_rollback(state) is not None
+    orders.retry(state)
+    return "what was given up is tried again" if is_given_up else "nothing was rolled back"
+
+
+def _ordered(settings: Settings, give: Callable[[Path], str | None], said: str = "") -> Answer:
+    """Gives an order in the state folder; what was done is `said`, or what `give` says."""
     if os.geteuid() != 0 and not os.access(settings.state, os.W_OK):
         text = f"{settings.state}: not yours to write; this is an order of root"
         return Answer(2, value={"error": text}, notes=[text])
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        give(settings.state)
+        said = give(settings.state) or said
     except OSError as error:
         text = f"{error.filename}: {error.strerror}"
         return Answer(2, value={"error": text}, notes=[text])

@@ -34,6 +34,8 @@ INSTALL_DEADLINE_S = 1800.0
 # The end of a build shows a moment before its last process is gone.
 LOCK_PATIENCE_S = 5.0
 MARKER = environment_tool.MARKER
+# Read now: the file may be gone or another one after an upgrade.
+_TOOL = Path(environment_tool.__file__).read_text()
 _LINES_QUOTED = 5
 _DIST_INFO = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.dist-info")
 
@@ -222,7 +224,7 @@ async def remove(place: Place, names: Sequence[str]) -> None:
 
 def _tool(python: str, *words: str) -> tuple[str, ...]:
     # By its text: the account may not be allowed to read our own files.
-    return (python, "-I", "-c", Path(environment_tool.__file__).read_text(), *words)
+    return (python, "-I", "-c", _TOOL, *words)
 
 
 async def _account(place: Place) -> Account:

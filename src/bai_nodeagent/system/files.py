@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -106,6 +107,21 @@ def read_if_there(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def read_bounded(path: Path, at_most: int) -> bytes:
+    """A regular file that somebody has named, whole. Raises OSError, also for anything else.
+
+    Nothing that a name may lead to is waited for, or read without end: a named
+    pipe, /dev/zero.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raw = file.read(at_most + 1)
+    if len(raw) > at_most:
+        raise OSError(errno.EFBIG, f"is larger than {at_most} bytes", str(path))
+    return raw
 
 
 def remove(path: Path) -> None:

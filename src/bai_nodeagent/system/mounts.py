@@ -38,7 +38,8 @@ _TABLE = Path("/proc/self/mountinfo")
 Note = dict[str, Any]
 """What a helper process has answered, or what is noted in a file."""
 
-_ASK = (sys.executable, "-I", "-S", "-B", mount_questions.__file__)
+# Its text, read now: the file may be gone or another one after an upgrade.
+_ASK = (sys.executable, "-I", "-S", "-c", Path(mount_questions.__file__).read_text())
 
 
 def table() -> Table:
