@@ -9,13 +9,14 @@ SIDE_BY_SIDE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder --durat
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: run test check unit integration e2e node-shell bench wheel clean help
+.PHONY: run test check unit integration hostile e2e node-shell bench wheel clean help
 
 help:
 	@echo "make run          the daemon on an example node below .run/; no root, no etcd"
 	@echo "make test         everything: static checks, unit, integration and end-to-end tests"
 	@echo "make check        ruff, mypy, import contracts, unit tests: the quick round"
 	@echo "make integration  against real etcds, processes, a real systemd in a container"
+	@echo "make hostile      as an attacker on the node would, and with what others leave lying about"
 	@echo "make e2e          a real node in a virtual machine (make node-shell: a shell there), and"
 	@echo "                  the real Backend.AI agent, of both lines"
 	@echo "make bench        speed and memory, as ratios"
@@ -26,7 +27,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/hostile tests/e2e
 
 check: $(VENV)/.tested lint unit
 
@@ -43,6 +44,10 @@ unit: $(VENV)/.tested
 integration: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	$(BIN)/python -m pytest tests/integration
+
+hostile: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	$(BIN)/python -m pytest tests/hostile
 
 e2e: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
