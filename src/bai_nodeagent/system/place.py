@@ -1,0 +1,243 @@
+"""A name in an opened folder: read, replaced, given away, by that folder's descriptor.
+
+Nothing here walks: `hostile` does, and says who else may have a hand in a place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import signal
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..model import Refused
+from ..text import clean
+
+LIMIT = 1 << 20
+ACL = "system.posix_acl_access"
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CARRIED = ("user.", "security.", ACL, "system.nfs4_acl")
+_OF_THE_CONTENT = ("security.ima", "security.evm")
+
+Owner = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file: its content, its permission bits, its (uid, gid).
+
+    names     how many hard links it has
+    is_mount  something is mounted on it, so that no other file can take its place
+    """
+
+    raw: bytes = field(repr=False)
+    mode: int
+    owner: Owner
+    names: int = 1
+    is_mount: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads: a name in an opened folder. Good as long as `place` is open.
+
+    path   without links, as it was walked
+    fd     of what stands there, opened for nothing (O_PATH); None: nothing does
+    doubt  who else could have put that there, as a clause; "" nobody
+    """
+
+    folder: int
+    name: str
+    path: Path
+    fd: int | None
+    doubt: str
+
+    def read(self, limit: int = LIMIT) -> File | None:
+        """The file, whole; None: nothing is there. Raises Refused: NotAFile, TooLarge."""
+        if self.fd is None:
+            return None
+        status = self._regular(self.fd)
+        with os.fdopen(os.open(_again(self.fd), _READ), "rb") as file:
+            raw = file.read(limit + 1) if status.st_size <= limit else None
+        if raw is None or len(raw) > limit:
+            raise Refused(
+                "TooLarge", f"{shown(self.path)} is larger than {limit} bytes, so it is not read"
+            )
+        return File(
+            raw,
+            stat.S_IMODE(status.st_mode),
+            (status.st_uid, status.st_gid),
+            status.st_nlink,
+            _mount_of(self.fd) != _mount_of(self.folder),
+        )
+
+    def replace(self, data: bytes, *, mode: int, owner: Owner | None = None) -> None:
+        """Puts a new file there, so that a crash at any moment leaves the old or the new one.
+
+        It takes over the old one's ACL and extended attributes. `owner` None: whoever we are.
+        """
+        temporary = f".{self.name}.{secrets.token_hex(4)}.tmp"
+        fd = os.open(temporary, _FRESH, 0o600, dir_fd=self.folder)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                if owner is not None:
+                    os.fchown(fd, *owner)
+                if self.fd is not None and stat.S_ISREG(os.fstat(self.fd).st_mode):
+                    _carry_attributes(self.fd, fd)
+                os.fchmod(fd, mode)
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self.folder)
+            raise
+        self._sync()
+
+    def overwrite(self, data: bytes) -> None:
+        """Writes into the file that is there; a crash in between leaves a part of each.
+
+        Raises Refused: NotAFile, HardLink.
+        """
+        with os.fdopen(os.open(self._own_file(), _WRITE), "wb") as file:
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+    def set_access(self, *, mode: int, owner: Owner) -> None:
+        """Sets mode and owner of the file that is there. Raises Refused: NotAFile, HardLink."""
+        with os.fdopen(os.open(self._own_file(), _READ), "rb") as file:
+            # The mode first: should the owner be refused, others are locked out all the same.
+            os.fchmod(file.fileno(), mode)
+            os.fchown(file.fileno(), *owner)
+            os.fsync(file.fileno())
+
+    def is_being_written(self) -> bool:
+        """Whether somebody has the file open for writing; False also where nobody can tell.
+
+        Asked by trying for a read lease, which the kernel grants only when no one
+        has: fcntl(2), F_SETLEASE. It is given back at once.
+        """
+        if self.fd is None:
+            return False
+        self._regular(self.fd)
+        with os.fdopen(os.open(_again(self.fd), _READ), "rb") as file:
+            try:
+                # Who opens the file while we have the lease makes the kernel send us a
+                # signal. The default one would end this process; SIGURG is ignored.
+                fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            except OSError as error:
+                return error.errno == errno.EAGAIN
+        return False
+
+    def names(self) -> list[str]:
+        """Of all that lies in the folder, this place's own name included."""
+        fd = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.folder)
+        try:
+            return sorted(os.listdir(fd))  # noqa: PTH208  (of a descriptor)
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def beside(self, name: str) -> Iterator[Place]:
+        """Another name in the same folder, whatever stands there; no link is followed."""
+        with contextlib.ExitStack() as opened:
+            fd = at(opened, name, self.folder)
+            yield Place(self.folder, name, self.path.with_name(name), fd, self.doubt)
+
+    def remove(self) -> None:
+        """Removes what is no folder, for good also after a power cut; none there is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.name, dir_fd=self.folder)
+            self._sync()
+
+    def _own_file(self) -> str:
+        """The file, if it is this path's alone. Another's may have been linked here by others."""
+        if self.fd is None:
+            raise FileNotFoundError(errno.ENOENT, "it is gone", str(self.path))
+        if self._regular(self.fd).st_nlink > 1 and self.doubt:
+            raise Refused(
+                "HardLink",
+                f"{shown(self.path)} has another name as well (a hard link), which others may have "
+                f"laid ({self.doubt}); make it a file of its own: cp -p, then mv",
+            )
+        return _again(self.fd)
+
+    def _regular(self, fd: int) -> os.stat_result:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("NotAFile", f"{shown(self.path)} is no regular file; move it away")
+        return status
+
+    def _sync(self) -> None:
+        fd = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.folder)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def at(opened: contextlib.ExitStack, name: str, folder: int) -> int | None:
+    """What stands at a name, opened for nothing; None: nothing does.
+
+    As a folder first: only then is what an automounter keeps there mounted.
+    """
+    for kind in (os.O_DIRECTORY, 0):
+        with contextlib.suppress(NotADirectoryError):
+            try:
+                fd = os.open(name, _PATH | kind, dir_fd=folder)
+            except FileNotFoundError:
+                return None
+            opened.callback(os.close, fd)
+            return fd
+    return None
+
+
+def shown(path: Path | str) -> str:
+    """A path for people: its bytes may be anything."""
+    return clean(os.fsencode(path))
+
+
+def _again(fd: int) -> str:
+    """The path by which what is open as O_PATH is opened for good: no name is looked up again."""
+    return f"/proc/self/fd/{fd}"
+
+
+def _mount_of(fd: int) -> str:
+    """The id of the mount that something lies on. proc_pid_fdinfo(5)."""
+    text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    return next(line.split()[1] for line in text.splitlines() if line.startswith("mnt_id:"))
+
+
+def _carry_attributes(old: int, new: int) -> None:
+    """Gives a new file the ACL and the extended attributes of the old one, and no others."""
+    there, here = _attributes(old), _attributes(new)
+    for name in {ACL} & here.keys() - there.keys():
+        os.removexattr(new, name)  # the folder's default, which the old one has not
+    for name, value in there.items():
+        is_carried = name.startswith(_CARRIED) and name not in _OF_THE_CONTENT
+        if is_carried and here.get(name) != value:
+            os.setxattr(new, name, value)
+
+
+def _attributes(fd: int) -> dict[str, bytes]:
+    try:
+        names = os.listxattr(_again(fd))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return {}  # this file system has none
+        raise
+    return {name: os.getxattr(_again(fd), name) for name in names}
