@@ -1,80 +1,34 @@
 """Mounts for real, in mount and PID namespaces that the tests make: nothing reaches the host.
 
-Each scenario is a function of this file, run in a fresh Python that is PID 1
-of its namespaces. It gets a folder of its own, and fails by an exception.
+Each scenario is a function of this file: see mount_scenarios.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
-from bai_nodeagent.model import Host, Refused, Stuck, Unavailable, Verdict
+from bai_nodeagent.model import Refused, Stuck, Unavailable
 from bai_nodeagent.mount.rules import Unmount
 from bai_nodeagent.mount.view import MountSpec
-from bai_nodeagent.reconcile import reconcile
-from bai_nodeagent.resources.mount import MountPoint
 from bai_nodeagent.system import helper, mount_users, mounts
 from fuse_server import FuseServer
+from mount_scenarios import Scenarios, passed, point, process, run, run_in_namespace, tmpfs
 
 pytestmark = pytest.mark.root
 
-UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private")
-SCENARIO_DEADLINE_S = 120.0
-Scenario = Callable[[Path], Awaitable[None]]
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def scenario(function: Scenario) -> Scenario:
-    SCENARIOS[function.__name__] = function
-    return function
-
-
-class Unheard:
-    """Nobody listens to what happens in a pass."""
-
-    def begins(self, *_: Any) -> None: ...
-    def applies(self, *_: Any) -> None: ...
-    def applied(self, *_: Any) -> None: ...
-
-
-def point(spec: MountSpec, folder: Path) -> MountPoint:
-    return MountPoint(spec, Host(folder, folder, str, str))
-
-
-async def passed(spec: MountSpec, folder: Path) -> Verdict:
-    """The verdict of one pass by a daemon that has just started."""
-    return (await reconcile(point(spec, folder), lambda _: None, Unheard())).verdict
-
-
-def tmpfs(target: Path, source: str = "share", **more: Any) -> MountSpec:
-    return MountSpec("vf", source, str(target), "tmpfs", **more)
-
-
-def run(*argv: str | Path) -> None:
-    subprocess.run(argv, check=True)
-
-
-@contextlib.contextmanager
-def process(*argv: str, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(argv, **more) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
+scenario = Scenarios()
 
 
 # -- mounting
@@ -90,6 +44,9 @@ async def a_share_comes_goes_and_changes(folder: Path) -> None:
     assert mounts.table() == mounted  # 1000k is 1000k, whatever the kernel calls it
     assert (await passed(replace(spec, source="other"), folder)).reason == "Mounted"
     assert mounts.table()[-1].source == "other"
+    fewer = replace(spec, source="other", options=("size=1000k",))
+    assert (await passed(fewer, folder)).reason == "Mounted"
+    assert "noatime" not in mounts.table()[-1].options
     gone = replace(spec, source="other", state="unmounted")
     assert (await passed(gone, folder)).reason == "Unmounted"
     (target / "early").write_text("")
@@ -422,21 +379,10 @@ async def a_helper_is_left_at_its_deadline_and_no_second_one_begun(folder: Path)
     assert (done.code, done.output) == (3, "out\nerr\n")
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", scenario)
 def test_in_a_namespace_of_its_own(name: str, tmp_path: Path) -> None:
-    if os.geteuid() != 0 or subprocess.run([*UNSHARE, "true"], check=False).returncode:
-        pytest.skip("may not make mount namespaces; run as root")
-    argv = [*UNSHARE, sys.executable, __file__, name, str(tmp_path)]
-    done = subprocess.run(
-        argv,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=SCENARIO_DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_namespace(__file__, name, tmp_path)
 
 
 if __name__ == "__main__":
-    anyio.run(SCENARIOS.get(sys.argv[1], _is_private), Path(sys.argv[2]))
+    anyio.run(scenario.get(sys.argv[1], _is_private), Path(sys.argv[2]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.model import NodeSpec, Status
+from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Status
 from bai_nodeagent.mount.mountinfo import Table, parse
 from bai_nodeagent.mount.rules import (
     PROBE_EVERY_S,
@@ -115,6 +115,33 @@ def test_what_we_made_ourselves_is_right_whatever_the_kernel_made_of_it() -> Non
 
 
 @pytest.mark.parametrize(
+    ("taken_out", "shown", "extra"),
+    [
+        ("timeo=50", RIGHT, ("timeo=50",)),
+        ("nfsvers=4.2", RIGHT, ("nfsvers=4.2",)),
+        ("nosuid", RIGHT.replace("rw,relatime", "rw,nosuid,relatime"), ("nosuid",)),
+        ("timeo=50", RIGHT.replace("timeo=50", "timeo=60"), ()),  # changed by a hand since
+        ("hard", RIGHT, ()),  # as it would be anyway
+        ("suid", RIGHT, ()),
+        ("acregmin=3", RIGHT, ()),
+        ("_netdev", RIGHT, ()),
+    ],
+)
+def test_an_option_that_is_taken_out_of_the_document_is_wrong_as_long_as_it_holds(
+    taken_out: str, shown: str, extra: tuple[str, ...]
+) -> None:
+    before, now = replace(SPEC, options=("hard", taken_out)), replace(SPEC, options=())
+    (mount,) = parse(shown)
+    got = seen(shown, spec=now, made=note(before, mount))
+    assert (got.extra, got.is_right) == (extra, not extra)
+    assert seen(shown, spec=now, made=note(before, replace(mount, id=9))).is_right
+    if extra:
+        told = plan(now, Actual(got)).verdict
+        assert told.reason == "WrongOptions"
+        assert f"mounted with {taken_out} from before; " in told.message
+
+
+@pytest.mark.parametrize(
     ("source", "lines", "is_share"),
     [
         ("/srv/vf", ("2 1 8:1 /srv/vf /vf rw - ext4 /dev/sda rw",), True),
@@ -161,7 +188,6 @@ def test_nothing_is_mounted_over_files(folder: Folder, reason: str, actions: lis
 def test_a_missing_target_is_made_by_the_mount() -> None:
     (made,) = planned(folder=Folder("/vf", "missing")).actions
     assert isinstance(made, Mount)
-    assert made.is_folder_missing
     assert made.summary == "mount 10.0.0.1:/vfroot at /vf with hard,timeo=50"
 
 
@@ -360,6 +386,60 @@ def test_two_mounts_at_one_target_are_a_mistake() -> None:
     assert what == '/vf is also the target of "a"; each mount needs its own'
 
 
+SYSTEMS = ("/", "//usr/local/sbin", "/usr/./bin/", "/etc/x", "/lib64", "/var", "/var/spool/cron")
+PASSWORDS = ("password=x", "PASS=x", "pwd=x", "secret=x", "credentials=user", "username=u%x")
+
+
+@pytest.mark.parametrize("option", ["credentials=/etc/cifs", "username=u", "nopass", "sec=krb5"])
+@pytest.mark.parametrize("target", ["/usr2", "/home", "/var/lib/vf", "/opt/etc", "/${cluster}/x"])
+def test_what_is_like_a_mistake_and_is_none(target: str, option: str) -> None:
+    item = f'target = "{target}"\noptions = ["{option}"]\nsource = "s@h:/x"\n'
+    text = f'api-version = 1\n[[mount]]\nname = "a"\n{item}'
+    assert not desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
+
+
+def test_a_mistake_quotes_no_password() -> None:
+    item = 'name = "a"\nsource = "//u:hush@h/x"\noptions = ["pass=hush"]'
+    text = f"api-version = 1\n[[mount]]\n{item}\n"
+    mistakes = desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
+    assert len(mistakes) == 2
+    assert "hush" not in str(mistakes)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind_of", "is_right"),
+    [
+        ("10.0.0.1:/vf", "nfs4", True),
+        ("nas.example:/", "nfs", True),
+        ("[fd00::1]:/vf", "nfs4", True),
+        ("[fe80::1%eth0]:/vf", "nfs4", True),
+        ("${manager-host}:/vf", "nfs4", True),
+        ("${manager-ip}:/vf", "nfs4", False),
+        ("fd00::1:/vf", "nfs4", False),
+        ("::1:/vf", "nfs", False),
+        ("fd00::/vf", "nfs", False),
+        ("/srv/vf", "nfs", False),
+        ("/srv/vf", "bind", True),
+        ("share", "tmpfs", True),
+    ],
+)
+def test_a_source_of_nfs_is_a_host_and_a_path(source: str, kind_of: str, is_right: bool) -> None:
+    text = (
+        'api-version = 1\n[node]\nmanager-ip = "fd00::1"\n'
+        f'[[mount]]\nname = "a"\ntarget = "/vf"\nsource = "{source}"\ntype = "{kind_of}"\n'
+    )
+    document = desired.Document("cluster", "desired/cluster", 1, text.encode())
+    judged = desired.evaluate([document], (), (kind.KIND,), "0.1.0")
+    here = desired.Variables(node_id="i-1", hostname="h", cluster="local", agent_ip="fd00::2")
+    try:
+        desired.resolve(judged, here, {}, 1, (kind.KIND,))
+        mistakes: tuple[Mistake, ...] = ()
+    except InvalidSpec as error:
+        mistakes = error.mistakes
+    assert [each.key for each in mistakes] == ([] if is_right else ["mount.a.source"])
+    assert all("${manager-host}" in each.what for each in mistakes)
+
+
 @pytest.mark.parametrize(
     ("item", "told"),
     [
@@ -373,6 +453,9 @@ def test_two_mounts_at_one_target_are_a_mistake() -> None:
         ("expect-uid = -1", "mount.a.expect-uid"),
         ('target = "vf"', "mount.a.target"),
         ('src = "x"', "mount.a.src"),
+        *((f'target = "{target}"', "mount.a.target") for target in SYSTEMS),
+        *((f'options = ["ro", "{option}"]', "mount.a.options[1]") for option in PASSWORDS),
+        *((f'source = "{source}"', "mount.a.source") for source in ("//u:pw@h/x", "u:pw@h:/x")),
     ],
 )
 def test_mistakes_are_told_with_their_place(item: str, told: str) -> None:

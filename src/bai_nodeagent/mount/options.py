@@ -53,6 +53,7 @@ _SILENT = {
     "acregmin": "3", "acregmax": "60", "acdirmin": "30", "acdirmax": "60",
     "lookupcache": "all", "port": "2049", "local_lock": "none",
 }  # fmt: skip
+_DEFAULTS = frozenset(("hard", "relatime"))
 # A flag that is the default is shown, if at all, by the absence of these.
 _OPPOSITES = {
     "suid": ("nosuid",), "dev": ("nodev",), "exec": ("noexec",), "async": ("sync",),
@@ -69,6 +70,28 @@ def differing(options: Iterable[str], mount: MountEntry) -> tuple[str, ...]:
     """The options that a mount was not made with, as the document spells them."""
     flags, values = _reported(mount)
     return tuple(o for o in options if not _holds(_kernels(o), flags, values))
+
+
+def left_over(before: Iterable[str], options: Iterable[str], mount: MountEntry) -> tuple[str, ...]:
+    """Of the options that a mount was made with before, those that still hold, and that are
+    neither asked for any more nor in force anyway."""
+    (flags, values), now = _reported(mount), {_kernels(o) for o in options}
+    return tuple(
+        o
+        for o in before
+        if _kernels(o) not in now and not _is_default(_kernels(o)) and not _is_unseen(o)
+        if _holds(_kernels(o), flags, values)
+    )
+
+
+def _is_default(option: str) -> bool:
+    key, _, value = option.partition("=")
+    return key in _DEFAULTS or bool(_OPPOSITES.get(key)) or _SILENT.get(key) == value
+
+
+def _is_unseen(option: str) -> bool:
+    key = option.partition("=")[0]
+    return key in _UNSEEN or key.startswith(("x-", "X-", "context"))
 
 
 def wants_write(options: Iterable[str]) -> bool:
@@ -96,7 +119,7 @@ def _kernels(option: str) -> str:
 
 def _holds(option: str, flags: set[str], values: dict[str, str]) -> bool:
     key, mark, value = option.partition("=")
-    if key in _UNSEEN or key.startswith(("x-", "X-", "context")):
+    if _is_unseen(option):
         return True
     if key == "actimeo":
         names = ("acregmin", "acregmax", "acdirmin", "acdirmax")

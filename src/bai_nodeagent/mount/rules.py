@@ -71,13 +71,17 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What a look found; parts that did not matter are None, and `users` is empty."""
+    """What a look found; parts that did not matter are None, and `users` is empty.
+
+    hides  a folder of the system, or of the daemon, that the target would hide or lies in
+    """
 
     view: View = field(default_factory=View)
     folder: Folder | None = None
     health: Health | None = None
     users: tuple[User, ...] = ()
     is_private: bool = False
+    hides: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,6 @@ class Mount(Action):
     verb: ClassVar[str] = "mount"
     deadline_s: float = 40.0
     spec: MountSpec = field(kw_only=True)
-    is_folder_missing: bool = False
 
     @property
     def summary(self) -> str:
@@ -116,6 +119,9 @@ def plan(spec: MountSpec, actual: Actual) -> MountPlan:
             "the daemon runs in a mount namespace of its own, so what it mounts would not reach "
             "the host: take PrivateTmp=, ProtectSystem= and the like out of its unit",
         )
+    if actual.hides:
+        text = f"{spec.target} would hide or lie in {actual.hides}: choose another target"
+        return _trouble("SystemFolder", text)
     if cover := actual.view.cover:
         return _trouble("Covered", _covered(spec, cover))
     if spec.state == "unmounted":
@@ -172,9 +178,8 @@ def _absent(spec: MountSpec, folder: Folder | None) -> MountPlan:
             f"nothing is mounted at {spec.target}, but it holds {names}{more}: written while the "
             "share was away? A mount would hide that: move it away first",
         )
-    action = Mount(spec=spec, is_folder_missing=folder.kind == "missing")
     text = f"{spec.source} is not mounted at {spec.target}"
-    return Plan(Verdict(Status.FALSE, "NotMounted", text), (action,))
+    return Plan(Verdict(Status.FALSE, "NotMounted", text), (Mount(spec=spec),))
 
 
 def _cause(spec: MountSpec, actual: Actual) -> Verdict | None:
@@ -184,9 +189,11 @@ def _cause(spec: MountSpec, actual: Actual) -> Verdict | None:
         return None
     if not actual.view.is_share:
         return Verdict(Status.FALSE, "WrongShare", f"{_shown(mount)}, not {spec.source}")
-    if actual.view.differs:
+    lacks, extra = ", ".join(actual.view.differs), ", ".join(actual.view.extra)
+    if lacks or extra:
+        found = [f"without {lacks}" if lacks else "", f"with {extra} from before" if extra else ""]
         text = (
-            f"{spec.source} is mounted without {', '.join(actual.view.differs)}; the kernel "
+            f"{spec.source} is mounted {' and '.join(filter(None, found))}; the kernel "
             f"reports {','.join((*mount.options, *mount.super_options))}"
         )
         return Verdict(Status.FALSE, "WrongOptions", text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .mountinfo import MountEntry, Table, is_within, mounted_at, way_to
-from .options import differing, wants_write
+from .options import differing, left_over, wants_write
 
 NETWORK_TYPES = ("nfs4", "nfs")
 
@@ -50,6 +50,7 @@ class View:
     mount     what is seen there; None: nothing is mounted there
     is_share  it is the desired one
     differs   options that it should have and has not
+    extra     options that we had given it, and that the document names no more
     cover     what hides the desired one, which is mounted there
     lacks     the name of an item that the target lies in and that is not mounted there
     """
@@ -57,12 +58,13 @@ class View:
     mount: MountEntry | None = None
     is_share: bool = False
     differs: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
     cover: MountEntry | None = None
     lacks: str = ""
 
     @property
     def is_right(self) -> bool:
-        return self.mount is not None and self.is_share and not self.differs
+        return self.mount is not None and self.is_share and not (self.differs or self.extra)
 
 
 def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None = None) -> View:
@@ -76,7 +78,8 @@ def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | Non
     is_ours = made == note(spec, mount)
     if is_ours or _shows(spec, mount, table):
         differs = () if is_ours else differing(spec.effective_options, mount)
-        return View(mount, is_share=True, differs=differs)
+        extra = left_over(_given(spec, mount, made), spec.effective_options, mount)
+        return View(mount, is_share=True, differs=differs, extra=extra)
     return View(mount, cover=mount if hidden or mount.type == "autofs" else None)
 
 
@@ -84,6 +87,14 @@ def note(spec: MountSpec, mount: MountEntry) -> dict[str, Any]:
     """What says that a mount was made by us for this spec, and is as it was then."""
     options = [*mount.options, "|", *mount.super_options]
     return {"how": spec.how, "id": mount.id, "device": mount.device, "options": options}
+
+
+def _given(spec: MountSpec, mount: MountEntry, made: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The options that we made this very mount with; () when it isn't ours."""
+    match made:
+        case {"id": mount.id, "device": mount.device, "how": [spec.type, spec.source, [*options]]}:
+            return tuple(option for option in options if isinstance(option, str))
+    return ()
 
 
 def _shows(spec: MountSpec, mount: MountEntry, table: Table) -> bool:

@@ -7,6 +7,7 @@ doing. While a server is dead, a look costs a note and a lock, no waiting.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import anyio
 
 from ..model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
 from ..mount import rules as mount_rules
+from ..mount import targets
 from ..mount import view as mount_view
 from ..mount.mountinfo import MountEntry, Table, is_within
 from ..mount.rules import Actual, Folder, Health, Mount, MountPlan, Unmount
@@ -69,6 +71,16 @@ SCHEMA: Mapping[str, Any] = {
         },
         "required": ["name", "source", "target", "type"],
         "additionalProperties": False,
+        "if": {"properties": {"type": {"enum": ["nfs4", "nfs"]}}, "required": ["type"]},
+        "then": {
+            "properties": {
+                "source": {
+                    "title": "HOST:/PATH, with an IPv6 address in brackets, "
+                    "as ${manager-host} writes manager-ip",
+                    "pattern": r"^(\[[0-9A-Fa-f:.]+(%[^\]\s]+)?\]|[^\s:/\[\]]+):/",
+                }
+            }
+        },
     },
 }
 
@@ -81,6 +93,7 @@ class MountPoint:
     def __init__(self, spec: MountSpec, host: Host) -> None:
         self.spec = spec
         self.name = f"Mount/{spec.name}"
+        self._own = (str(host.state), str(host.runtime), sys.prefix, sys.base_prefix)
         self._prober = mounts.Prober(host.runtime / "mounts", spec.target)
         self._redact = host.redact
         self._path = spec.target
@@ -91,7 +104,7 @@ class MountPoint:
     async def observe(self) -> Actual:
         try:
             return await self._look()
-        except (Stuck, Unavailable):
+        except (Refused, Stuck, Unavailable):
             self._trouble.set()
             raise
 
@@ -99,6 +112,8 @@ class MountPoint:
         if mounts.is_private():
             return Actual(is_private=True)
         table = mounts.table()
+        if hidden := targets.hidden_by(self._path, (*targets.SYSTEM, *self._own)):
+            return Actual(hides=hidden)
         seen = self._view(table)
         if seen.mount is None and seen.cover is None and self.spec.state == "mounted":
             return await self._look_at_folder(table)
@@ -115,6 +130,8 @@ class MountPoint:
     async def _look_at_folder(self, table: Table) -> Actual:
         """With nothing mounted at the target by its name: it may be a link to where it is."""
         answer = await self._prober.look()
+        if way := answer.get("untrusted"):
+            raise Refused("Untrusted", mounts.untrusted(self.spec.target, way))
         if fault := answer.get("fault"):
             raise Unavailable(f"{self.spec.target} can't be looked at: {fault}")
         folder = Folder(**{**answer, "entries": tuple(answer.get("entries", ()))})
@@ -150,8 +167,8 @@ class MountPoint:
     async def apply(self, action: Mount | Unmount) -> None:
         try:
             match action:
-                case Mount(is_folder_missing=is_folder_missing):
-                    await self._mount(is_folder_missing=is_folder_missing)
+                case Mount():
+                    await self._mount()
                 case Unmount(mount=mount):
                     await self._unmount(mount)
         except Refused as error:
@@ -161,13 +178,11 @@ class MountPoint:
             self._trouble.set()
             raise
 
-    async def _mount(self, *, is_folder_missing: bool) -> None:
+    async def _mount(self) -> None:
         if lacks := self._view(mounts.table()).lacks:
             raise Unavailable(f"Mount/{lacks}, in which {self.spec.target} lies, has just gone")
-        if is_folder_missing:
-            await self._prober.make()
         spec = self.spec
-        await mounts.mount(spec.type, spec.source, self._path, spec.options, self._prober.lock)
+        await self._prober.mount(self._path, spec.type, spec.source, spec.options)
         if mount := self._view(mounts.table()).mount:
             self._prober.remember(mount_view.note(spec, mount))
 
@@ -176,7 +191,7 @@ class MountPoint:
         if users := await mount_users.of(mount):
             text = f"{mount.target} is used by {mount_rules.named(users)}"
             raise Refused("Busy", text)
-        await mounts.unmount(mount.target, self._prober.lock)
+        await self._prober.unmount(mount)
 
     async def watch(self, wake: Wake) -> None:
         async with anyio.create_task_group() as tasks:
@@ -209,6 +224,7 @@ def _check(section: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | i
     """Two at one place would take each other away without end."""
     first_at: dict[str, str] = {}
     for index, item in enumerate(section):
+        yield from (((index, *place), text) for place, text in _mistakes(item))
         if "target" not in item:
             continue  # another layer says it
         name, target = item["name"], _target(item)
@@ -217,9 +233,21 @@ def _check(section: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | i
             yield (index, "target"), text
 
 
+def _mistakes(item: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    target = item.get("target")
+    if target and (folder := targets.hidden_by(target, targets.SYSTEM)):
+        text = f"would hide or lie in {folder}, which is the system's; allowed: another folder"
+        yield ("target",), text
+    if targets.holds_login(item.get("source", "")):
+        yield ("source",), "holds a password, which everybody on the node could read"
+    for number, option in enumerate(item.get("options", ())):
+        if targets.holds_password(option):
+            text = "holds a password, which everybody on the node could read; allowed: a file of it"
+            yield ("options", number), text
+
+
 def _target(item: Mapping[str, Any]) -> str:
-    target: str = item["target"]
-    return target.rstrip("/") or "/"
+    return targets.plain(item["target"])
 
 
 def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[MountSpec, ...]:

@@ -1,4 +1,4 @@
-"""Mounts of this node: the kernel's table and its changes, mount(8), umount(8), and probes.
+"""Mounts of this node: the kernel's table and its changes, mounting, and probes.
 
 This process reads /proc alone. Whatever touches a path that may lie on a dead
 share is asked of a helper process: see `helper`, `mount_questions`.
@@ -25,7 +25,7 @@ from ..model import Refused, Stuck, Unavailable
 from ..mount import mountinfo
 from ..mount.mountinfo import MountEntry, Table
 from . import files, helper, mount_questions
-from .helper import Finished, Hangs, Outstanding
+from .helper import Hangs, Outstanding
 from .programs import program
 
 PROBE_DEADLINE_S = 5.0
@@ -91,49 +91,6 @@ async def changes() -> AsyncIterator[None]:
             loop.remove_reader(events.fileno())
 
 
-async def mount(
-    kind: str, source: str, target: str, options: tuple[str, ...], lock: Path | None
-) -> None:
-    """mount(8). Raises Refused with its words, Stuck while an earlier attempt is not over."""
-    is_bind = kind == "bind"
-    given = ",".join(("bind", *options) if is_bind else options)
-    how = ("--types", "none" if is_bind else kind, *(("--options", given) if given else ()))
-    where = ("--source", source, "--target", target)
-    try:
-        done = await helper.run((program("mount"), *how, *where), MOUNT_DEADLINE_S, lock)
-    except Outstanding as error:
-        raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
-    except Hangs as error:
-        text = f"{source} was not mounted within {MOUNT_DEADLINE_S:g} s: is its server up?"
-        raise Refused("MountFailed", text) from error
-    if done.code != 0:
-        raise Refused("MountFailed", _said("mount", done))
-
-
-async def unmount(target: str, lock: Path | None) -> None:
-    """umount(8), neither lazily nor by force. Raises Refused with its words, or Stuck."""
-    try:
-        # What canonicalizing asks of the path may hang; the table's path is canonical.
-        argv = (program("umount"), "--no-canonicalize", target)
-        done = await helper.run(argv, UNMOUNT_DEADLINE_S, lock)
-    except Outstanding as error:
-        raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
-    except Hangs as error:
-        text = (
-            f"{target} could not be unmounted within {UNMOUNT_DEADLINE_S:g} s: its server does "
-            f"not answer; if it never will again, end what uses it and run `umount -f -l {target}`"
-        )
-        raise Stuck(text) from error
-    if done.code != 0:
-        reason = "Busy" if "busy" in done.output else "UnmountFailed"
-        raise Refused(reason, _said("umount", done))
-
-
-def _said(program: str, done: Finished) -> str:
-    words = " ".join(done.output.split()) or f"ended with {done.code}"
-    return words if words.startswith(program) else f"{program}: {words}"
-
-
 class Prober:
     """Asks about one target, with at most one process outstanding on each mount.
 
@@ -153,11 +110,58 @@ class Prober:
         """What lies at the target when nothing is mounted there. Raises Stuck, Unavailable."""
         return await self._ask("look")
 
-    async def make(self) -> None:
-        """Makes the target, a folder. Raises Refused, Stuck."""
-        answer = await self._ask("make")
+    async def mount(self, path: str, kind: str, source: str, options: tuple[str, ...]) -> None:
+        """Mounts at the target, if that leads to `path`; missing folders are made.
+
+        Raises Refused with the words of mount(8), Stuck while an earlier attempt is not over.
+        """
+        is_bind = kind == "bind"
+        # The daemon itself tries again; what mount(8) leaves in the background would mount later.
+        given = ",".join((*(("bind",) if is_bind else ()), *(o for o in options if o != "bg")))
+        how = ("--no-mtab", "--types", "none" if is_bind else kind)
+        more = ("--options", given) if given else ()
+        where = () if is_bind else ("--source", source)
+        argv = (program("mount"), *how, *more, *where)
+        stage = self._folder / "stage"
+        with contextlib.suppress(FileExistsError):
+            stage.mkdir(mode=0o700)
+        try:
+            answer = await self._change(
+                MOUNT_DEADLINE_S, "mount", path, str(stage), source if is_bind else "", *argv
+            )
+        except Hangs as error:
+            text = f"{source} was not mounted within {MOUNT_DEADLINE_S:g} s: is its server up?"
+            raise Refused("MountFailed", text) from error
+        if way := answer.get("untrusted"):
+            raise Refused("Untrusted", untrusted(self._target, way))
         if fault := answer.get("fault"):
-            raise Refused("MountFailed", f"{self._target} can't be made: {fault}")
+            words = fault if fault.startswith("mount") else f"mount: {self._target}: {fault}"
+            raise Refused("MountFailed", words)
+
+    async def unmount(self, mount: MountEntry) -> None:
+        """Neither lazily nor by force. Raises Refused, or Stuck."""
+        try:
+            answer = await self._change(UNMOUNT_DEADLINE_S, "unmount", str(mount.parent), of=mount)
+        except Hangs as error:
+            text = (
+                f"{mount.target} could not be unmounted within {UNMOUNT_DEADLINE_S:g} s: its server"
+                " does not answer; if it never will again, end what uses it and run "
+                f"`umount -f -l {mount.target}`"
+            )
+            raise Stuck(text) from error
+        if fault := answer.get("fault"):
+            reason = "Busy" if fault == "EBUSY" else "UnmountFailed"
+            raise Refused(reason, f"umount: {mount.target}: {fault}")
+
+    async def _change(
+        self, deadline_s: float, what: str, *words: str, of: MountEntry | None = None
+    ) -> Note:
+        """Raises Hangs at the deadline, Stuck while an earlier attempt is not over."""
+        target = of.target if of else self._target
+        try:
+            return await self._run((what, target, *words), self.lock, deadline_s, 0.0)
+        except Outstanding as error:
+            raise Stuck(f"an earlier attempt to mount or unmount {target} is not over") from error
 
     async def probe(
         self, mount: MountEntry, file: str, uid: int | None, gid: int | None, write: str
@@ -169,13 +173,16 @@ class Prober:
         since_s, note = time.time(), self._note(mount)
         patience_s = 0.0 if note.exists() else PROBE_DEADLINE_S
         lock = self._lock(f"{mount.device} {mount.target}")
-        argv = ("probe", mount.target, file, _number(uid), _number(gid), write)
+        words = (file, _number(uid), _number(gid), write)
+        argv = ("probe", mount.target, str(mount.id), *words)
         try:
             answer = await self._run(argv, lock, PROBE_DEADLINE_S, patience_s)
         except Hangs as error:
             raise Stuck(self._stuck(mount, note, since_s, error.waits_for)) from error
         with contextlib.suppress(OSError):
             files.remove(note)
+        if answer.get("is_another"):
+            raise Unavailable(f"{mount.target} leads to another mount now")
         return answer
 
     async def recovered(self, mount: MountEntry) -> None:
@@ -244,6 +251,11 @@ class Prober:
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, exist_ok=True)
         return self._path(about, "lock") if os.access(self._folder, os.W_OK) else None
+
+
+def untrusted(target: str, way: str) -> str:
+    """The sentence on a way that somebody else could lead elsewhere."""
+    return f"{target} is not gone to: {way}; name the folder itself, or let the link be root's"
 
 
 def _number(number: int | None) -> str:
