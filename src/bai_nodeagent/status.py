@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from .text import to_json as json_text
 
 STATUS_BYTES_AT_MOST = 16 * 1024
 _MESSAGE_STEPS = (2000, 1000, 500, 200, 80)
+_WORST_FIRST = (Status.FALSE, Status.UNKNOWN, Status.TRUE)
 
 DESIRED_STATE = "DesiredState"
 STORE = "Store"
@@ -152,17 +153,50 @@ def to_dict(status: NodeStatus) -> dict[str, Any]:
 
 
 def to_json(status: NodeStatus) -> bytes:
-    """The status document as it is written: at most 16 KiB, long messages shortened first."""
+    """The status document as it is written: at most 16 KiB, long messages shortened first.
+
+    Where that is not enough, the worst conditions come first, and a last one
+    tells how many are left out.
+    """
     for limit in _MESSAGE_STEPS:
-        short = tuple(
-            replace(c, message=c.message[: limit - 1] + "…") if len(c.message) > limit else c
-            for c in status.conditions
-        )
-        raw = json_text(to_dict(replace(status, conditions=short))).encode()
+        short = tuple(_shortened(c, limit) for c in status.conditions)
+        raw = _raw(replace(status, conditions=short))
         if len(raw) <= STATUS_BYTES_AT_MOST:
             return raw
-    bare = replace(status, conditions=(), facts={}, desired=replace(status.desired, documents={}))
-    return json_text(to_dict(bare)).encode()
+    bare = replace(status, facts={}, desired=replace(status.desired, documents={}))
+    # What is as it should be needs no words.
+    brief = [_shortened(c, 0 if c.status is Status.TRUE else limit) for c in status.conditions]
+    worst_first = sorted(brief, key=lambda c: _WORST_FIRST.index(c.status))
+    sizes = [len(_raw(replace(bare, conditions=(c,)))) for c in worst_first]
+    room = STATUS_BYTES_AT_MOST - len(_raw(replace(bare, conditions=(_left_out(brief),))))
+    without = len(_raw(replace(bare, conditions=())))
+    fitting = 0
+    for size in sizes:
+        room -= size - without + len(", ")
+        fitting += room >= 0
+    rest = worst_first[fitting:]
+    kept = (*worst_first[:fitting], *([_left_out(rest)] if rest else []))
+    return _raw(replace(bare, conditions=kept))
+
+
+def _raw(status: NodeStatus) -> bytes:
+    return json_text(to_dict(status)).encode()
+
+
+def _shortened(condition: Condition, limit: int) -> Condition:
+    if len(condition.message) <= limit:
+        return condition
+    return replace(condition, message=condition.message[: limit - 1] + "…" if limit else "")
+
+
+def _left_out(rest: Sequence[Condition]) -> Condition:
+    """Stands for conditions for which there is no room; as bad as the worst of them."""
+    counts = ((sum(c.status is each for c in rest), each) for each in _WORST_FIRST)
+    told = ", ".join(f"{count} {each}" for count, each in counts if count)
+    text = f"{len(rest)} more ({told}); `bai-nodeagent status` on the node shows them"
+    worst = min((c.status for c in rest), key=_WORST_FIRST.index)
+    since, revision = max(c.since for c in rest), max(c.revision for c in rest)
+    return Condition("More", worst, "NotShown", text, since, revision)
 
 
 def without_facts(status: NodeStatus) -> NodeStatus:

@@ -103,8 +103,40 @@ def test_a_status_never_exceeds_16_kib_and_keeps_every_condition() -> None:
     raw = status.to_json(node_status(*many))
     assert len(raw) <= 16 * 1024
     assert len(json.loads(raw)["conditions"]) == 40
-    absurd = [replace(many[0], type="Mount/" + "x" * 300) for _ in range(100)]
-    assert len(status.to_json(node_status(*absurd))) <= 16 * 1024
+
+
+@pytest.mark.parametrize("name", ["vf", "x" * 200])
+@pytest.mark.parametrize("count", [90, 500])
+def test_with_many_conditions_the_worst_are_shown_and_the_others_counted(
+    count: int, name: str
+) -> None:
+    text = f"10.20.30.1:/srv/{name} at /opt/backend.ai/{name}"
+    fine = [
+        Condition(f"Mount/{name}{n}", Status.TRUE, "Mounted", text, "t1", 1) for n in range(count)
+    ]
+    unknown = Condition("Mount/dead", Status.UNKNOWN, "Stuck", "it has not answered", "t2", 1)
+    bad = Condition("Agent", Status.FALSE, "CrashLoop", "the agent died", "t3", 1)
+    raw = status.to_json(node_status(*fine, unknown, bad))
+    assert len(raw) <= 16 * 1024
+    shown = json.loads(raw)["conditions"]
+    told = {c["type"]: c["message"] for c in shown}
+    assert (told["Agent"], told["Mount/dead"]) == ("the agent died", "it has not answered")
+    if len(shown) < count + 2:
+        assert len(raw) > 15 * 1024
+        assert [c["type"] for c in shown[:2]] == ["Agent", "Mount/dead"]
+        left_out = count + 2 - len(shown[:-1])
+        assert (shown[-1]["type"], shown[-1]["status"]) == ("More", "True")
+        assert shown[-1]["message"].startswith(f"{left_out} more ({left_out} True); ")
+
+
+def test_what_is_left_out_is_as_bad_as_the_worst_of_it() -> None:
+    absurd = [
+        Condition("Mount/" + "x" * 300, Status.FALSE, "Bad", "ä" * 500, "t", 1) for _ in range(100)
+    ]
+    raw = status.to_json(node_status(*absurd))
+    assert len(raw) <= 16 * 1024
+    last = json.loads(raw)["conditions"][-1]
+    assert (last["type"], last["status"], last["reason"]) == ("More", "False", "NotShown")
 
 
 @pytest.mark.parametrize(
