@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,4 +119,48 @@ def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
             desire_and_see(node, f"wiped-{n}")
             desire_and_see(node, f"watched-{n}")  # the next round begins with a watch that stands
     finally:
+        node.close()
+
+
+def test_no_document_is_lost_while_addresses_and_orders_are_resolved(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    variables = "\n".join(f'K{n} = "${{agent-ip}}"' for n in range(1000))  # their checks take long
+    stop = threading.Event()
+
+    def give_orders() -> None:
+        kept = node.folder / "state" / "agent-ip"
+        while not stop.wait(0.02):
+            kept.unlink(missing_ok=True)
+
+    def taken() -> int:
+        count: int = node.status_now()["desired"]["documents"].get("desired/cluster", 0)
+        return count
+
+    orders = threading.Thread(target=give_orders)
+    try:
+        node.start()
+        orders.start()
+        for n in range(20):
+            before = taken() if n else 0
+            node.desire(
+                f"""\
+api-version = 1
+[node]
+manager-ip = "127.0.0.1"
+agent-ip = "auto"
+[agent-config]
+path = "{node.agent_toml}"
+[agent]
+supervisor = "child"
+state = "stopped"
+command = ["{sys.executable}", "-c", "{n}"]
+[agent.env]
+{variables}
+"""
+            )
+            node.wait(f"document {n}", lambda before=before: taken() > before, NO_RESYNC_S)  # type: ignore[misc]
+        assert "has not answered" not in node.log
+    finally:
+        stop.set()
+        orders.join()
         node.close()
