@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import anyio
 
-from .model import Stuck, Unavailable
+from .model import Stuck
 
 T = TypeVar("T")
 
@@ -28,8 +28,7 @@ async def in_thread(what: str, call: Callable[[], T], deadline_s: float) -> T:
 
     `what` is for people and names the question: "docker: list containers".
     Raises Stuck when there is no answer in time, and at once as long as an
-    earlier call with the same `what` has not returned; Unavailable when the
-    system has no thread left.
+    earlier call with the same `what` has not returned.
     """
     if what in _outstanding:
         raise Stuck(f"{what} has not answered for {time.monotonic() - _outstanding[what]:.0f} s")
@@ -56,11 +55,7 @@ async def in_thread(what: str, call: Callable[[], T], deadline_s: float) -> T:
             loop.call_soon_threadsafe(settle, result, error)
 
     _outstanding[what] = time.monotonic()
-    try:
-        threading.Thread(target=work, name=what, daemon=True).start()
-    except RuntimeError as error:
-        del _outstanding[what]
-        raise Unavailable(f"{what}: {error}") from error
+    threading.Thread(target=work, name=what, daemon=True).start()
     with anyio.move_on_after(deadline_s):
         return await answer
     raise Stuck(f"{what} did not answer within {deadline_s:g} s")

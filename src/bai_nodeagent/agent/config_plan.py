@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .. import agent_toml
+from .. import agent_toml, toml
 from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
 from ..system.config_file import File, Owner
 from . import dialect
@@ -231,7 +230,7 @@ def _held(
         verdict = replace(verdict, message=f"{verdict.message}; not written: {costs}")
     if last is None or (text is None and actual.file is None and not last):
         return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
-    document = tomllib.loads(last)
+    document = toml.loads(last)
     found = {key: agent_toml.lookup(document, key) for key in SACRED}
     sacred = {key: value for key, value in found.items() if value is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)

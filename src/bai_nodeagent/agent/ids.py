@@ -8,10 +8,10 @@ what they all have in common.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .. import toml
 from ..model import KeyPath
 
 _AGENTS: KeyPath = ("agents",)
@@ -50,7 +50,7 @@ def every_id(
 def _ids(text: str | None, values: Mapping[KeyPath, Any]) -> tuple[str, tuple[str, ...]]:
     """The id in `[agent]`, and those in each of `[[agents]]`; "" where none is given."""
     try:
-        document = tomllib.loads(text or "")
+        document = toml.loads(text or "")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     own = values[_ID] if _ID in values else _table(document, "agent").get("id")

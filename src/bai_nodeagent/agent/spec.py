@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import toml
 from ..agent_toml import managed
 from ..desired.formats import duration_s
 from ..model import UNSET, KeyPath, NodeSpec
@@ -184,8 +184,8 @@ def found(
     if spec.config_path is None:
         return own
     try:
-        document = tomllib.loads(text or "")
-    except tomllib.TOMLDecodeError:
+        document = toml.loads(text or "")
+    except ValueError:
         return own
     # An address may be spelled in several ways; `managed` reads them all.
     values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
@@ -197,8 +197,8 @@ def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
     """What a process with these inputs has read of agent.toml, which may have changed since."""
     table: dict[str, Any] = {}
     try:
-        document = tomllib.loads(text or "")
-    except tomllib.TOMLDecodeError:
+        document = toml.loads(text or "")
+    except ValueError:
         return table
     for place, value in _leaves(document):
         if inputs.get(part_of(place)) == digest(value):

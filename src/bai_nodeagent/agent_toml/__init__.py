@@ -10,11 +10,11 @@ belongs to others and stays, byte by byte where possible. The invariants of
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import toml
 from ..model import UNSET, KeyPath, Refused
 from . import splice
 from .mask import diff, holds_secret
@@ -65,7 +65,7 @@ def is_usable(raw: bytes) -> bool:
     """Whether a file's content is TOML with anything in it at all, be it a comment."""
     try:
         text = raw.decode("utf-8")
-        tomllib.loads(text)
+        toml.loads(text)
     except (ValueError, RecursionError):
         return False
     return bool(text.strip())
@@ -73,7 +73,7 @@ def is_usable(raw: bytes) -> bool:
 
 def managed(text: str, values: Values) -> dict[KeyPath, Any]:
     """The managed places as they stand in the text, addresses in one form; absent ones lack."""
-    document = tomllib.loads(text)
+    document = toml.loads(text)
     found = {path: lookup(document, path) for path in sorted(values)}
     return {path: value for path, value in found.items() if value is not UNSET}
 
@@ -83,7 +83,7 @@ def difference(text: str, values: Values, optional: Collection[KeyPath] = ()) ->
 
     `optional` places differ only where the file has their top-level table.
     """
-    document = tomllib.loads(text)
+    document = toml.loads(text)
     pairs = [(p, lookup(document, p), v) for p, v in _asked(text, values, optional).items()]
     return tuple(Drift(*pair) for pair in pairs if not is_met(*pair[1:]))
 
@@ -120,7 +120,7 @@ def edit(
 
 
 def _asked(text: str, values: Values, optional: Collection[KeyPath]) -> dict[KeyPath, Any]:
-    tables = tomllib.loads(text).keys()
+    tables = toml.loads(text).keys()
     return {p: values[p] for p in sorted(values) if p not in optional or p[0] in tables}
 
 
@@ -128,19 +128,26 @@ def _repaired(
     text: str, values: Values, optional: Collection[KeyPath], reference: str | None
 ) -> str:
     drifts = difference(text, values, optional)
+    plain = {d.path: d.desired for d in drifts if _is_plain(d)}
+    text = splice.put_all(text, plain)
     for drift in drifts:
-        text = _set(text, drift.path, values)
+        if drift.path not in plain:
+            text = _set(text, drift.path, values)
     if reference is not None:
-        for drift in drifts:
-            text = respelled(text, reference, drift.path)
+        text = respelled(text, reference, [drift.path for drift in drifts])
     return text
+
+
+def _is_plain(drift: Drift) -> bool:
+    """A value that is put where it belongs, whatever else changes."""
+    return drift.desired is not UNSET and drift.desired != {} and not is_of_an_address(drift.path)
 
 
 def _set(text: str, path: KeyPath, values: Values) -> str:
     value = values[path]
     if is_of_an_address(path):
         place = path[:-1]
-        standing = lookup(tomllib.loads(text), place)
+        standing = lookup(toml.loads(text), place)
         if address := as_address(standing):
             whole = _present({**address, path[-1]: value})
             return splice.put(text, place, _in_form_of(standing, whole))
@@ -163,7 +170,7 @@ def _in_form_of(standing: object, address: dict[str, Any]) -> object:
 
 
 def _is_right(out: str, text: str, values: Values, optional: Collection[KeyPath]) -> bool:
-    before, after = tomllib.loads(text), tomllib.loads(out)
+    before, after = toml.loads(text), toml.loads(out)
     # An address that was missing as a whole comes with its port.
     found = {path: lookup(before, path) for path in addresses(values)}
     fresh = {p for p, v in found.items() if not isinstance(v, dict) and not as_address(v)}

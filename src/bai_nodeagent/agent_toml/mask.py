@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from bisect import bisect
 from collections.abc import Collection, Iterator
 
+from .. import toml
 from ..desired.secrecy import is_secret_key
 from ..model import KeyPath
 from .places import is_same
-from .text import Node, Place, nodes, scan
+from .text import Node, Place, nodes, replaced, scan
 
 MASK = '"***"'
 MASK_CHANGED = '"*** (another value)"'
@@ -53,19 +55,19 @@ def diff(old: str | None, new: str, secret_paths: Collection[KeyPath], name: str
 
 def _masked(text: str, secret_paths: Collection[KeyPath], earlier: dict[Place, str]) -> str:
     """The text without its secrets; one that `earlier` has with another value is told apart."""
-    tomllib.loads(text)
+    toml.loads(text)
     hidden = [
         (node.value, node.end, _mask(text[node.value : node.end], earlier.get(node.place)))
         for node in _secrets(text, secret_paths)
     ]
+    starts = [start for start, _, _ in hidden]
     for start, end in (span for statement in scan(text) for span in statement.comments):
-        is_inside = any(first < start < last for first, last, _ in hidden)
+        before = bisect(starts, start)
+        is_inside = before > 0 and start < hidden[before - 1][1]
         # A setting that somebody has commented out may still be in use elsewhere.
         if not is_inside and any(map(is_secret_key, _WORD.findall(text[start:end]))):
             hidden.append((start, end, "# ***"))
-    for start, end, mask in sorted(hidden, reverse=True):
-        text = text[:start] + mask + text[end:]
-    return text
+    return replaced(text, hidden)
 
 
 def _mask(source: str, earlier: str | None) -> str:
@@ -75,7 +77,7 @@ def _mask(source: str, earlier: str | None) -> str:
 
 
 def _sources(text: str, secret_paths: Collection[KeyPath]) -> dict[Place, str]:
-    tomllib.loads(text)
+    toml.loads(text)
     return {n.place: text[n.value : n.end] for n in _secrets(text, secret_paths)}
 
 

@@ -9,14 +9,15 @@ Neither function promises a right outcome: the one who calls checks it.
 from __future__ import annotations
 
 import difflib
-import tomllib
-from collections.abc import Callable, Collection
+from bisect import bisect
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .. import toml
 from ..model import UNSET, KeyPath
 from .places import addresses, is_same, rest
-from .text import Place, Statement, nodes, scan
+from .text import Place, Statement, nodes, replaced, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def merged(text: str, reference: str, places: Collection[KeyPath]) -> str:
     """`text` with the lines of managed keys as the reference has them."""
     is_owned = _owner(text, reference, places)
     theirs, ours = _sections(text, is_owned), _sections(reference, is_owned)
-    document = tomllib.loads(text)
+    document = toml.loads(text)
     lines: list[str] = []
     for place in _order(list(theirs), list(ours)):
         mine, other = ours.get(place), theirs.get(place)
@@ -56,36 +57,47 @@ def merged(text: str, reference: str, places: Collection[KeyPath]) -> str:
     return _joined(lines)
 
 
-def respelled(text: str, reference: str, path: KeyPath) -> str:
-    """`text` with the value at `path` in the reference's spelling, if that means the same there.
+def respelled(text: str, reference: str, paths: Collection[KeyPath]) -> str:
+    """`text` with the values at `paths` in the reference's spelling, if that means the same there.
 
-    Of an inline table around it the whole is taken, where it is equal as a whole.
+    Of an inline table around one the whole is taken, where it is equal as a whole.
     """
     here, there = nodes(text), nodes(reference)
-    after, before = tomllib.loads(text), tomllib.loads(reference)
-    for depth in range(1, len(path) + 1):
-        place = path[:depth]
+    after, before = toml.loads(text), toml.loads(reference)
+    comments = [start for s in scan(text) for start, _ in s.comments]
+    spans: dict[int, tuple[int, int, str]] = {}
+    for place in (path[:depth] for path in paths for depth in range(1, len(path) + 1)):
         node, model = here.get(place), there.get(place)
         if not node or not model or not is_same(_plain(after, place), _plain(before, place)):
             continue
-        comments = (start for s in scan(text) for start, _ in s.comments)
-        if not any(node.value < start < node.end for start in comments):
-            return text[: node.value] + reference[model.value : model.end] + text[node.end :]
-    return text
+        if bisect(comments, node.value) == bisect(comments, node.end):
+            words = reference[model.value : model.end]
+            spans.setdefault(node.value, (node.value, node.end, words))
+    return replaced(text, _outermost(spans.values()))
+
+
+def _outermost(spans: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    end = -1
+    for span in sorted(spans):
+        if span[0] >= end:
+            end = span[1]
+            yield span
 
 
 def _owner(text: str, reference: str, places: Collection[KeyPath]) -> Callable[[Statement], bool]:
     """Says of a statement of either text whether it belongs to managed keys alone."""
     after, before = _pairs(text), _pairs(reference)
-    now, then = tomllib.loads(text), tomllib.loads(reference)
+    now, then = toml.loads(text), toml.loads(reference)
     whole = addresses(places)
+    ours = set(places)
+    above = {path[:depth] for path in places for depth in range(len(path) + 1)}
 
     def is_owned(place: Place) -> bool:
         if after.get(place, set()) - before.get(place, set()):
             return False  # a comment that only the edited text has
-        if any(place[: len(path)] == path for path in places):
+        if any(place[:depth] in ours for depth in range(len(place) + 1)):
             return True
-        if not any(path[: len(place)] == place for path in places):
+        if place not in above:
             return False
         found, earlier = _left(now, place, places), _left(then, place, places)
         if found is None:

@@ -63,8 +63,11 @@ def rest(table: Mapping[str, Any], places: Collection[KeyPath]) -> dict[str, Any
     Something else that stands where a place needs a table goes as well.
     """
     left: dict[str, Any] = {}
+    under: dict[str, set[KeyPath]] = {}
+    for path in places:
+        under.setdefault(path[0], set()).add(path[1:])
     for name, value in table.items():
-        below = {path[1:] for path in places if path[0] == name}
+        below = under.get(name)
         if not below:
             left[name] = value
         elif () not in below and (inner := rest(_as_table(value, below), below)):

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import tomlkit
 
 from ..model import KeyPath
-from .text import Node, Statement, nodes, scan
+from .text import Node, Statement, nodes, replaced, scan
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -40,6 +42,63 @@ def put(text: str, path: KeyPath, value: object) -> str:
     if obstacle := _obstacle(text, path):
         return put(remove(text, obstacle), path, value)
     return _insert(text, path, value)
+
+
+def put_all(text: str, values: Mapping[KeyPath, object]) -> str:
+    """As `put` for each, but reading the text once for all that stand and once for each table."""
+    standing = nodes(text)
+    spans = [
+        (node.value, node.end, spelled(value))
+        for path, value in values.items()
+        if (node := standing.get(path)) and not _is_within(path, values)
+    ]
+    text = replaced(text, spans)
+    tops = {place[0] for place in standing} | {s.section[0] for s in scan(text) if s.section}
+    missing = [path for path in values if path not in standing or _is_within(path, values)]
+    fresh = {
+        path: values[path]
+        for path in missing
+        if len(path) > 1 and path[0] not in tops and not _is_within(path, values)
+    }
+    text = _append_tables(text, fresh)
+    others = [path for path in missing if path not in fresh]
+    for table, paths in groupby(others, key=lambda path: path[:-1]):
+        first, *more = paths
+        text = put(text, first, values[first])
+        beside = _beside(text, table, first, more)
+        text = _add_lines(text, first, {path: values[path] for path in beside})
+        for path in more:
+            if path not in beside:
+                text = put(text, path, values[path])
+    return text
+
+
+def _is_within(path: KeyPath, others: Mapping[KeyPath, object]) -> bool:
+    return any(path[:depth] in others for depth in range(1, len(path)))
+
+
+def _beside(text: str, table: KeyPath, first: KeyPath, more: Sequence[KeyPath]) -> list[KeyPath]:
+    """Those of which nothing stands yet, where `first` stands on a line below its own header."""
+    if not more or _line_of(text, first).section != table:
+        return []
+    depth = len(table) + 1
+    taken = {place[:depth] for place in nodes(text)} | {s.section[:depth] for s in scan(text)}
+    return [path for path in more if path not in taken]
+
+
+def _line_of(text: str, path: KeyPath) -> Statement:
+    return next(s for s in scan(text) if s.node and path in {n.place for n in s.node.walk()})
+
+
+def _add_lines(text: str, below: KeyPath, values: Mapping[KeyPath, object]) -> str:
+    """Adds pairs to a table, below a line of it."""
+    if not values:
+        return text
+    line = _line_of(text, below)
+    indent = text[line.start : line.node.start if line.node else line.start]
+    lines = (f"{indent}{_key(path[-1:])} = {spelled(value)}" for path, value in values.items())
+    newline = _newline(text)
+    return _add_at(text, line.end, newline.join([*lines, ""]))
 
 
 def remove(text: str, path: KeyPath) -> str:
@@ -160,6 +219,23 @@ def _append_table(text: str, table: KeyPath, path: KeyPath, value: object) -> st
     gap = newline if text and not text.endswith(("\n\n", "\n\r\n")) else ""
     line = _pair(path, [], value)
     return _add_at(text, len(text), f"{gap}[{_key(table)}]{newline}{line}{newline}")
+
+
+def _append_tables(text: str, values: Mapping[KeyPath, object]) -> str:
+    """Adds what lies in tables of which nothing stands yet, below a header each."""
+    tables: dict[str, Any] = {}
+    for path, value in values.items():
+        here = tables
+        for name in path[:-1]:
+            here = here.setdefault(name, {})
+        here[path[-1]] = value
+    newline = _newline(text)
+    blocks = []
+    for name, table in tables.items():
+        lines = [f"{_key((key,))} = {spelled(value)}" for key, value in table.items()]
+        blocks.append(newline.join([f"[{_key((name,))}]", *lines, ""]))
+    gap = newline if text and blocks and not text.endswith(("\n\n", "\n\r\n")) else ""
+    return _add_at(text, len(text), gap + newline.join(blocks)) if blocks else text
 
 
 def _add_at(text: str, at: int, line: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 Place = tuple[str | int, ...]
@@ -142,6 +142,15 @@ def nodes(text: str) -> dict[Place, Node]:
     """Every pair and every item by its place, also those within inline tables and arrays."""
     pairs = (s.node for s in scan(text) if s.node)
     return {node.place: node for pair in pairs for node in pair.walk()}
+
+
+def replaced(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
+    """The text with other words in place of some spans (start, end, words), which don't overlap."""
+    pieces, at = [], 0
+    for start, end, new in sorted(spans):
+        pieces += [text[at:start], new]
+        at = end
+    return "".join([*pieces, text[at:]])
 
 
 @functools.lru_cache(maxsize=1024)

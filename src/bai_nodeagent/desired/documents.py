@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from datetime import date, time
 from itertools import islice
 from typing import Any
 
+from .. import toml
 from .secrecy import Place
 
 LARGEST = 1 << 20
@@ -25,12 +24,6 @@ DEEPEST = 32
 MOST_FAULTS = 100
 """Of one document. Somebody who has more of them has put the wrong file."""
 _INT64 = range(-(1 << 63), 1 << 63)
-
-# tomllib needs time and memory by the square of a dotted key's length: 200 kB
-# of "a.a.a…" end the process. A key of this many parts is too deep anyway.
-_LONGEST_KEY = 100
-_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_CHAIN = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+")
 
 
 class Unreadable(Exception):
@@ -111,20 +104,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    if any(_parts(match[0]) > _LONGEST_KEY for match in _CHAIN.finditer(text)):
-        raise Unreadable(f"holds a dotted key of more than {_LONGEST_KEY} parts")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        return toml.loads(text)
+    except toml.TooDeep:
+        raise RecursionError from None
+    except toml.TooComplex as exc:
+        raise Unreadable(str(exc).removeprefix("it ")) from None
+    except ValueError as exc:
         raise Unreadable(f"is not TOML: {exc}") from None
-    except ValueError:  # as above
-        raise Unreadable("holds a number beyond 64 bits") from None
-
-
-def _parts(chain: str) -> int:
-    if chain.count(".") < _LONGEST_KEY:
-        return 1
-    return len(re.findall(_PART, chain))
 
 
 def _faults(value: object, place: Place) -> Iterator[Fault]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -55,6 +57,8 @@ SECTION = "agent-config"
 # even be TOML. What takes longer than all these looks is judged as it is.
 SETTLE_S = 0.2
 LOOKS_AT_MOST = 6
+# Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
+VALUES_AT_MOST = 2000
 VERSION_DEADLINE_S = 5.0
 
 
@@ -187,6 +191,16 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
     return [AgentConfig(spec, host)]
 
 
+def _check(section: Mapping[str, Any]) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    found = _count(section.get("values", {}))
+    if found > VALUES_AT_MOST:
+        yield ("values",), f"holds {found} values; allowed: at most {VALUES_AT_MOST}"
+
+
+def _count(value: object) -> int:
+    return sum(map(_count, value.values())) if isinstance(value, dict) else 1
+
+
 KIND = Kind(
     section=SECTION,
     schema={
@@ -204,4 +218,5 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
+    check=_check,
 )

@@ -70,12 +70,9 @@ async def run(
     OSError when the program can't be started.
     """
     _reap()
-    with contextlib.ExitStack() as ours:
-        lock_fd = await _taken(lock, patience_s) if lock else None
-        if lock_fd is not None:
-            ours.callback(os.close, lock_fd)  # the helper has its own
-        output = os.memfd_create("output")
-        ours.callback(os.close, output)
+    lock_fd = await _taken(lock, patience_s) if lock else None
+    output = os.memfd_create("output")
+    try:
         child = subprocess.Popen(  # noqa: ASYNC220  (returns at exec; our programs are local)
             argv,
             stdin=subprocess.DEVNULL,
@@ -87,13 +84,13 @@ async def run(
             start_new_session=True,
             **credentials(who),
         )
-        try:
-            await _ended(child, deadline_s)
-        except BaseException:
-            _leave(child)
-            raise
+        await _ended(child, deadline_s)
         text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")
         return Finished(child.wait(), text)
+    finally:
+        os.close(output)
+        if lock_fd is not None:
+            os.close(lock_fd)  # the helper has its own
 
 
 async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:
@@ -101,7 +98,10 @@ async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:
     try:
         with anyio.move_on_after(deadline_s):
             return await anyio.wait_readable(pidfd)
-        raise Hangs(waits_for(child.pid))
+        raise Hangs(waits_for(child.pid))  # noqa: TRY301  (left behind in any case)
+    except BaseException:
+        _leave(child)
+        raise
     finally:
         os.close(pidfd)
 
