@@ -14,6 +14,8 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +27,7 @@ from .desired import duration_s
 from .redact import Redactor
 from .settings import InvalidSettings, Settings
 from .site import AlreadyRunning, CannotStart, Site, open_site, store_of
-from .status import to_dict
+from .status import timestamp, to_json
 from .store.base import Store
 
 UNPRINTED = 74
@@ -182,7 +184,8 @@ def _apply(arguments: argparse.Namespace) -> Answer:
     from .commands import fleet
 
     newest = anyio.run(daemon.apply, _site(arguments, writes=True))
-    return fleet.shown(fleet.Report(newest.node, to_dict(newest), is_alive=True))
+    raw = to_json(replace(newest, reported_at=timestamp(datetime.now(UTC))))
+    return fleet.shown(fleet.read(newest.node, raw, is_alive=True), "says this run")
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:

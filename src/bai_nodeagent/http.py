@@ -16,14 +16,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
 import structlog
 
-from .status import NodeStatus, to_dict
+from .status import NodeStatus, timestamp, to_dict
 from .text import to_json as json_text
 
 # From the connection to the last byte of the answer.
@@ -49,7 +50,9 @@ def answer(path: str, views: Views) -> tuple[int, str, bytes]:
         case "/metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", views.metrics()
         case "/status":
-            body = f"{json_text(to_dict(views.status()))}\n".encode()
+            now = timestamp(datetime.now(UTC))
+            told = replace(views.status(), reported_at=now)
+            body = f"{json_text(to_dict(told))}\n".encode()
             return 200, "application/json", body
         case "/livez":
             if views.is_moving():

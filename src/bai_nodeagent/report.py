@@ -154,7 +154,9 @@ class Reporter:
 
     async def _write(self, newest: NodeStatus) -> bool:
         try:
-            await self._store.put(f"node/{newest.node}/status", status.to_json(newest))
+            now = status.timestamp(datetime.now(UTC))
+            raw = status.to_json(replace(newest, reported_at=now))
+            await self._store.put(f"node/{newest.node}/status", raw)
         except Unavailable as error:
             self._found_fault(str(error))
             await anyio.sleep(reconnect_s(random.random()))  # noqa: S311

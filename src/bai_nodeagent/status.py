@@ -39,7 +39,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """The status document, before it is JSON."""
+    """The status document, before it is JSON. `reported_at` is given when it is told."""
 
     node: str
     daemon: str
@@ -50,6 +50,7 @@ class NodeStatus:
     summary: str
     conditions: tuple[Condition, ...]
     facts: Mapping[str, Scalar]
+    reported_at: str = ""
 
 
 def timestamp(moment: datetime) -> str:
@@ -137,6 +138,7 @@ def to_dict(status: NodeStatus) -> dict[str, Any]:
             "at": status.applied.at,
         },
         "summary": status.summary,
+        "reported-at": status.reported_at,
         "conditions": [
             {
                 "type": c.type,

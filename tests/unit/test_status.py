@@ -79,8 +79,8 @@ def test_the_document_has_the_contracts_shape() -> None:
         status.to_json(node_status(Condition("Agent", Status.TRUE, "R", "", "t", 3)))
     )
     assert list(document) == [
-        "node", "daemon", "boot-id", "started-at", "desired", "applied", "summary", "conditions",
-        "facts",
+        "node", "daemon", "boot-id", "started-at", "desired", "applied", "summary", "reported-at",
+        "conditions", "facts",
     ]  # fmt: skip
     assert document["desired"] == {
         "revision": 3, "digest": "sha256:a", "documents": {"desired/cluster": 2},

@@ -20,7 +20,7 @@ from ..resources import KINDS
 from ..settings import NAME, NODE_ID
 from ..store.base import Conflict, Entry, Store
 from ..system import files
-from . import STORE_DEADLINE_S, Answer
+from . import STORE_DEADLINE_S, Answer, fleet
 
 
 def validate(files: list[str]) -> Answer:
@@ -78,11 +78,17 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     before = there.get(key)
     nodes = (await store.list("node/")).entries
     entries = {**there, key: Entry(raw, 0)}
-    told, known = _merged(key, entries, nodes), _merged(key, there, nodes)
+    reports = fleet.reports_of(nodes)
+    told, known = _merged(key, entries, reports), _merged(key, there, reports)
     if any(mistake not in known for mistake in told):
         return _mistaken(told)
     # Else two broken layers could never be put right: each would have to wait for the other.
     notes = [f"stands in the store already: {mistake}" for mistake in told]
+    notes += [
+        f"{each.node}: {fleet.UNREADABLE}: {each.fault}, so its groups are not known"
+        for each in reports
+        if each.told is None
+    ]
     if before is not None and before.raw == raw:
         value = {"layer": layer, "revision": before.revision, "written": False}
         return Answer(0, [f"{layer}: unchanged, revision {before.revision}"], value, notes)
@@ -116,7 +122,7 @@ def _leaves(raw: bytes) -> list[str]:
 
 
 def _nodes_with(
-    key: str, entries: Mapping[str, Entry], nodes: Mapping[str, Entry]
+    key: str, entries: Mapping[str, Entry], reports: Iterable[fleet.Report]
 ) -> dict[str, tuple[str, ...]]:
     """Known nodes that a layer concerns, each with the keys of its layers.
 
@@ -124,31 +130,22 @@ def _nodes_with(
     groups of its own configuration.
     """
     raw = {name: entry.raw for name, entry in entries.items()}
-    known = {k.removeprefix("desired/node/") for k in entries if k.startswith("desired/node/")}
-    known |= {k.split("/")[1] for k in nodes if k.endswith("/status")}
+    own = (k.removeprefix("desired/node/") for k in raw if k.startswith("desired/node/"))
+    groups: dict[str, tuple[str, ...]] = dict.fromkeys(own, ())
+    groups |= {each.node: each.told.groups if each.told else () for each in reports}
     layers = {}
-    for node_id in sorted(known):
-        status = nodes.get(f"node/{node_id}/status")
-        keys = desired.layer_keys(node_id, _groups_told(status), raw)
+    for node_id in sorted(groups):
+        keys = desired.layer_keys(node_id, groups[node_id], raw)
         if key in keys:
             layers[node_id] = keys
     return layers
 
 
-def _groups_told(status: Entry | None) -> list[str]:
-    try:
-        documents = json.loads(status.raw)["desired"]["documents"] if status else {}
-        keys = [key for key in documents if key.startswith("desired/group/")]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return []  # a status that can't be read tells no groups
-    return [key.removeprefix("desired/group/") for key in keys]
-
-
-def _merged(key: str, entries: Mapping[str, Entry], nodes: Mapping[str, Entry]) -> list[str]:
+def _merged(key: str, entries: Mapping[str, Entry], reports: Iterable[fleet.Report]) -> list[str]:
     """The mistakes of every known node that a layer concerns."""
     return [
         f"for node {node_id}: {mistake}"
-        for node_id, keys in _nodes_with(key, entries, nodes).items()
+        for node_id, keys in _nodes_with(key, entries, reports).items()
         for mistake in _of_a_node(keys, entries)
     ]
 

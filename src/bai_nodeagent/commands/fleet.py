@@ -2,57 +2,96 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any
 
 import anyio
 
-from .. import blocking
+from .. import blocking, told
 from ..model import Stuck, Unavailable
-from ..settings import Settings
-from ..store.base import Store
+from ..settings import NODE_ID, Settings
+from ..store.base import Entry, Store
+from ..text import clean
+from ..told import Told
 from . import STORE_DEADLINE_S, Answer
 
 HTTP_DEADLINE_S = 2.0
-WORST_FIRST = ("Degraded", "Invalid", "Missing", "Unknown", "Progressing", "Paused", "Ready")
+# A daemon tells all conditions, which the store has no room for.
+WHOLE_AT_MOST = 1 << 20
+UNREADABLE = "Unreadable"
+WORST_FIRST = (
+    UNREADABLE,
+    "Degraded",
+    "Invalid",
+    "Missing",
+    "Unknown",
+    "Progressing",
+    "Paused",
+    "Ready",
+)
+_NAME_AT_MOST = 64
+_HEADLINE_AT_MOST = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A node's status document as it stands in the store. Whoever wrote it: trust nothing."""
+    """What a node says of itself. `told` is None where nobody can read it, and `fault` says why."""
 
     node: str
-    document: dict[str, Any]
+    told: Told | None
     is_alive: bool
+    fault: str = ""
 
     @property
     def summary(self) -> str:
-        return str(self.document.get("summary", "Unknown")) if self.is_alive else "Unknown"
+        if self.told is None:
+            return UNREADABLE
+        return self.told.summary if self.is_alive else "Unknown"
 
     @property
-    def conditions(self) -> list[dict[str, Any]]:
-        found = self.document.get("conditions")
-        return [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
+    def document(self) -> Mapping[str, Any]:
+        return self.told.document if self.told else {}
+
+
+def read(node: str, raw: bytes, *, is_alive: bool, limit: int = told.READ_AT_MOST) -> Report:
+    """From a status document as it was written, by whomever; of at most `limit` bytes."""
+    node = clean(node, _NAME_AT_MOST)
+    try:
+        return Report(node, told.read(raw, limit), is_alive)
+    except told.Unreadable as error:
+        return Report(node, None, is_alive, f"its status can't be read: {error}")
 
 
 async def status(settings: Settings, store: Store, me: str, node: str) -> Answer:
-    """0 Ready and alive, 3 else, 4 when neither the store nor the local daemon can be asked."""
+    """0 Ready and alive, 3 else, 4 when neither the store nor the local daemon can be asked.
+
+    Of this node its daemon is asked first: what stands in the store may be half a minute old.
+    """
+    if not NODE_ID.match(node):
+        text = f"{node}: no node id"
+        return Answer(2, value={"error": text}, notes=[text])
+    why = ""
+    if node == me:
+        try:
+            return shown(await _from_daemon(settings, me), "says the daemon on this node")
+        except Unavailable as error:
+            why = f"the daemon on this node does not answer: {error}"
     keys = [f"node/{node}/status", f"node/{node}/alive"]
     try:
         with anyio.fail_after(STORE_DEADLINE_S):
             found = (await store.read(keys)).entries
     except (Unavailable, TimeoutError) as error:
-        why = str(error) or f"{store.where} does not answer"
-        return await _from_daemon(settings, why) if node == me else _unreachable(why)
+        text = str(error) or f"{store.where} does not answer"
+        return _unreachable(f"{text}; and {why}" if why else text)
     if keys[0] not in found:
         text = f"{node}: has never reported to {store.where}"
         return Answer(3, value={"error": text}, notes=[text])
-    report = Report(node, _document(found[keys[0]].raw), keys[1] in found)
-    return shown(report)
+    report = read(node, found[keys[0]].raw, is_alive=keys[1] in found)
+    return shown(report, f"says {store.where}")
 
 
 async def nodes(store: Store) -> Answer:
@@ -62,11 +101,7 @@ async def nodes(store: Store) -> Answer:
             found = (await store.list("node/")).entries
     except (Unavailable, TimeoutError) as error:
         return _unreachable(str(error) or f"{store.where} does not answer")
-    reports = [
-        Report(key.split("/")[1], _document(entry.raw), f"node/{key.split('/')[1]}/alive" in found)
-        for key, entry in found.items()
-        if key.endswith("/status") and key.count("/") == 2
-    ]
+    reports = reports_of(found)
     reports.sort(key=lambda r: (_rank(r.summary), r.node))
     width = max((len(report.node) for report in reports), default=0)
     lines = [f"{r.node:{width}}  {r.summary:11}  {_headline(r)}".rstrip() for r in reports]
@@ -77,10 +112,21 @@ async def nodes(store: Store) -> Answer:
     return Answer(0, lines, value)
 
 
-def age(document: dict[str, Any], now: datetime) -> str:
-    """Since when a status has not changed, for people: "3 h". Empty where nothing tells."""
+def reports_of(entries: Mapping[str, Entry]) -> list[Report]:
+    """Every status below `node/`, whatever stands there under whatever name."""
+    parts = ((key.split("/"), entry) for key, entry in entries.items())
+    return [
+        read(part[1], entry.raw, is_alive=f"node/{part[1]}/alive" in entries)
+        for part, entry in parts
+        if len(part) == 3 and part[2] == "status"
+    ]
+
+
+def age(document: Mapping[str, Any], now: datetime) -> str:
+    """How old a status is, for people: "3 h". Empty where nothing tells."""
     applied = document.get("applied")
-    moments = [document.get("started-at"), applied.get("at") if isinstance(applied, dict) else None]
+    moments = [document.get("started-at"), document.get("reported-at")]
+    moments += [applied.get("at") if isinstance(applied, dict) else None]
     moments += [c.get("since") for c in document.get("conditions") or [] if isinstance(c, dict)]
     stamps = []
     for moment in moments:
@@ -102,71 +148,69 @@ def _rank(summary: str) -> int:
     return WORST_FIRST.index(summary) if summary in WORST_FIRST else 0
 
 
-def _document(raw: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _headline(report: Report) -> str:
+    """The worst that a node says, in one line."""
+    if report.told is None:
+        return report.fault
     if not report.is_alive:
         return _silence(report)
-    for condition in report.conditions:
-        if condition.get("status") != "True":
-            return f"{condition.get('type')}: {condition.get('reason')}: {condition.get('message')}"
+    for each in report.told.conditions:
+        if each["status"] != "True":
+            first = each["message"].partition("\n")[0]
+            return clean(f"{each['type']}: {each['reason']}: {first}", _HEADLINE_AT_MOST)
     return ""
 
 
 def _silence(report: Report) -> str:
-    last = report.document.get("summary", "nothing readable")
+    last = report.told.summary if report.told else "nothing readable"
     since = age(report.document, datetime.now(UTC))
     return f"has not reached the store for a lease's time; it said {last}" + (
-        f", unchanged since {since}" if since else ""
+        f", {since} ago" if since else ""
     )
 
 
-def shown(report: Report, note: str | None = None) -> Answer:
+def shown(report: Report, source: str) -> Answer:
     """A node's status for people. 0 Ready and alive, 3 else."""
-    code = 0 if report.summary == "Ready" else 3
-    lines = [f"{report.node}: {report.summary}"]
-    if not report.is_alive:
-        lines[0] += f" ({_silence(report)})"
-    width = max((len(str(c.get("type"))) for c in report.conditions), default=0)
-    for c in report.conditions:
-        text = f"  {c.get('type')!s:{width}}  {c.get('status')!s:7}  {c.get('reason')}"
-        lines.append(f"{text}  {c.get('message') or ''}".rstrip())
+    if report.told is None:
+        text = f"{report.node}: {UNREADABLE}: {report.fault}"
+        return Answer(
+            3, [text], {"node": report.node, "summary": UNREADABLE, "alive": report.is_alive}
+        )
+    known = report.told
+    at = clean(str(known.document.get("reported-at") or "an unknown time"), 40)
+    silence = f" ({_silence(report)})" if not report.is_alive else ""
+    lines = [f"{report.node}: {report.summary}{silence}", f"  as of {at}, {source}"]
+    width = max((len(c["type"]) for c in known.conditions), default=0)
+    for c in known.conditions:
+        text = f"  {c['type']:{width}}  {c['status']:7}  {c['reason']}"
+        lines.append(f"{text}  {c['message']}".rstrip())
     for name in ("desired", "applied"):
-        part = report.document.get(name)
-        if isinstance(part, dict):
+        if part := known.part(name):
             digest = part.get("digest") or "not valid"
             lines.append(f"  {name}: revision {part.get('revision')}, {digest}")
-    facts = report.document.get("facts")
-    if isinstance(facts, dict):
-        lines += [f"  {name}: {value}" for name, value in facts.items()]
-    return Answer(
-        code, lines, {**report.document, "alive": report.is_alive}, [note] if note else []
-    )
+    lines += [f"  {name}: {value}" for name, value in known.part("facts").items()]
+    code = 0 if report.summary == "Ready" else 3
+    return Answer(code, lines, {**known.document, "alive": report.is_alive})
 
 
-async def _from_daemon(settings: Settings, why: str) -> Answer:
-    """The local daemon's own word, while the store is away."""
+async def _from_daemon(settings: Settings, me: str) -> Report:
+    """The local daemon's own word. Raises Unavailable."""
     host, port = settings.listen
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/status"
 
     def ask() -> bytes:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=HTTP_DEADLINE_S) as response:
-            return bytes(response.read())
+            return bytes(response.read(WHOLE_AT_MOST + 1))
 
     try:
         raw = await blocking.in_thread(url, ask, HTTP_DEADLINE_S)
-    except (OSError, Stuck) as error:
-        return _unreachable(f"{why}; and the daemon on this node does not answer: {error}")
-    document = _document(raw)
-    note = f"{why}; this is the local daemon's word"
-    return shown(Report(str(document.get("node")), document, is_alive=True), note)
+    except (OSError, HTTPException, Stuck) as error:
+        raise Unavailable(str(error)) from error
+    report = read(me, raw, is_alive=True, limit=WHOLE_AT_MOST)
+    if report.document.get("node") != me:
+        raise Unavailable(f"{url}: something else answers there")
+    return report
 
 
 def _unreachable(why: str) -> Answer:

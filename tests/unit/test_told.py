@@ -1,0 +1,82 @@
+"""Statuses of other nodes: whatever stands there, the reader lives and the rows are its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bai_nodeagent import told
+from bai_nodeagent.commands import fleet
+from bai_nodeagent.store.base import Entry
+from bai_nodeagent.told import Unreadable
+
+READY: dict[str, object] = {"summary": "Ready", "conditions": [], "facts": {}, "desired": {}, "applied": None}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+DOCUMENT = st.dictionaries(st.sampled_from(list(READY)), JSON).map(lambda d: READY | d)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xff\xfe",
+        b"5",
+        b"null",
+        b"[]",
+        b"[" * 60_000,
+        b'{"summary": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"summary": "Ready", "a": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b"{}",
+        b'{"summary": 5}',
+        b'{"summary": "Ready", "conditions": 5}',
+        b'{"summary": "Ready", "conditions": [5]}',
+        b'{"summary": "Ready", "facts": []}',
+        b'{"summary": "Ready", "desired": {"documents": 5}}',
+        b'{"summary": "Ready", "n": ' + b"9" * 5000 + b"}",
+        b'{"summary": "Ready", "n": ' + b"9" * 50 + b"}",
+        b'{"summary": "Ready", "n": 1e999}',
+        b'{"summary": "Ready", "n": NaN}',
+        json.dumps(READY | {"x": "y" * told.READ_AT_MOST}).encode(),
+    ],
+)
+def test_what_is_no_status_is_unreadable_and_the_rest_of_the_fleet_is_shown(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        told.read(raw)
+    entries = {
+        "node/i-a/status": Entry(raw, 1),
+        "node/i-a/alive": Entry(b"", 1),
+        "node/i-b/status": Entry(json.dumps(READY).encode(), 1),
+        "node/i-b/alive": Entry(b"", 1),
+    }
+    found = {each.node: each.summary for each in fleet.reports_of(entries)}
+    assert found == {"i-a": "Unreadable", "i-b": "Ready"}
+
+
+@given(DOCUMENT)
+def test_whatever_is_read_is_shown_in_printable_lines_of_our_own(document: object) -> None:
+    report = fleet.read("i-\x1b[2J\n", json.dumps(document).encode(), is_alive=True)
+    lines = fleet.shown(report, "says a store").lines
+    assert "".join(lines).replace("\n", "").replace("\t", "").isprintable()
+    assert "\n" not in lines[0]
+    assert fleet._headline(report).isprintable()
+
+
+def test_no_name_and_no_word_forges_a_row() -> None:
+    bad = {"type": "A\n i-x Ready", "status": "False\n", "reason": "B\x1b[1A", "message": "m\nn"}
+    report = fleet.read(
+        "i-1\ni-2 Ready", json.dumps(READY | {"conditions": [bad]}).encode(), is_alive=True
+    )
+    assert report.node == r"i-1\ni-2 Ready"
+    assert fleet._headline(report) == r"A\n i-x Ready: B\x1b[1A: m"
+
+
+def test_a_newer_daemon_may_say_more() -> None:
+    known = told.read(json.dumps(READY | {"new": {"a": [1, "x"]}, "summary": "New"}).encode())
+    assert (known.summary, known.document["new"]) == ("New", {"a": [1, "x"]})
