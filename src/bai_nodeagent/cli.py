@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import anyio
 
@@ -29,6 +29,8 @@ from .settings import InvalidSettings, Settings
 from .site import AlreadyRunning, CannotStart, Site, open_site, store_of
 from .status import timestamp, to_json
 from .store.base import Store
+from .text import clean_lines
+from .text import to_json as json_text
 
 UNPRINTED = 74
 INTERRUPTED = 130
@@ -37,9 +39,13 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `bai-nodeagent`."""
     _complete_descriptors()
+    for stream in (sys.stdout, sys.stderr):  # of whatever encoding
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Options may stand before and after the command: argparse keeps both only
     # when neither parser has a default of its own.
-    arguments = _parser().parse_args(argv, argparse.Namespace(config=None, json=False))
+    given = argparse.Namespace(config=None, json=False, redactor=Redactor())
+    arguments = _parser().parse_args(argv, given)
     try:
         answer = arguments.does(arguments)
     except InvalidSettings as error:
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         answer = Answer(INTERRUPTED)
     logs.flush()
-    code = _print(answer, as_json=arguments.json)
+    code = _print(answer, arguments.redactor, as_json=arguments.json)
     sys.exit(answer.code if arguments.does is _may_start else code)
 
 
@@ -65,18 +71,26 @@ def _complete_descriptors() -> None:
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
-def _print(answer: Answer, *, as_json: bool) -> int:
-    """Prints, and gives the exit code: another one where stdout took no answer."""
+def _print(answer: Answer, redactor: Redactor, *, as_json: bool) -> int:
+    """Prints, and gives the exit code: another one where stdout took no answer.
+
+    The one place where words reach a terminal: without secrets, printable, and
+    what is of several lines told apart from lines of our own.
+    """
+
+    def shown(line: str) -> str:
+        return clean_lines(redactor(line)).replace("\n", "\n    | ")
+
     with contextlib.suppress(OSError):  # stderr is a comfort
         for note in answer.notes:
-            print(f"bai-nodeagent: {note}", file=sys.stderr)
+            print(f"bai-nodeagent: {shown(note)}", file=sys.stderr)
         sys.stderr.flush()
     try:
         if as_json and answer.value is not None:
-            print(json.dumps(answer.value, ensure_ascii=False, default=str))
+            print(json_text(redactor.value(answer.value)))
         elif not as_json:
             for line in answer.lines:
-                print(line)
+                print(shown(line))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough: `schema | head`
         _give_up(sys.stdout)
@@ -97,8 +111,13 @@ def _failed(code: int, *lines: str) -> Answer:
     return Answer(code, value={"error": "; ".join(lines)}, notes=lines)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(clean_lines(message))  # it quotes arguments
+
+
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--config",
         type=Path,
@@ -109,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON value on stdout"
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bai-nodeagent",
         description="Keeps a Backend.AI node in line with a desired state.",
         parents=[common],
@@ -152,14 +171,12 @@ def _duration(text: str) -> float:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     loaded = settings.load(arguments.config, os.environ)
-    logs.configure(loaded.log_level, loaded.log_format, Redactor())
+    logs.configure(loaded.log_level, loaded.log_format, arguments.redactor)
     return loaded
 
 
 def _site(arguments: argparse.Namespace, *, writes: bool) -> Site:
-    site = open_site(_settings(arguments), writes=writes)
-    logs.configure(site.settings.log_level, site.settings.log_format, site.redactor)
-    return site
+    return open_site(_settings(arguments), arguments.redactor, writes=writes)
 
 
 def _asking(store: Store, work: Callable[[], Awaitable[Answer]]) -> Answer:

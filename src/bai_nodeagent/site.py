@@ -49,7 +49,7 @@ class Site:
     store: Store
 
 
-def open_site(settings: Settings, *, writes: bool) -> Site:
+def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
     """Finds out who we are and where things lie; with `writes` makes what is missing.
 
     Raises CannotStart.
@@ -66,7 +66,6 @@ def open_site(settings: Settings, *, writes: bool) -> Site:
         raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
-    redactor = Redactor()
     place = Place(who, settings.cluster, socket.gethostname(), settings.groups, settings.state)
     host = Host(
         settings.state,

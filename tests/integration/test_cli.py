@@ -154,9 +154,9 @@ def test_status_and_nodes_tell_the_fleet_worst_first(node: Node) -> None:
     node.put("node/i-odd/status", "garbage")
     lines = node.run("nodes").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
+        ["i-odd", "Unreadable"],
         ["i-bad", "Degraded"],
         ["i-gone", "Unknown"],
-        ["i-odd", "Unknown"],
         ["i-test01", "Ready"],
     ]
     assert len(json.loads(node.run("nodes", "--json").stdout)) == 4

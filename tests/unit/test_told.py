@@ -13,7 +13,13 @@ from bai_nodeagent.commands import fleet
 from bai_nodeagent.store.base import Entry
 from bai_nodeagent.told import Unreadable
 
-READY: dict[str, object] = {"summary": "Ready", "conditions": [], "facts": {}, "desired": {}, "applied": None}
+READY: dict[str, object] = {
+    "summary": "Ready",
+    "conditions": [],
+    "facts": {},
+    "desired": {},
+    "applied": None,
+}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

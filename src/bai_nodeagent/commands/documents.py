@@ -40,7 +40,7 @@ def validate(files: list[str]) -> Answer:
 def schema() -> Answer:
     """JSON Schema of the document."""
     document = desired.json_schema(KINDS)
-    return Answer(0, [json.dumps(document, indent=2)], document)
+    return Answer(0, json.dumps(document, indent=2).split("\n"), document)
 
 
 async def put(store: Store, layer: str, file: str) -> Answer:
