@@ -10,7 +10,9 @@ json and contextlib alone would make its start three times as long.
 
 A path to a target may lead through folders of others, who can put a link in
 it at any moment. So what is checked is a descriptor, and what is acted on is
-the same descriptor. Sources: openat(2), open_tree(2), move_mount(2), setns(2).
+the same descriptor. The rule for links is that of `hostile`.
+
+Sources: openat(2), open_tree(2), move_mount(2), setns(2).
 """
 
 from __future__ import annotations

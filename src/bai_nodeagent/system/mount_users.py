@@ -3,7 +3,8 @@
 No path is touched: /proc tells what a process has open, its folders and its
 mapped files by their names as text, and of what is open also the mount. Other mount namespaces are
 compared by device: there a file system stays, and nobody here notices. A process that can't be
-looked at, though it lives, may be a user: then nobody can tell, and that is an error.
+looked at, for want of a descriptor for example, may be a user: then nobody can tell, and that is an
+error. Those that we may not look into at all are left out; for root on a node there are none.
 Sources: proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_maps(5), proc_pid_cgroup(5).
 """
 
@@ -25,8 +26,8 @@ from ..mount.rules import User
 from . import mounts
 
 SCAN_DEADLINE_S = 10.0
-# What /proc says of a process, or of a file of one, that has just gone.
-_GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.EINVAL))
+# What /proc says of a process, or of a file of one, that has just gone, or is closed to us.
+_OUT_OF_SIGHT = frozenset((errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM))
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _SHORT_ID = 12  # as `docker ps` shows it
 
@@ -64,7 +65,7 @@ def _users(mount: MountEntry) -> tuple[User, ...]:
     known = {here: _Places(frozenset({mount.id}), (mount.target,))}
     found = {User("", f"mount at {entry.target}") for entry in mountinfo.below(mount, table)}
     for pid in _pids():
-        with _unless_gone():
+        with _if_in_sight():
             space = _link(f"/proc/{pid}/ns/mnt")
             if is_first := space not in known:
                 known[space] = _elsewhere(mount, table, pid)
@@ -77,11 +78,11 @@ def _users(mount: MountEntry) -> tuple[User, ...]:
 
 
 @contextlib.contextmanager
-def _unless_gone() -> Iterator[None]:
+def _if_in_sight() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _GONE:
+        if error.errno not in _OUT_OF_SIGHT:
             raise
 
 
@@ -113,7 +114,7 @@ def _is_in(path: str, places: _Places) -> bool:
 def _has_open(pid: int, places: _Places) -> bool:
     folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):  # noqa: PTH208
-        with _unless_gone():
+        with _if_in_sight():
             # By its name it may also lie in the folder that the mount hides.
             if _is_in(_link(f"{folder}/{name}"), places) and _mount_of(pid, name) in places.ids:
                 return True
