@@ -7,15 +7,13 @@ import errno
 import json
 import signal
 import socket
-import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import anyio
 import structlog
 
-from . import __version__, package, status
+from . import __version__, alive, kept, package, status
 from .blocking import in_thread
 from .follow import Follower
 from .http import Server, Views
@@ -28,8 +26,8 @@ from .resources import KINDS
 from .site import CannotStart, Site, locked
 from .status import NodeStatus
 from .store.base import Presence
+from .system import files
 from .system.notify import notify, watchdog_interval_s
-from .text import clean
 
 # How often proven progress is told to systemd and a rival looked for, at the least.
 PULSE_S = 15.0
@@ -44,6 +42,7 @@ async def run(site: Site) -> None:
     """The daemon, until SIGTERM or SIGINT. Raises AlreadyRunning, CannotStart."""
     with locked(site.settings.runtime):
         package.load()
+        _sweep(site)
         node = Node(site)
         server = await _server(site, node)
         try:
@@ -57,11 +56,13 @@ async def run(site: Site) -> None:
         finally:
             with anyio.move_on_after(FAREWELL_S, shield=True):
                 await site.store.close()
+            kept.flush(FAREWELL_S)
 
 
 async def apply(site: Site) -> NodeStatus:
     """Converges once and tells how far it came. Raises AlreadyRunning."""
     with locked(site.settings.runtime):
+        _sweep(site)
         node = Node(site)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.run)
@@ -70,6 +71,7 @@ async def apply(site: Site) -> NodeStatus:
         with anyio.move_on_after(FAREWELL_S):
             await node.reporter.farewell()
         await site.store.close()
+        kept.flush(FAREWELL_S)
         return node.reporter.newest
 
 
@@ -79,14 +81,14 @@ class Node:
     def __init__(self, site: Site) -> None:
         node_id = site.place.identity.node_id
         started_at = status.timestamp(datetime.now(UTC))
-        boot_id = _first_line("/proc/sys/kernel/random/boot_id")
+        self._alive = alive.mine(started_at)
         self._site = site
         self.metrics = Metrics(__version__)
         self.follower = Follower(
             site.place, site.store, KINDS, site.redactor, self.metrics, self._take
         )
         self.reporter = Reporter(
-            Who(node_id, __version__, boot_id, started_at),
+            Who(node_id, __version__, str(self._alive["boot-id"]), started_at),
             site.store,
             site.redactor,
             self.metrics,
@@ -94,12 +96,6 @@ class Node:
         )
         host = replace(site.host, standing=self._standing)
         self.loop = Loop(KINDS, host, self.metrics, self._update)
-        self._alive = {
-            "instance": str(uuid.uuid4()),
-            "machine-id": _first_line("/etc/machine-id"),
-            "boot-id": boot_id,
-            "since": started_at,
-        }
         self._in_force = judge_nothing(site.place.identity)
         self._moved = anyio.Event()
         self._package = package.stamp()
@@ -165,7 +161,7 @@ class Node:
                 notify("WATCHDOG=1")
             else:
                 log.error("loop.wedged", message="a resource has not moved when it had to")
-            self.follower.rival(_described(presence.rival))
+            self.follower.rival(alive.described(presence.rival))
             self._look_at_package()
             await anyio.sleep(every_s)
 
@@ -178,9 +174,7 @@ class Node:
             log.warning("package.changed", message=text)
 
     def _is_predecessor(self, value: bytes) -> bool:
-        """The value of an earlier daemon on this very boot of this machine."""
-        other = _alive(value)
-        return all(other.get(key) == self._alive[key] for key in ("machine-id", "boot-id"))
+        return alive.is_predecessor(alive.parse(value), self._alive)
 
 
 async def _end_of_service() -> None:
@@ -223,23 +217,16 @@ async def _serve(site: Site, node: Node, server: Server | None) -> None:
             server.close()
 
 
-def _alive(value: bytes) -> dict[str, object]:
-    try:
-        data = json.loads(value)
-    except (ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _described(rival: bytes | None) -> str | None:
-    if rival is None:
-        return None
-    other = _alive(rival)
-    return f"machine-id {other.get('machine-id', '?')}, since {other.get('since', '?')}"
-
-
-def _first_line(path: str) -> str:
-    try:
-        return clean(Path(path).read_bytes().strip())
-    except OSError:
-        return ""  # no machine-id in some containers; the boot id tells machines apart as well
+def _sweep(site: Site) -> None:
+    """Removes what a killed predecessor was about to write; passwords may be in it."""
+    runtime = site.settings.runtime
+    for folder in (site.settings.state, runtime, runtime / "mounts"):
+        try:
+            swept = files.sweep(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("files.not_swept", error=f"{folder}: {error.strerror}")
+            continue
+        if swept:
+            log.info("files.swept", folder=str(folder), files=len(swept))

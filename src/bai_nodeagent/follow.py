@@ -5,17 +5,17 @@ The verdict on all of it is `in_force.judge`; what is read is `reading`'s affair
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import structlog
 
-from . import address, desired, journal, orders, schedule
+from . import address, desired, journal, kept, orders, schedule
 from .blocking import in_thread
 from .desired import Desired
 from .in_force import InForce, Known, judge
@@ -65,7 +65,6 @@ class Follower:
         self._ordered = anyio.Event()
         self._validated = anyio.Event()
         self._epoch_note = ""
-        self._unkept: dict[Path, str] = {}  # what of the state folder can't be written, and why
         self._told: dict[str, str | None] = {}  # event -> the fault that it was logged with last
         self._turn = anyio.Lock()
 
@@ -73,6 +72,12 @@ class Follower:
         """Follows until cancelled."""
         self._recall()
         self._take_orders()
+        loop = asyncio.get_running_loop()
+        self._look_at_faults()
+        with kept.listening(lambda: loop.call_soon_threadsafe(self._look_at_faults)):
+            await self._follow()
+
+    async def _follow(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow_orders)
             tasks.start_soon(self._follow_pause)
@@ -125,7 +130,7 @@ class Follower:
                     await self._lost(str(error) or f"{self._store.where} does not answer")
                 else:
                     await self._found(snapshot)
-                    if self._known.journal_fault is None:  # else it is tried again soon
+                    if self._known.unkept is None:  # else it is tried again soon
                         wait_s = schedule.resync_s(random.random())  # noqa: S311
                     is_other = before is not None and not snapshot.goes_on_from(before)
                     if keys != watched or watch.cancel_called or is_other:
@@ -134,6 +139,7 @@ class Follower:
                         tasks.start_soon(self._watch, watch, keys, snapshot)
                     before = snapshot
                 is_first = False
+                kept.retry()
                 with anyio.move_on_after(wait_s):
                     await self._again.wait()
 
@@ -224,19 +230,18 @@ class Follower:
         """Fills in variables and secrets; gives the mistakes that kept it from being in force."""
         if newest.merged is None or newest.too_old:
             return newest.mistakes
+        state = self._place.state
         try:
+            given_up = orders.current_rollback(state)
             self._spec = await self._resolved(newest, snapshot)
         except InvalidSpec as error:
             return error.mistakes
-        except Stuck as error:
+        except (Stuck, OSError) as error:
             return (Mistake("documents", "", str(error)),)
         self._valid = (newest, snapshot)
         self._validated.set()
-        state = self._place.state
-        given_up = orders.current_rollback(state)
         if given_up and given_up.digest != newest.digest:
-            # Something else is desired: that one may come again.
-            self._keep(state / orders.ROLLBACK, lambda: orders.retry(state))
+            orders.forget_rollback(state)  # something else is desired: that one may come again
         return ()
 
     def _remember(self, newest: Desired, epoch: str) -> None:
@@ -250,29 +255,25 @@ class Follower:
                 revisions={k: e.revision for k, e in snapshot.entries.items()},
                 groups=self._place.groups,
             )
-        fresh = journal.lasting(fresh)
-        if fresh != self._journal or self._known.journal_fault:
-            self._journal = fresh
-            self._save()
+        self._journal = journal.lasting(fresh)
+        self._save()  # costs a read where it stands there: somebody may have removed it
 
     def _save(self) -> None:
-        self._keep(self._journal_path, lambda: journal.save(self._journal_path, self._journal))
+        kept.keep_soon(self._journal_path, journal.encode(self._journal))
 
-    def _keep(self, path: Path, write: Callable[[], None]) -> None:
-        """Writes a file of the state folder. A fault is told, and ends nothing: what is in
-        force holds without it, and it is tried again with the next reading."""
-        self._unkept.pop(path, None)
-        try:
-            write()
-        except OSError as error:
-            self._unkept[path] = (
-                f"{path}: {error.strerror}: this state holds, but would not "
-                "survive a restart; make room or make the folder writable"
+    def _look_at_faults(self) -> None:
+        """Tells what can't be kept. It ends nothing: what is in force holds without it, and
+        it is tried again with the next reading."""
+        faults = kept.faults().values()
+        fault = None
+        if faults:
+            fault = (
+                f"{'; '.join(faults)}: this state holds, but would not survive a restart; "
+                "make room or make the folder writable"
             )
-        fault = next(iter(self._unkept.values()), None)
-        self._tell("journal.not_kept", fault)
-        if fault != self._known.journal_fault:
-            self._know(journal_fault=fault)
+        if fault != self._known.unkept:
+            self._know(unkept=fault)
+            self._again.set()  # readings come sooner as long as there is one
 
     # -- addresses and orders ----------------------------------------------
 
@@ -283,9 +284,9 @@ class Follower:
         except Unavailable as error:
             doubt = Verdict(Status.UNKNOWN, "Unavailable", str(error))
             found = address.AgentAddress(doubt=doubt)
-        state, kept = self._place.state, found.kept
-        if kept is not None and kept != orders.kept_address(state):
-            self._keep(state / orders.ADDRESS, lambda: orders.keep_address(state, kept))
+        state = self._place.state
+        if found.kept is not None and found.kept != orders.kept_address(state):
+            orders.keep_address(state, found.kept)
         spec = await self._checked(
             lambda: resolve(self._place, newest, snapshot, found, self._kinds)
         )
@@ -337,13 +338,13 @@ class Follower:
         """Ends a pause whose time is over: no file changes then."""
         while True:
             self._ordered = anyio.Event()
-            until_s = self._known.pause.until_s if self._known.pause else None
-            left_s = None if until_s is None else max(0.0, until_s - time.time())
-            with anyio.move_on_after(left_s):
+            pause = self._known.pause
+            with anyio.move_on_after(pause.look_in_s(time.time()) if pause else None):
                 await self._ordered.wait()
             self._take_orders()
 
     def _take_orders(self) -> None:
+        orders.tidy(self._place.state)
         pause = orders.current_pause(self._place.state, time.time())
         if pause != self._known.pause:
             self._know(pause=pause)

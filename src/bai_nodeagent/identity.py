@@ -15,6 +15,7 @@ from .settings import NODE_ID
 
 AGENT_TOML = Path("/etc/backend.ai/agent.toml")
 DMI = Path("/sys/class/dmi/id")
+_LINE_AT_MOST = 4096
 
 
 class NoIdentity(Exception):
@@ -29,8 +30,8 @@ class Identity:
     changed_to: str | None = None
 
 
-def resolve(configured: str | None, hostname: str, kept_in: Path) -> Identity:
-    """The node's id; `kept_in` is only read. Raises NoIdentity, OSError.
+def resolve(configured: str | None, hostname: str, kept: str | None) -> Identity:
+    """The node's id; `kept` is the one that it had so far. Raises NoIdentity.
 
     Configured, else the id in the agent.toml that the node already has, else
     Backend.AI's own rule (src/ai/backend/common/identity.py): the instance id
@@ -39,11 +40,25 @@ def resolve(configured: str | None, hostname: str, kept_in: Path) -> Identity:
     now = configured or _from_agent_toml(AGENT_TOML) or _by_rule(hostname, DMI)
     if not NODE_ID.match(now):
         raise NoIdentity(f"node-id would be {now!r}, which is no allowed id; set node-id")
+    return Identity(kept or now, now if kept not in (None, now) else None)
+
+
+def parse(raw: bytes) -> str:
+    """The id that a file holds. Raises ValueError."""
+    text = raw.decode().strip()
+    if not NODE_ID.match(text):
+        raise ValueError("it holds no node-id")
+    return text
+
+
+def first_line(path: Path) -> str:
+    """What the kernel or the system says in a line of a file of its own; "" where it does not,
+    or says what is no text: an id that can't be read is no id."""
     try:
-        kept = kept_in.read_text().strip()
-    except FileNotFoundError:
-        return Identity(now)
-    return Identity(kept, now if now != kept else None)
+        with path.open("rb") as file:
+            return file.read(_LINE_AT_MOST).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _from_agent_toml(path: Path) -> str | None:
@@ -76,7 +91,4 @@ def _by_rule(hostname: str, dmi: Path) -> str:
 
 
 def _dmi(folder: Path, name: str) -> str:
-    try:
-        return (folder / name).read_text().strip()
-    except OSError:
-        return ""  # no DMI here: not one of those clouds
+    return first_line(folder / name)  # no DMI here, or one of none of those clouds: ""

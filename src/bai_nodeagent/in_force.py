@@ -53,8 +53,8 @@ class Known:
     spec: NodeSpec | None = None
     store: Verdict = CONNECTING
     pause: orders.Pause | None = None
-    rival: str | None = None
-    journal_fault: str | None = None
+    rival: str | None = None  # who else reports under this id
+    unkept: str | None = None
 
 
 def judge_nothing(identity: Identity) -> InForce:
@@ -68,8 +68,8 @@ def judge(known: Known) -> InForce:
     store = known.store
     if known.rival is not None:
         text = (
-            f"another machine reports as {known.identity.node_id} ({known.rival}); "
-            "give one of them another node-id"
+            f"another daemon reports as {known.identity.node_id} ({known.rival}); "
+            "end it, or give one of them another node-id"
         )
         store = Verdict(Status.FALSE, "DuplicateNode", text)
     verdict = _verdict(known, paused_by)
@@ -86,6 +86,11 @@ def judge(known: Known) -> InForce:
 def _paused_by(known: Known) -> str | None:
     if known.pause is not None:
         end = known.pause.until_s
+        if known.pause.fault:
+            return (
+                f"{known.pause.fault}; nobody can tell until when this node is paused, so it is; "
+                "`bai-nodeagent resume` ends it"
+            )
         until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
         return f"paused on this node{until}; `bai-nodeagent resume` ends it"
     held = known.spec is not None and known.spec.document.get("paused") is True
@@ -125,8 +130,8 @@ def _verdict(known: Known, paused_by: str | None) -> Verdict:
     if newest is None or newest.missing:
         missing = newest.missing if newest else ("desired/cluster",)
         return Verdict(Status.FALSE, "NoDesiredState", missing_layers(missing) + kept)
-    if known.journal_fault:
-        return Verdict(Status.FALSE, "NotKept", known.journal_fault)
+    if known.unkept:
+        return Verdict(Status.FALSE, "NotKept", known.unkept)
     return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID
 
 

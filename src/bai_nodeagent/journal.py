@@ -2,30 +2,24 @@
 
 One file below the state folder, 0600 since it holds the secrets that go into
 agent.toml and the agent's environment. Those that a kind names, such as a join
-token, are not in it: they stand in the store alone. A file that can't be read
-is set aside under another name: never acted on, never deleted.
+token, are not in it: they stand in the store alone.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import structlog
-
-from . import desired
+from . import desired, kept
 from .status import Applied
 from .store.base import Entry, Snapshot
-from .system import files
 
 FORMAT = 1
 NAME = "journal.json"
-
-log = structlog.get_logger()
+BYTES_AT_MOST = 64 << 20  # a document has 1 MiB at most, and a node some of them
 
 
 @dataclass(frozen=True)
@@ -49,32 +43,14 @@ class Journal:
 
 
 def load(path: Path, node_id: str) -> Journal:
-    """The journal, or an empty one. A journal of another node id, or one that can't be
-    read, is set aside as `<name>.unreadable-<time>`, where the disk lets it."""
-    try:
-        raw = files.read_if_there(path)
-        return Journal(node_id) if raw is None else _decode(raw, node_id)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("journal.unreadable", kept_as=_set_aside(path), error=str(error))
-        return Journal(node_id)
-
-
-def _set_aside(path: Path) -> str:
-    """Where it is kept: in its place, if the disk is read-only. The daemon doesn't end for that."""
-    aside = path.with_name(f"{path.name}.unreadable-{int(time.time())}")
-    try:
-        return str(path.replace(aside))
-    except OSError as error:
-        return f"{path} ({error.strerror})"
+    """The journal, or an empty one. One of another node id is set aside as well."""
+    found = kept.read(path, lambda raw: _decode(raw, node_id), BYTES_AT_MOST)
+    return found or Journal(node_id)
 
 
 def peek(path: Path, node_id: str) -> Journal | None:
-    """The journal for those who touch nothing; None when there is none that can be read."""
-    raw = files.read_if_there(path)
-    try:
-        return None if raw is None else _decode(raw, node_id)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    """The journal for those who touch nothing; None when there is none. Raises kept.Unreadable."""
+    return kept.peek(path, lambda raw: _decode(raw, node_id), BYTES_AT_MOST)
 
 
 def lasting(journal: Journal) -> Journal:
@@ -87,18 +63,13 @@ def lasting(journal: Journal) -> Journal:
     )
 
 
-def save(path: Path, journal: Journal) -> None:
-    """Writes the journal whole. Raises OSError."""
-    files.replace(path, _encode(journal), mode=0o600)
-
-
 def snapshot(journal: Journal) -> Snapshot:
     """The valid set as the store gave it, but for what is not `lasting`."""
     entries = {k: Entry(raw, journal.revisions.get(k, 0)) for k, raw in journal.raw.items()}
     return Snapshot(journal.revision, entries, journal.epoch, is_journaled=True)
 
 
-def _encode(journal: Journal) -> bytes:
+def encode(journal: Journal) -> bytes:
     applied = journal.applied
     return json.dumps(
         {
@@ -116,19 +87,34 @@ def _encode(journal: Journal) -> bytes:
     ).encode()
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """The file as it is."""
+
+    format: int
+    node: str
+    revision: int
+    epoch: str
+    raw: Mapping[str, str]
+    revisions: Mapping[str, int]
+    groups: tuple[str, ...]
+    paused: bool
+    applied: tuple[int, str, str] | None
+
+
 def _decode(raw: bytes, node_id: str) -> Journal:
-    data = json.loads(raw)
-    if data["format"] != FORMAT:
-        raise ValueError(f"format {data['format']!r} is not {FORMAT}")
-    if data["node"] != node_id:
-        raise ValueError(f"it is of node {data['node']}")
+    stored: _Stored = kept.typed(_Stored, kept.json_value(raw))
+    if stored.format != FORMAT:
+        raise ValueError(f"format {stored.format} is not {FORMAT}")
+    if stored.node != node_id:
+        raise ValueError(f"it is of node {stored.node}")
     return Journal(
-        node_id=data["node"],
-        revision=int(data["revision"]),
-        epoch=data["epoch"],
-        raw={k: base64.b64decode(v, validate=True) for k, v in data["raw"].items()},
-        revisions={k: int(v) for k, v in data["revisions"].items()},
-        groups=tuple(data["groups"]),
-        is_paused=bool(data["paused"]),
-        applied=Applied(*data["applied"]) if data["applied"] else None,
+        node_id,
+        stored.revision,
+        stored.epoch,
+        {key: base64.b64decode(value, validate=True) for key, value in stored.raw.items()},
+        stored.revisions,
+        stored.groups,
+        stored.paused,
+        stored.applied and Applied(*stored.applied),
     )

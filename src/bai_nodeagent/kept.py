@@ -11,6 +11,7 @@ the event loop.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -21,7 +22,7 @@ import time
 import tomllib
 import types
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from queue import Queue
@@ -60,7 +61,7 @@ def read(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
     try:
         return peek(path, parse, limit)
     except Unreadable as error:
-        _tell(path, "file.unreadable", str(error), lambda: set_aside(path))
+        _lose(path, str(error))
         return None
 
 
@@ -95,6 +96,17 @@ def _raw(path: Path, limit: int) -> bytes | None:
         if error.errno in _SHORTAGES:
             raise
         raise Unreadable(f"{path}: {error.strerror}") from error
+
+
+def _lose(path: Path, why: str) -> None:
+    """Sets aside what can't be used; where that can't be, it is found and told of but once."""
+    try:
+        kept_as = str(set_aside(path))
+    except OSError as error:
+        kept_as = f"{path} ({error.strerror})"
+    if _lost.get(path) != why:
+        log.warning("file.unreadable", error=why, kept_as=kept_as)
+    _lost[path] = why
 
 
 def set_aside(path: Path) -> Path:
@@ -191,11 +203,12 @@ class _Held:
 
 _held: dict[Path, _Held] = {}
 _faults: dict[Path, str] = {}
-_told: dict[tuple[Path, str], str] = {}
+_lost: dict[Path, str] = {}
 _mutex = threading.Lock()
 _turns: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 _queue: Queue[Path] = Queue()
 _workers: list[threading.Thread] = []
+_listeners: list[Callable[[], object]] = []
 
 
 def write(path: Path, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
@@ -204,6 +217,26 @@ def write(path: Path, data: bytes, *, owner: tuple[int, int] | None = None) -> N
     What lies there and is no file is set aside; a folder that is missing is
     made, 0700. Raises OSError, whose `filename` is the path that can't be written.
     """
+    with _turns[path]:
+        _forget(path)
+        _write(path, data, owner)
+
+
+def remove(path: Path) -> None:
+    """Takes a file away; what is none is set aside. Raises OSError."""
+    with _turns[path]:
+        _forget(path)
+        _remove(path)
+
+
+def _forget(path: Path) -> None:
+    """What was to be kept there is overtaken."""
+    with _mutex:
+        _held.pop(path, None)
+    _note(path, "")
+
+
+def _write(path: Path, data: bytes, owner: tuple[int, int] | None) -> None:
     if _stands(path, data, owner):
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -212,12 +245,18 @@ def write(path: Path, data: bytes, *, owner: tuple[int, int] | None = None) -> N
     files.replace(path, data, mode=0o600, owner=owner)
 
 
-def remove(path: Path) -> None:
-    """Takes a file away; what is none is set aside. Raises OSError."""
+def _remove(path: Path) -> None:
     if _is_file_or_nothing(path):
         files.remove(path)
     else:
         set_aside(path)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of a file to lock, made where it is missing. Raises OSError."""
+    if not _is_file_or_nothing(path):
+        set_aside(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def keep(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> str:
@@ -243,6 +282,16 @@ def retry() -> None:
     """Tries again in that thread what could not be written."""
     for path in [*_faults]:
         _later(path)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[], object]) -> Iterator[None]:
+    """Calls it, in any thread, whenever `faults` may have changed."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def faults() -> dict[Path, str]:
@@ -282,41 +331,37 @@ def _settle(path: Path) -> None:
             return
         # Where somebody else was faster, what that one put there counts.
         fault = _attempt(path, held) if held.instead_of == _stamp(path) else ""
-        if not fault:
-            _faults.pop(path, None)
-            _told.pop((path, "file.not_kept"), None)
         with _mutex:
             newest = _held.get(path)
             if newest is held and not fault:
                 del _held[path]
             elif newest is not None:
                 _held[path] = replace(newest, instead_of=_stamp(path))
+    _note(path, fault)
+
+
+def _note(path: Path, fault: str) -> None:
+    if fault == _faults.get(path, ""):
+        return
+    if fault:
+        _faults[path] = fault
+        log.warning("file.not_kept", error=fault)
+    else:
+        del _faults[path]
+        log.info("file.kept_again", path=str(path))
+    for listener in [*_listeners]:
+        listener()
 
 
 def _attempt(path: Path, held: _Held) -> str:
     try:
         if held.data is None:
-            remove(path)
+            _remove(path)
         else:
-            write(path, held.data, owner=held.owner)
+            _write(path, held.data, held.owner)
     except OSError as error:
-        _faults[path] = f"{error.filename or path}: {error.strerror}"
-        _tell(path, "file.not_kept", _faults[path])
-        return _faults[path]
+        return f"{error.filename or path}: {error.strerror}"
     return ""
-
-
-def _tell(path: Path, event: str, what: str, and_do: Callable[[], Path] | None = None) -> None:
-    """Logs once what may be found at each look."""
-    kept_as = ""
-    if and_do is not None:
-        try:
-            kept_as = str(and_do())
-        except OSError as error:
-            kept_as = f"{path} ({error.strerror})"
-    if _told.get((path, event)) != what:
-        log.warning(event, error=what, **({"kept_as": kept_as} if kept_as else {}))
-    _told[path, event] = what
 
 
 def _stands(path: Path, data: bytes, owner: tuple[int, int] | None) -> bool:

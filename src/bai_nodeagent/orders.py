@@ -7,83 +7,116 @@ given. All come from root, but for the rollback, which the daemon gives to itsel
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from . import kept
 from .address import Kept
 from .agent import rollback
 from .agent.rollback import Rollback
-from .system import files
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"
 ROLLBACK = "rollback.toml"
+# The clock may be set while a pause lasts, and no timer tells.
+PAUSE_LOOK_S = 60.0
+_YEAR_10000_S = 253_402_300_800.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """`until_s`: Unix time; None is until `resume`."""
+    """`until_s`: Unix time; None is until `resume`. `fault`: why nobody can say until when."""
 
     until_s: float | None = None
+    fault: str = ""
+
+    def look_in_s(self, now_s: float) -> float | None:
+        """When to look whether it is over; None: it ends by `resume` alone."""
+        left_s = None if self.until_s is None else self.until_s - now_s
+        return None if left_s is None else min(max(0.0, left_s), PAUSE_LOOK_S)
 
 
 def pause(state: Path, until_s: float | None) -> None:
-    files.replace(state / PAUSE, json.dumps({"until": until_s}).encode(), mode=0o600)
+    """Raises OSError, as all orders do."""
+    kept.write(state / PAUSE, json.dumps({"until": until_s}).encode())
 
 
 def resume(state: Path) -> None:
-    files.remove(state / PAUSE)
+    kept.remove(state / PAUSE)
 
 
 def current_pause(state: Path, now_s: float) -> Pause | None:
     """The pause in force. One that can't be read counts as a pause without end: never a guess."""
-    raw = files.read_if_there(state / PAUSE)
-    if raw is None:
-        return None
     try:
-        until_s = json.loads(raw)["until"]
-        order = Pause(None if until_s is None else float(until_s))
-    except (ValueError, KeyError, TypeError):
-        return Pause()
-    return order if order.until_s is None or now_s < order.until_s else None
+        order = kept.peek(state / PAUSE, _pause)
+    except kept.Unreadable as error:
+        return Pause(fault=str(error))
+    except OSError as error:
+        return Pause(fault=f"{state / PAUSE}: {error.strerror}")
+    return order if order and (order.until_s is None or now_s < order.until_s) else None
+
+
+def _pause(raw: bytes) -> Pause:
+    until_s = kept.typed(dict[str, float | None], kept.json_value(raw))["until"]
+    if until_s is not None and not 0 <= until_s < _YEAR_10000_S:
+        raise ValueError("its end is no time")
+    return Pause(until_s)
 
 
 def rebind(state: Path) -> None:
     """Forgets the address once chosen: the next look chooses anew."""
-    files.remove(state / ADDRESS)
+    kept.remove(state / ADDRESS)
 
 
 def kept_address(state: Path) -> Kept | None:
-    raw = files.read_if_there(state / ADDRESS)
-    if raw is None:
-        return None
-    try:
-        data = json.loads(raw)
-        return Kept(str(data["rule"]), str(data["address"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    """None also where it can't be read: then one is chosen by rule. Raises OSError."""
+    return _readable(state / ADDRESS, _address)
 
 
-def keep_address(state: Path, kept: Kept) -> None:
-    data = json.dumps({"rule": kept.rule, "address": kept.address}).encode()
-    files.replace(state / ADDRESS, data, mode=0o600)
+def keep_address(state: Path, address: Kept) -> None:
+    """From now on; it may stand on disk a little later."""
+    kept.keep_soon(state / ADDRESS, json.dumps(asdict(address)).encode())
 
 
 def roll_back(state: Path, order: Rollback) -> None:
-    files.replace(state / ROLLBACK, rollback.encode(order), mode=0o600)
+    kept.write(state / ROLLBACK, rollback.encode(order))
 
 
 def retry(state: Path) -> None:
     """Takes a rollback back: what it gave up is tried again."""
-    files.remove(state / ROLLBACK)
+    kept.remove(state / ROLLBACK)
+
+
+def forget_rollback(state: Path) -> None:
+    """The same by the daemon itself, from now on."""
+    kept.keep_soon(state / ROLLBACK, None)
 
 
 def current_rollback(state: Path) -> Rollback | None:
-    raw = files.read_if_there(state / ROLLBACK)
-    if raw is None:
-        return None
+    """Raises OSError."""
+    return _readable(state / ROLLBACK, rollback.decode_rollback)
+
+
+def tidy(state: Path) -> None:
+    """Sets aside those that nobody can read."""
+    with contextlib.suppress(OSError):  # short of descriptors: whoever needs them says so
+        kept.read(state / ADDRESS, _address)
+        kept.read(state / ROLLBACK, rollback.decode_rollback)
+
+
+def _address(raw: bytes) -> Kept:
+    found: Kept = kept.typed(Kept, kept.json_value(raw))
+    return found
+
+
+def _readable(path: Path, parse: Callable[[bytes], T]) -> T | None:
     try:
-        return rollback.decode_rollback(raw)
-    except (ValueError, TypeError, KeyError):
-        return None
+        return kept.peek(path, parse)
+    except kept.Unreadable:
+        return None  # the daemon sets it aside, and tells: `tidy`

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from . import identity
+from . import identity, kept
 from .desired import canonical
 from .model import Host
 from .reading import Place
@@ -22,12 +23,14 @@ from .redact import Redactor
 from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store
 from .store.base import Store
-from .system import files
 from .system.etcd_access import EtcdAccess, parse_endpoints
 
 LOCK = "lock"
 NODE_ID = "node-id"
 DIGEST_KEY = "digest.key"
+KEY_BYTES = 32
+
+T = TypeVar("T")
 
 
 class CannotStart(Exception):
@@ -58,10 +61,15 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         if writes:
             for folder in (settings.state, settings.runtime):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        who = identity.resolve(settings.node_id, socket.gethostname(), settings.state / NODE_ID)
-        if writes and files.read_if_there(settings.state / NODE_ID) is None:
-            files.replace(settings.state / NODE_ID, f"{who.node_id}\n".encode(), mode=0o600)
-        key = _digest_key(settings.state / DIGEST_KEY, writes=writes)
+        was = _found(settings.state / NODE_ID, identity.parse, writes=writes)
+        who = identity.resolve(settings.node_id, socket.gethostname(), was)
+        key = _found(settings.state / DIGEST_KEY, _key, writes=writes)
+        if writes and was is None:
+            kept.keep(settings.state / NODE_ID, f"{who.node_id}\n".encode())
+        if key is None:
+            key = secrets.token_bytes(KEY_BYTES)
+            if writes:
+                kept.keep(settings.state / DIGEST_KEY, key)
     except identity.NoIdentity as error:
         raise CannotStart(str(error)) from error
     except OSError as error:
@@ -107,7 +115,7 @@ def _etcd_of(settings: Settings) -> EtcdAccess | None:
 def locked(runtime: Path) -> Iterator[None]:
     """Holds the node for one `run` or `apply`. Raises AlreadyRunning, CannotStart."""
     try:
-        fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = kept.open_lock(runtime / LOCK)
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
     try:
@@ -121,13 +129,20 @@ def locked(runtime: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _digest_key(path: Path, *, writes: bool) -> bytes:
-    key = files.read_if_there(path)
-    if key is None:
-        key = secrets.token_bytes(32)
-        if writes:
-            files.replace(path, key, mode=0o600)
-    return key
+def _found(path: Path, parse: Callable[[bytes], T], *, writes: bool) -> T | None:
+    """What is kept there. Raises OSError."""
+    if writes:
+        return kept.read(path, parse)
+    try:
+        return kept.peek(path, parse)
+    except kept.Unreadable:
+        return None  # for the daemon to set aside, and to tell
+
+
+def _key(raw: bytes) -> bytes:
+    if len(raw) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(raw)}")
+    return raw
 
 
 def _keyed(key: bytes) -> Callable[[object], str]:

@@ -245,7 +245,7 @@ def test_a_spoilt_journal_on_a_read_only_disk_ends_no_daemon(node: Node) -> None
         subprocess.run(["mount", "-o", "remount,bind,ro", str(state)], check=True)
         node.start()
         node.wait("told", lambda: "Read-only" in node.http("/status")[1])
-        assert "journal.unreadable" in node.log
+        assert "file.unreadable" in node.log
         assert node.http("/livez")[0] == 200
     finally:
         subprocess.run(["umount", str(state)], check=True)

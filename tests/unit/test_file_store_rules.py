@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.store.files import Count, file_names, key_of, load_count
+from bai_nodeagent.store import FileSettings
+from bai_nodeagent.store.files import COUNT, Count, FileStore, file_names, key_of, parse_count
 
 A, B = "desired/cluster", "desired/node/n1"
 
@@ -76,12 +78,20 @@ def test_key_seen_late_has_not_changed_since_anybody_can_know() -> None:
 
 def test_count_survives_its_file() -> None:
     count = Count("e").advanced({A: "1"}).advanced({A: "2"})
-    assert load_count(json.dumps(asdict(count)).encode()) == count
+    assert parse_count(json.dumps(asdict(count)).encode()) == count
 
 
-@pytest.mark.parametrize("text", [None, b"", b"{", b"[]", b"null", b'{"epoch": 1}', b"\xff"])
-def test_unreadable_count_is_a_new_epoch(text: bytes | None) -> None:
-    fresh = load_count(text)
-    assert fresh.revision == 1
-    assert fresh.epoch
-    assert fresh.epoch != load_count(text).epoch
+@pytest.mark.anyio
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b'{"epoch": 1}', b"\xff", b"[" * 9999])
+@pytest.mark.parametrize("is_counted", [True, False])
+async def test_unreadable_count_is_a_new_epoch(
+    tmp_path: Path, raw: bytes, is_counted: bool
+) -> None:
+    settings = FileSettings(tmp_path / "store", tmp_path, is_counted)
+    (tmp_path / COUNT).write_bytes(raw)
+    first = await FileStore(settings).read([A])
+    assert first.revision == 1
+    assert first.epoch
+    again = await FileStore(settings).read([A])
+    assert (again.epoch == first.epoch) is is_counted
+    assert ((tmp_path / COUNT).read_bytes() == raw) is not is_counted

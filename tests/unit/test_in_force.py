@@ -113,5 +113,5 @@ def test_a_duplicate_stops_all_changes() -> None:
 
 
 def test_a_journal_that_can_not_be_written_is_told() -> None:
-    found = judge(replace(VALID, journal_fault="no room"))
+    found = judge(replace(VALID, unkept="no room"))
     assert (found.desired.status, found.desired.reason) == (Status.FALSE, "NotKept")

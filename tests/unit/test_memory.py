@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from bai_nodeagent import journal, logs, orders
+from bai_nodeagent import journal, kept, logs, orders
 from bai_nodeagent.address import Kept
 from bai_nodeagent.journal import Journal
 from bai_nodeagent.reading import secrets_of
@@ -25,7 +25,7 @@ FULL = Journal(
 
 def test_a_journal_comes_back_as_it_was_and_is_nobody_elses(tmp_path: Path) -> None:
     path = tmp_path / journal.NAME
-    journal.save(path, FULL)
+    kept.write(path, journal.encode(FULL))
     assert journal.load(path, "i-1") == FULL
     assert path.stat().st_mode & 0o777 == 0o600
     assert journal.snapshot(FULL).entries["desired/cluster"].revision == 5
@@ -37,7 +37,8 @@ def test_a_journal_that_can_not_be_read_is_set_aside_and_never_deleted(
 ) -> None:
     path = tmp_path / journal.NAME
     path.write_bytes(raw)
-    assert journal.peek(path, "i-1") is None
+    with pytest.raises(kept.Unreadable):
+        journal.peek(path, "i-1")
     assert journal.load(path, "i-1") == Journal("i-1")
     (aside,) = tmp_path.iterdir()
     assert aside.name.startswith("journal.json.unreadable-")
@@ -57,7 +58,7 @@ def test_a_journal_lasts_without_the_secrets_that_only_a_kind_names() -> None:
 
 def test_the_journal_of_another_node_is_not_acted_on(tmp_path: Path) -> None:
     path = tmp_path / journal.NAME
-    journal.save(path, FULL)
+    kept.write(path, journal.encode(FULL))
     assert journal.load(path, "i-2") == Journal("i-2")
 
 
@@ -67,15 +68,50 @@ def test_a_pause_holds_until_its_time_or_resume(tmp_path: Path) -> None:
     assert orders.current_pause(tmp_path, 99.0) == orders.Pause(100.0)
     assert orders.current_pause(tmp_path, 100.0) is None
     orders.pause(tmp_path, None)
-    assert orders.current_pause(tmp_path, 1e12) == orders.Pause()
+    assert orders.current_pause(tmp_path, 1e11) == orders.Pause()
     orders.resume(tmp_path)
     orders.resume(tmp_path)
     assert orders.current_pause(tmp_path, 0) is None
 
 
-def test_a_pause_that_can_not_be_read_is_a_pause(tmp_path: Path) -> None:
-    (tmp_path / orders.PAUSE).write_text("garbage")
-    assert orders.current_pause(tmp_path, 0) == orders.Pause()
+SPOILT = [b"", b"\xff", b"garbage", b"[]", b"{}", b'{"until": "x"}', b'{"until": 1e300}', None]
+
+
+@pytest.mark.parametrize("raw", SPOILT)
+def test_a_pause_that_can_not_be_read_is_a_pause_and_says_why(
+    tmp_path: Path, raw: bytes | None
+) -> None:
+    path = tmp_path / orders.PAUSE
+    path.mkdir() if raw is None else path.write_bytes(raw)
+    found = orders.current_pause(tmp_path, 0)
+    assert found is not None
+    assert found.until_s is None
+    assert str(path) in found.fault
+    orders.resume(tmp_path)
+    assert orders.current_pause(tmp_path, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("until_s", "look_in_s"), [(None, None), (10.0, 10.0), (90_000.0, 60.0), (-5.0, 0.0)]
+)
+def test_the_end_of_a_pause_is_looked_for_by_the_clock_as_it_is_set(
+    until_s: float | None, look_in_s: float | None
+) -> None:
+    assert orders.Pause(until_s).look_in_s(0.0) == look_in_s
+
+
+@pytest.mark.parametrize("name", [orders.ADDRESS, orders.ROLLBACK])
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[]", b'{"rule": 1, "address": []}', b"[" * 9999])
+def test_an_order_that_can_not_be_read_is_none_and_set_aside_by_the_daemon(
+    tmp_path: Path, name: str, raw: bytes
+) -> None:
+    (tmp_path / name).write_bytes(raw)
+    assert orders.kept_address(tmp_path) is None
+    assert orders.current_rollback(tmp_path) is None
+    assert (tmp_path / name).exists()
+    orders.tidy(tmp_path)
+    assert not (tmp_path / name).exists()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_kept_address_is_forgotten_by_rebind(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
 def resolve(
     tmp_path: Path, configured: str | None = None, hostname: str = "host"
 ) -> identity.Identity:
-    return identity.resolve(configured, hostname, tmp_path / "node-id")
+    kept_in = tmp_path / "node-id"
+    kept = identity.parse(kept_in.read_bytes()) if kept_in.exists() else None
+    return identity.resolve(configured, hostname, kept)
 
 
 def test_identity_is_configured_or_follows_the_hostname(tmp_path: Path) -> None:
@@ -167,14 +169,19 @@ def test_an_agent_toml_that_is_there_names_the_node(
         ({"product_name": "Google Compute Engine"}, None),
         ({"chassis_asset_tag": "7783-7084-3265-9085-8269-3286-77"}, None),
         ({"sys_vendor": "Dell Inc."}, "i-host"),
+        ({"sys_vendor": b"\xff\xfe", "product_name": b"caf\xe9"}, "i-host"),
     ],
 )
 def test_on_a_cloud_the_id_is_the_instances_or_has_to_be_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dmi: dict[str, str], expected: str | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dmi: dict[str, str | bytes],
+    expected: str | None,
 ) -> None:
     monkeypatch.setattr(identity, "DMI", tmp_path)
     for name, text in dmi.items():
-        (tmp_path / name).write_text(f"{text}\n")
+        raw = text if isinstance(text, bytes) else f"{text}\n".encode()
+        (tmp_path / name).write_bytes(raw)
     if expected:
         assert resolve(tmp_path).node_id == expected
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent import desired
+from bai_nodeagent import desired, kept
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.resources import swarm
 from bai_nodeagent.swarm.certificate import Certificate, digest_in_token
@@ -507,6 +507,8 @@ def test_the_record_comes_back_as_it_was_and_garbage_is_none(tmp_path: Path) -> 
     notes = Notes(tmp_path)
     assert notes.read() == Record()
     notes.update(lambda _: NOTED)
+    assert notes.read() == NOTED
+    kept.flush(10)
     assert notes.read() == NOTED
     assert notes.path.stat().st_mode & 0o777 == 0o600
     for garbage in ("", "{", "[]", '{"format": 2}', '{"format": 1, "x": 1}'):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import orders
+from .. import kept, orders
 from ..model import Host, NodeSpec, Unavailable
-from ..system import files
 from .guard import Guard
 from .health import NoteHealthy, NoteUnhealthy, RollBack
 from .record import Notes, config_text
@@ -18,6 +16,7 @@ from .rules import Actual
 from .spec import AgentSpec, agent_spec, as_read
 
 KEPT = "agent-healthy.toml"
+BYTES_AT_MOST = 8 << 20
 
 
 class Memory:
@@ -57,7 +56,7 @@ class Memory:
         try:
             match action:
                 case NoteHealthy(healthy=healthy):
-                    files.replace(self._path, encode(healthy), mode=0o600)
+                    kept.keep_soon(self._path, encode(healthy))
                     notes.update(lambda record: replace(record, trial=None))
                 case NoteUnhealthy(trial=trial):
                     notes.update(lambda record: replace(record, trial=trial))
@@ -69,7 +68,4 @@ class Memory:
 
 def kept_healthy(state: Path) -> Healthy | None:
     """With what the agent was healthy last; None also where that can't be read."""
-    raw = files.read_if_there(state / KEPT)
-    with contextlib.suppress(ValueError, TypeError):
-        return None if raw is None else decode_healthy(raw)
-    return None
+    return kept.read(state / KEPT, decode_healthy, BYTES_AT_MOST)

@@ -11,11 +11,11 @@ It is a change of what is desired: everything else follows from that, as ever.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import kept
 from ..agent_toml import is_same, lookup, spelled
 from ..desired import is_secret_place
 from ..model import UNSET, KeyPath, NodeSpec, Verdict
@@ -161,24 +161,49 @@ def _packages(now: Mapping[str, Any] | None, then: Mapping[str, Any] | None) -> 
     return f": {parts[0] or 'nothing'} instead of {parts[1] or 'nothing'}" if any(parts) else ""
 
 
-def encode(kept: Healthy | Rollback) -> bytes:
+def encode(what: Healthy | Rollback) -> bytes:
     """As TOML, whose types are those of agent.toml."""
-    pairs = vars(kept)
-    if isinstance(kept, Rollback):
-        pairs = {**pairs, "healthy": vars(kept.healthy)}
+    pairs = vars(what)
+    if isinstance(what, Rollback):
+        pairs = {**pairs, "healthy": vars(what.healthy)}
     return "".join(f"{key} = {spelled(value)}\n" for key, value in pairs.items()).encode()
 
 
 def decode_healthy(raw: bytes) -> Healthy:
-    """Raises ValueError, TypeError."""
-    return Healthy(**tomllib.loads(raw.decode()))
+    """Raises whatever the content asks for."""
+    return _checked(kept.typed(Healthy, kept.toml_value(raw)))
 
 
 def decode_rollback(raw: bytes) -> Rollback:
-    """Raises ValueError, TypeError, KeyError."""
-    data = tomllib.loads(raw.decode())
-    parts = {"changes": tuple(data["changes"]), "healthy": Healthy(**data["healthy"])}
-    return Rollback(**{**data, **parts})
+    """Raises whatever the content asks for."""
+    order: Rollback = kept.typed(Rollback, kept.toml_value(raw))
+    _checked(order.healthy)
+    return order
+
+
+@dataclass(frozen=True)
+class _Agent:
+    """The types of AGENT_INPUTS."""
+
+    command: tuple[str, ...] = ()
+    env: Mapping[str, Any] = field(default_factory=dict)
+    install: Mapping[str, Any] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = ""
+
+
+@dataclass(frozen=True)
+class _Plugins:
+    """The types of PLUGIN_INPUTS."""
+
+    allow: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
+
+
+def _checked(healthy: Healthy) -> Healthy:
+    kept.typed(_Agent, healthy.agent)
+    kept.typed(_Plugins, healthy.plugins)
+    return healthy
 
 
 def _inputs(node: NodeSpec, section: str, keys: tuple[str, ...]) -> dict[str, Any]:

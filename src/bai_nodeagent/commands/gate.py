@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import anyio
 
-from .. import journal
+from .. import journal, kept
 from ..agent import record as agent_record
 from ..model import InvalidSpec, NodeSpec, Unavailable
 from ..reading import evaluate, find_address, resolve
@@ -26,7 +26,7 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     """
     try:
         spec = anyio.run(_state_in_force, site)
-    except (InvalidSpec, Unavailable) as error:
+    except (InvalidSpec, Unavailable, kept.Unreadable, OSError) as error:
         return _no(f"what is desired of this node can't be judged: {error}")
     if spec is None:
         said = "nothing is desired of this node: no reason against a start"
@@ -47,12 +47,12 @@ def _no(reason: str) -> Answer:
 async def _state_in_force(site: Site) -> NodeSpec | None:
     """The last valid state, from the journal: the daemon keeps it up to date.
 
-    None when there was none. Raises InvalidSpec, Unavailable.
+    None when there was none. Raises InvalidSpec, Unavailable, kept.Unreadable, OSError.
     """
-    kept = journal.peek(site.settings.state / journal.NAME, site.place.identity.node_id)
-    if kept is None or not kept.raw:
+    last = journal.peek(site.settings.state / journal.NAME, site.place.identity.node_id)
+    if last is None or not last.raw:
         return None
-    place = replace(site.place, groups=kept.groups)  # those that the daemon had then
-    newest = evaluate(place, journal.snapshot(kept), KINDS)
+    place = replace(site.place, groups=last.groups)  # those that the daemon had then
+    newest = evaluate(place, journal.snapshot(last), KINDS)
     found = await find_address(newest.merged or {}, site.place)
-    return resolve(place, newest, journal.snapshot(kept), found, KINDS)
+    return resolve(place, newest, journal.snapshot(last), found, KINDS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from .. import journal, orders
+from .. import journal, kept, orders
 from ..in_force import Known, judge, missing_layers
 from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Status, Unavailable
 from ..reading import evaluate, find_address, read_all, resolve, secrets_of
@@ -89,10 +89,13 @@ async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
             _, snapshot = await read_all(site.store, node_id, site.place.groups, KINDS)
     except (Unavailable, TimeoutError) as error:
         why = str(error) or f"{site.store.where} does not answer"
-        kept = journal.peek(site.settings.state / journal.NAME, node_id)
-        if kept is None or not kept.raw:
+        try:
+            there = journal.peek(site.settings.state / journal.NAME, node_id)
+        except kept.Unreadable as fault:
+            return None, [f"{why}; and the journal of an earlier state can't be read: {fault}"]
+        if there is None or not there.raw:
             return None, [f"{why}; and there is no journal of an earlier state"]
-        return journal.snapshot(kept), [f"{why}; going by the journal, revision {kept.revision}"]
+        return journal.snapshot(there), [f"{why}; going by the journal, revision {there.revision}"]
     return snapshot, []
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import anyio
 
+from bai_nodeagent import kept
 from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import FileSettings
 from bai_nodeagent.store.base import Conflict, Entry, Snapshot, Superseded
@@ -31,6 +32,8 @@ from bai_nodeagent.system import files, inotify
 
 SETTLE_S = 0.05  # between an event and the look: a file that is created is empty at first
 READ_AT_MOST = 2 << 20  # bytes; above the largest document, and what etcd takes
+COUNT = "store-count.json"
+COUNT_AT_MOST = 64 << 20  # bytes; a line a key
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUFFIXES = (".toml", ".json")
 
@@ -86,14 +89,10 @@ class Count:
         return Count(self.epoch, revision, {**self.seen, **fresh})
 
 
-def load_count(text: bytes | None) -> Count:
-    """From its file's content; what can't be read is a new epoch."""
-    try:
-        data = json.loads(text or b"")
-        seen = {str(k): (str(digest), int(since)) for k, (digest, since) in data["seen"].items()}
-        return Count(str(data["epoch"]), int(data["revision"]), seen)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return Count(epoch=secrets.token_hex(8))
+def parse_count(raw: bytes) -> Count:
+    """From its file's content. Raises whatever that asks for."""
+    count: Count = kept.typed(Count, kept.json_value(raw))
+    return count
 
 
 # --- alive
@@ -244,7 +243,7 @@ class FileStore:
             self._uncounted = count
         elif count is not before:
             text = json.dumps(asdict(count), sort_keys=True).encode()
-            files.replace(self._state / "store-count.json", text, mode=0o600)
+            kept.keep(self._state / COUNT, text)
         return found, count
 
     def _find(self, key: str) -> _Found:
@@ -265,7 +264,13 @@ class FileStore:
     def _load(self) -> Count:
         if self._uncounted is not None:
             return self._uncounted
-        return load_count(files.read_if_there(self._state / "store-count.json"))
+        found = None
+        if self._is_counted:
+            found = kept.read(self._state / COUNT, parse_count, COUNT_AT_MOST)
+        else:
+            with contextlib.suppress(kept.Unreadable):  # for the daemon to set aside, and to tell
+                found = kept.peek(self._state / COUNT, parse_count, COUNT_AT_MOST)
+        return found or Count(epoch=secrets.token_hex(8))
 
     def _write(self, path: Path, value: bytes) -> None:
         """By rename; a file that is there keeps its owner and mode."""
@@ -284,7 +289,7 @@ class FileStore:
                 yield
                 return
             _make_private(self._state)
-            lock = os.open(self._state / "store.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = kept.open_lock(self._state / "store.lock")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield

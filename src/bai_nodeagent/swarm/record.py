@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..system import files
+from .. import kept
 
 FORMAT = 1
 NAME = "swarm.json"
@@ -66,19 +66,17 @@ class Notes:
 
     def read(self) -> Record:
         """Raises OSError."""
-        data = files.read_if_there(self.path)
-        try:
-            return _parse(json.loads(data)) if data else Record()
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return Record()
+        return kept.read(self.path, _parse) or Record()
 
     def update(self, change: Callable[[Record], Record]) -> None:
-        """Raises OSError."""
+        """From now on; it stands on disk a little later. Raises OSError."""
         data = {"format": FORMAT, **asdict(change(self.read()))}
-        files.replace(self.path, json.dumps(data, indent=1).encode(), mode=0o600)
+        kept.keep_soon(self.path, json.dumps(data, indent=1).encode())
 
 
-def _parse(data: dict[str, object]) -> Record:
+def _parse(raw: bytes) -> Record:
+    data = kept.json_value(raw)
     if data.pop("format") != FORMAT:
         raise ValueError("another format")
-    return Record(**data)  # type: ignore[arg-type]
+    record: Record = kept.typed(Record, data)
+    return record

@@ -68,9 +68,11 @@ def sweep(folder: Path | int, names: Iterable[str] = (), owners: Iterable[int] =
     try:
         for name in os.listdir(fd):  # noqa: PTH208  (a descriptor)
             found = _TEMPORARY.fullmatch(name)
-            if found and (not wanted or found["name"] in wanted) and _is_left(fd, name, uids):
-                os.unlink(name, dir_fd=fd)
-                swept.append(name)
+            if found and (not wanted or found["name"] in wanted):
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    if _is_left(fd, name, uids):
+                        os.unlink(name, dir_fd=fd)
+                        swept.append(name)
     finally:
         os.close(fd)
     return swept

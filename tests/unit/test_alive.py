@@ -1,0 +1,80 @@
+"""Who the holder of the `alive` key is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bai_nodeagent import alive
+
+
+@pytest.fixture
+def me() -> dict[str, object]:
+    return alive.mine("2026-01-01T00:00:00Z")
+
+
+SAYS = """\
+import json, sys
+from bai_nodeagent import alive
+print(json.dumps(alive.mine("t")), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def a_daemon() -> Iterator[dict[str, object]]:
+    """What a daemon in another process of this machine says. It ends with the context."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", SAYS], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout
+        yield json.loads(child.stdout.readline())
+
+
+@pytest.fixture
+def dead() -> dict[str, object]:
+    with a_daemon() as said:
+        return said
+
+
+def test_a_predecessor_is_one_whose_process_is_gone(me: dict[str, object]) -> None:
+    with a_daemon() as other:
+        assert not alive.is_predecessor(other, me)
+        told = alive.described(json.dumps(other).encode())
+        assert told is not None
+        assert f"pid {other['pid']}" in told
+    assert alive.is_predecessor(other, me)
+    old = {key: other[key] for key in ("machine-id", "boot-id", "since")}
+    assert alive.is_predecessor(old, me)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"boot-id": "another"},
+        {"machine-id": "another"},
+        {"pid-namespace": "pid:[1]"},
+        {"pid": "1"},
+        {"start-ticks": None},
+    ],
+)
+def test_of_whom_nobody_knows_is_no_predecessor(
+    me: dict[str, object], dead: dict[str, object], other: dict[str, object]
+) -> None:
+    assert alive.is_predecessor(dead, me)
+    assert not alive.is_predecessor({**dead, **other}, me)
+
+
+def test_a_boot_id_that_can_not_be_read_is_no_id(me: dict[str, object]) -> None:
+    assert not alive.is_predecessor({**me, "boot-id": "", "pid": None}, {**me, "boot-id": ""})
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[]", b"5", b"[" * 9999, b'{"pid": NaN}'])
+def test_what_is_no_value_is_nobody(me: dict[str, object], raw: bytes) -> None:
+    assert alive.parse(raw) == {}
+    assert not alive.is_predecessor(alive.parse(raw), me)
+    assert alive.described(raw) == "machine-id ?, pid ?, since ?"
