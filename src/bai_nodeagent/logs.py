@@ -16,6 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .log_writer import LogWriter
 from .redact import Redactor
+from .text import clean, clean_lines, to_json
 
 FLUSH_DEADLINE_S = 1.0
 
@@ -56,27 +57,27 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
                 )
             ),
         ]
+        tracer: Processor = structlog.processors.format_exc_info
     else:
-        tracer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        tracer = structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
         ends = [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(tracer),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(lambda event, **_: to_json(event)),
         ]
 
-    def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        return {key: redactor.value(value) for key, value in event.items()}
-
-    def mask_text(_logger: WrappedLogger, _method: str, line: Any) -> Any:
-        return redactor(line) if isinstance(line, str) else line
+    def shown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Masked and printable before it is a line: the keys are ours, and stay."""
+        return {key: _printable(redactor.value(value)) for key, value in event.items()}
 
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.contextvars.merge_contextvars,
-            mask,
+            tracer,
+            shown,
             *ends,
-            mask_text,  # tracebacks are text only now
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -86,11 +87,25 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
     )
 
 
+def _printable(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {clean(str(key)): _printable(each) for key, each in value.items()}
+        case list():
+            return [_printable(each) for each in value]
+        case _:
+            return clean_lines(str(value))
+
+
 def _with_diff_below(render: Processor) -> Processor:
-    """People read a diff line by line, not within one."""
+    """People read a diff line by line, not within one; of a traceback no line looks like ours."""
 
     def rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
         diff = event.pop("diff", "")
+        if "exception" in event:
+            event["exception"] = event["exception"].replace("\n", "\n    | ")
         return str(render(logger, method, event)) + textwrap.indent(f"\n{diff}", "    ").rstrip()
 
     return rendered

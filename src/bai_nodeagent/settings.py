@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .desired.secrecy import is_secret_key
 from .system import files
 from .system.etcd_access import parse_endpoints
+from .text import clean
 
 DEFAULT_FILE = Path("/etc/bai-nodeagent/config.toml")
 ENVIRONMENT = "environment"
@@ -25,6 +27,7 @@ NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "console", "json")
 LARGEST = 1 << 20
+QUOTED_AT_MOST = 200
 LATER = ("permit",)
 """Sections that are reserved: no daemon knows them yet."""
 
@@ -67,7 +70,19 @@ class Settings:
 
 
 class _Wrong(Exception):
-    """What was found and what is allowed, without the place."""
+    """What is allowed, and what was `found` where that may be quoted."""
+
+    def __init__(self, allowed: str, *found: object) -> None:
+        super().__init__(allowed)
+        self._found = found
+
+    def told(self, name: str) -> str:
+        """For the key of that name: what belongs to a secret is not quoted."""
+        if not self._found:
+            return str(self)
+        is_secret = is_secret_key(name)
+        quoted = "another value" if is_secret else clean(repr(self._found[0]), QUOTED_AT_MOST)
+        return f"found {quoted}; {self}"
 
 
 @dataclass(frozen=True)
@@ -81,14 +96,14 @@ class _Key:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _Wrong(f"found {value!r}; a text is needed")
+        raise _Wrong("a text is needed", value)
     return value
 
 
 def _name(pattern: re.Pattern[str]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not pattern.match(value):
-            raise _Wrong(f"found {value!r}; allowed are names like {pattern.pattern[:-2]}")
+            raise _Wrong(f"allowed are names like {pattern.pattern[:-2]}", value)
         return value
 
     return check
@@ -96,26 +111,26 @@ def _name(pattern: re.Pattern[str]) -> Callable[[Any], str]:
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise _Wrong(f"found {value!r}; a list of names is needed")
+        raise _Wrong("a list of names is needed", value)
     return tuple(_name(NAME)(each) for each in value)
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value.startswith("/") or ".." in Path(value).parts:
-        raise _Wrong(f"found {value!r}; an absolute path without '..' is needed")
+        raise _Wrong("an absolute path without '..' is needed", value)
     return Path(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong(f"found {value!r}; true or false is needed")
+        raise _Wrong("true or false is needed", value)
     return value
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
-            raise _Wrong(f"found {value!r}; allowed are {', '.join(allowed)}")
+            raise _Wrong(f"allowed are {', '.join(allowed)}", value)
         return str(value)
 
     return check
@@ -124,7 +139,7 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
 def _address(value: Any) -> tuple[str, int]:
     match = re.match(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d+)\Z", str(value))
     if not isinstance(value, str) or not match or not 0 <= int(match[3]) <= 65535:
-        raise _Wrong(f"found {value!r}; HOST:PORT is needed, an IPv6 address in brackets")
+        raise _Wrong("HOST:PORT is needed, an IPv6 address in brackets", value)
     return match[1] or match[2], int(match[3])
 
 
@@ -140,13 +155,13 @@ def _store_url(value: Any) -> str:
         except ValueError as error:
             raise _Wrong(str(error)) from error
         return text
-    raise _Wrong(f"found {text!r}; allowed are etcd://HOST:PORT,… and file:/ABSOLUTE/FOLDER")
+    raise _Wrong("allowed are etcd://HOST:PORT,… and file:/ABSOLUTE/FOLDER", text)
 
 
 def _prefix(value: Any) -> str:
     text = _text(value)
     if not text.startswith("/") or text.endswith("/") or "//" in text:
-        raise _Wrong(f"found {text!r}; it starts with '/' and does not end with one")
+        raise _Wrong("it starts with '/' and does not end with one", text)
     return text
 
 
@@ -193,7 +208,7 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
                 sources[name] = source if source != ENVIRONMENT else f"{source}: {_variable(name)}"
                 values[name] = KEYS[name].check(value)
             except _Wrong as wrong:
-                mistakes.append(f"{sources[name]}: {name}: {wrong}")
+                mistakes.append(f"{sources[name]}: {name}: {wrong.told(name)}")
     mistakes += [f"{sources[name]}: {name}: {what}" for name, what in _contradictions(values)]
     if mistakes:
         raise InvalidSettings(mistakes)
@@ -245,7 +260,7 @@ def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, A
         elif name in LATER:
             mistakes.append(f"{path}: {name}: is not supported yet")
         elif name in sections:
-            mistakes.append(f"{path}: {name}: found {value!r}; a table [{name}] is needed")
+            mistakes.append(f"{path}: {name}: found no table; a table [{name}] is needed")
         else:
             mistakes.append(f"{path}: {name}: unknown key{_suggestion(name)}")
     return str(path), given
@@ -319,4 +334,5 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     for name in ("store.password-file", "store.ca", "store.cert", "store.key"):
         if values[name] and not Path(values[name]).is_file():
-            yield name, f"{values[name]}: no such file"
+            where = "" if is_secret_key(name) else f"{values[name]}: "
+            yield name, f"{where}no such file"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
@@ -15,6 +18,7 @@ from bai_nodeagent.journal import Journal
 from bai_nodeagent.reading import secrets_of
 from bai_nodeagent.redact import Redactor, strings_in
 from bai_nodeagent.status import Applied
+from bai_nodeagent.text import clean
 from unit.fakes import node_spec
 
 FULL = Journal(
@@ -134,6 +138,105 @@ def test_a_secret_within_a_longer_one_leaves_no_rest() -> None:
     redactor = Redactor()
     redactor.learn(["abcd", "abcdefgh"])
     assert redactor("abcdefgh") == "********"
+
+
+def test_a_secret_is_masked_in_every_form_in_which_programs_write_it() -> None:
+    secret = 'p@ss/w"ö\\rd+ x\u202ey'
+    redactor = Redactor()
+    redactor.learn([secret])
+    for form in (
+        secret,
+        clean(secret),
+        repr(secret),
+        json.dumps(secret),
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        secret.encode().hex(),
+        *(base64.b64encode(f"{user}:{secret}".encode()).decode() for user in ("a", "ab", "abc")),
+        base64.urlsafe_b64encode(secret.encode()).decode(),
+    ):
+        told = redactor(f"x {form} y")
+        assert "********" in told, form
+        assert len(told) < 30, told
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://user:hunter2@h:1/0", "redis://********@h:1/0"),
+        ("https://ghp_abcdef@github.com/x and y@z", "https://********@github.com/x and y@z"),
+        ("https://h/p?x=a@b", "https://h/p?x=a@b"),
+        ("-o username=u,password=hunter2,ro", "-o username=u,password=********,ro"),
+        ("credentials=/etc/cred,vers=3", "credentials=********,vers=3"),
+        ("pip --token=hunter2 install", "pip --token=******** install"),
+        ("x --auth-token hunter2 install", "x --auth-token ******** install"),
+        ("DB_PASSWORD='hunter 2' run", "DB_PASSWORD='********' run"),
+        ('{"api-key": "hunter2", "b": 1}', '{"api-key": "********", "b": 1}'),
+        (r'"{\"password\": \"hunter2\"}"', r'"{\"password\": \"********\"}"'),
+        ("Authorization: Bearer hunter2", "Authorization: Bearer ********"),
+        ('password = "hunter2"', 'password = "********"'),
+        ('+password = "*** (another value)"', '+password = "*** (another value)"'),
+        ("tokenizers==0.19.1", "tokenizers==0.19.1"),
+        ("token==1", "token==1"),
+        ("{ secret = NAME } may stand for it", "{ secret = NAME } may stand for it"),
+        ("cluster: a.TOKEN: there is no secret x", "cluster: a.TOKEN: there is no secret x"),
+        ("store.password-file: no such file", "store.password-file: no such file"),
+    ],
+)
+def test_what_tells_of_itself_that_it_is_a_secret_is_masked_unlearnt(
+    text: str, expected: str
+) -> None:
+    redactor = Redactor()
+    assert redactor(text) == expected
+    assert redactor(expected) == expected
+
+
+def test_a_short_secret_is_masked_where_it_is_a_value_of_its_own() -> None:
+    redactor = Redactor()
+    redactor.learn(["abc"])
+    assert redactor("abcdef abc x") == "abcdef abc x"
+    assert redactor("opt=abc, 'abc' and \"abc\"") == "opt=********, '********' and \"********\""
+    assert redactor("abc") == redactor.value("abc") == "********"
+
+
+@pytest.mark.parametrize("text", ["a" * 64_000, "-" * 64_000, "token=" * 10_000, "://" * 20_000])
+def test_masking_takes_no_time_by_the_square(text: str) -> None:
+    started_s = time.process_time()
+    Redactor()(text)
+    assert time.process_time() - started_s < 5
+
+
+def test_keys_of_a_log_line_stay_whatever_a_secret_says(capfd: pytest.CaptureFixture[str]) -> None:
+    redactor = Redactor()
+    redactor.learn(["-----BEGIN KEY-----\nevent\nlevel\ntimestamp\n-----END KEY-----"])
+    logs.configure("info", "json", redactor)
+    structlog.get_logger().info("it.happened", said="the event was", path=Path("/\udcff\x1b"))
+    structlog.reset_defaults()
+    logs.flush()
+    line = json.loads(capfd.readouterr().err)
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "it.happened",
+        "level": "info",
+        "said": "the ******** was",
+        "path": r"/\xff\x1b",
+    }
+
+
+def test_no_line_on_a_console_looks_like_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "console", Redactor())
+    words = "a\n12:00:00 [error] forged\x1b[2J\u202e"
+    try:
+        int(words)
+    except ValueError:
+        structlog.get_logger().exception("it.happened", said=words)
+    structlog.reset_defaults()
+    logs.flush()
+    first, *rest = capfd.readouterr().err.splitlines()
+    assert "it.happened" in first
+    assert all(line.startswith("    | ") for line in rest[1:])
+    assert "".join([first, *rest]).isprintable()
 
 
 def test_secrets_of_a_state_are_its_values_and_not_their_names() -> None:

@@ -112,7 +112,7 @@ def test_a_password_in_the_url_is_refused_and_not_quoted(tmp_path: Path, url: st
 
 def test_a_value_in_the_place_of_a_table_is_told_as_such(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, 'http = "x"')
-    assert "http: found 'x'; a table [http] is needed" in line
+    assert "http: found no table; a table [http] is needed" in line
 
 
 def test_a_password_over_plaintext_can_be_allowed(tmp_path: Path) -> None:
@@ -187,3 +187,27 @@ def test_on_a_cloud_the_id_is_the_instances_or_has_to_be_set(
     else:
         with pytest.raises(identity.NoIdentity, match="set node-id"):
             resolve(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"),
+    [
+        ('[store]\nurl = "file:/s"\nkey = "hunter2"\npassword-file = 5', {}),
+        ('[store]\nurl = "etcd//u:hunter2@h"', {}),
+        ('[store]\npassword = "hunter2"', {}),
+        ('store = "etcd://u:hunter2@h"', {}),
+        ("", {"STORE_PASSWORD_FILE": "hunter2"}),
+        ("", {"STORE_KEY": "/hunter2", "STORE_URL": "file:/s"}),
+        ("", {"STORE_URL": "http://u:hunter2@h"}),
+    ],
+)
+def test_no_mistake_quotes_a_secret(tmp_path: Path, text: str, environment: dict[str, str]) -> None:
+    told = mistakes(tmp_path, text, **environment)
+    assert told
+    assert "hunter2" not in "".join(told)
+
+
+def test_what_a_mistake_quotes_is_printable_and_short(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, "", NODE_ID="\udcff\x1b" + "x" * 5000)
+    assert line.isprintable()
+    assert len(line) < 500
