@@ -64,7 +64,7 @@ def agent_python(line: Line) -> Path:
     Raises NotPossible.
     """
     venv = AGENTS / line.name
-    with _alone(venv):
+    with alone(venv):
         if not (venv / ".complete").exists():
             _build(venv, line)
     return venv / "bin/python"
@@ -132,7 +132,7 @@ def public_python(version: str, user: str, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -335,7 +335,7 @@ def lab(folder: Path | None = None, network_of: int | None = None) -> Iterator[L
     if missing:
         raise NotPossible(f"missing: {', '.join(missing)}: apt-get install docker.io redis-server")
     with (
-        _alone(AGENTS / "lab"),
+        alone(AGENTS / "lab"),
         tempfile.TemporaryDirectory(prefix="bai-ra-", dir="/tmp") as own,
         _namespaces(network_of) as pid,
     ):

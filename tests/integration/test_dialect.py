@@ -1,124 +1,151 @@
-"""What the agents' own validators say of an agent.toml, beside what we say of it."""
+"""What versions of the agent really make of an agent.toml, beside what we say of it."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent.dialect import MINIMAL, faults
-from bai_nodeagent.system.release import agent_version
+from agent_probes import GOOD, probes
+from agent_versions import VERSIONS, python_of
+from bai_nodeagent.agent.dialect import faults, pitfalls
+from bai_nodeagent.system import release, validator, validator_program
+from bai_nodeagent.system.release import Release
 from debian_root import NotPossible
-from real_agent import NEW, OLD, Line, agent_python
+from real_agent import NEW, OLD, Line
 
-ADDRESS = "[etcd]\naddr = { host = '127.0.0.1', port = 2379 }"
-GOOD = MINIMAL.replace("[etcd]", ADDRESS)
-AGENT = [
-    'scaling-group = "gpu"',
-    'initial-resource-group-name = "gpu"',
-    'allow-compute-plugins = ["a"]',
-    'rpc-listen-addr = "127.0.0.1:6001"',
-    'rpc-listen-addr = ["127.0.0.1", 6001]',
-    'rpc-listen-addr = { host = "127.0.0.1" }',
-    'event-loop = "trio"',
-    "id = 5",
-    'unknown = "kept"',
-]
-LEFT_OUT = [
-    'backend = "docker"',
-    'scratch-type = "hostdir"',
-    'namespace = "local"',
-    "[resource]",
-    "[debug]",
-    "[container]",
-]
-TEXTS = [
-    GOOD,
-    *(GOOD.replace("[agent]", f"[agent]\n{line}") for line in AGENT),
-    *(GOOD.replace(line, "") for line in LEFT_OUT),
-    GOOD.replace('["console"]', '"console"'),
-    GOOD.replace("hostdir", "hostdri"),
-    GOOD.replace("[container]", "[container]\nport-range = '30000-31000'"),
-    GOOD.replace("[resource]", "[resource]\nallocation-order = 'cuda'"),
-]
-
-# Runs in the agent's own environment: which of these documents does it accept?
-ASK = """\
-import json, sys, warnings
-warnings.simplefilter("ignore")
-try:
-    from ai.backend.agent.config.unified import AgentUnifiedConfig
-    check = AgentUnifiedConfig.model_validate
-except ImportError:
-    from ai.backend.agent.config import agent_local_config_iv
-    from ai.backend.common import config
-    from ai.backend.common.logging import logging_config_iv
-    def check(raw):
-        logging_config_iv.check(config.check(raw, agent_local_config_iv)["logging"])
-def accepts(raw):
-    try:
-        check(raw)
-    except BaseException:
-        return False
-    return True
-print(json.dumps([accepts(each) for each in json.load(sys.stdin)]))
+START = Path(__file__).parent.parent / "agent_start.py"
+# The program that asks, for many questions at once: importing the agent is what takes long.
+ASK_MANY = f"""
+import runpy
+program = runpy.run_path({validator_program.__file__!r})
+program["create_no_folders"]()
+import json, os, sys
+import {validator_program.SERVER}
+def answered(path):
+    mine, its = os.pipe()
+    if os.fork() == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.write(its, json.dumps(program["answer"](path)).encode())
+        os._exit(0)
+    os.close(its)
+    os.wait()
+    with os.fdopen(mine) as answer:
+        return json.load(answer)
+print(json.dumps({{name: answered(path) for name, path in json.load(sys.stdin).items()}}))
 """
+LISTS = (
+    "import asyncio, warnings; warnings.simplefilter('ignore')\n"
+    "from ai.backend.agent.resources import ComputePluginContext\n"
+    "from ai.backend.common.exception import ConfigurationError\n"
+    "def accepts(allowed, blocked):\n"
+    "    context = ComputePluginContext(None, {})\n"
+    "    try:\n"
+    "        asyncio.run(context.init(allowlist=allowed, blocklist=blocked))\n"
+    "    except ConfigurationError:\n"
+    "        return False\n"
+    "    return True\n"
+    "print(accepts({'a.b'}, {'a'}), accepts({'a.b', 'c'}, {'c'}))"
+)
 
 
-# Nor would the agent start with an item in both lists, which no validator of its file sees.
-ASK_PLUGINS = """\
-import asyncio, warnings
-warnings.simplefilter("ignore")
-from ai.backend.agent.resources import ComputePluginContext
-from ai.backend.common.exception import ConfigurationError
-def accepts(allowed, blocked):
-    context = ComputePluginContext(None, {})
+def installed(line: Line) -> Release:
     try:
-        asyncio.run(context.init(allowlist=allowed, blocklist=blocked))
-    except ConfigurationError:
-        return False
-    return True
-print(accepts({"a.b"}, {"a"}), accepts({"a.b", "c"}, {"c"}))
-"""
-
-
-@pytest.mark.parametrize("line", [OLD, NEW], ids=lambda line: line.name)
-def test_an_item_in_both_lists_is_fatal_to_the_agent(line: Line, tmp_path: Path) -> None:
-    try:
-        python = agent_python(line)
+        found = release.find([str(python_of(line))])
     except NotPossible as why:
         pytest.skip(str(why))
+    assert found is not None
+    assert found.version == line.version
+    return found
+
+
+def told(python: Path, words: list[str], paths: dict[str, str], cwd: Path) -> dict[str, object]:
     done = subprocess.run(
-        [python, "-c", ASK_PLUGINS], capture_output=True, text=True, check=True, cwd=tmp_path
+        [python, "-I", *words],
+        input=json.dumps(paths),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=cwd,
+    )
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("line", VERSIONS, ids=lambda line: line.name)
+def test_what_starts_the_agent_is_what_we_say_starts_it(line: Line, tmp_path: Path) -> None:
+    """Each probe is a real start, up to where it forks its worker."""
+    python = installed(line).python
+    made, files = tmp_path / "made", tmp_path / "files"
+    made.mkdir()
+    files.mkdir()
+    texts = probes(str(made))
+    paths = {}
+    for number, (name, text) in enumerate(texts.items()):
+        paths[name] = str(files / f"{number}.toml")
+        Path(paths[name]).write_text(text)
+    answers = told(python, ["-c", ASK_MANY], paths, files)
+    assert list(made.iterdir()) == []
+    assert {each for each in files.iterdir() if each.suffix != ".toml"} == set()
+    truth = told(python, [str(START)], paths, made)
+    assert len(truth) > 100
+    assert {name: answers[name]["accepts"] for name in texts} == truth  # type: ignore[index]
+    guesses = {name: not faults(line.version, text) for name, text in texts.items()}
+    assert {name for name in texts if truth[name] and not guesses[name]} == set()
+    assert sum(guesses[name] is truth[name] for name in texts) > len(texts) / 2
+
+
+@pytest.fixture(params=[OLD, NEW], ids=lambda line: line.name)
+def agent(request: pytest.FixtureRequest) -> Release:
+    return installed(request.param)
+
+
+def good(folder: Path) -> str:
+    return GOOD.replace("FOLDER", str(folder))
+
+
+def test_the_question_goes_to_the_agent_s_own_python(agent: Release, tmp_path: Path) -> None:
+    assert validator.ask(agent, None, {}, good(tmp_path)).accepts is True
+    wrong = good(tmp_path).replace('"docker"', '"strange"')
+    refused = validator.ask(agent, None, {}, wrong)
+    assert refused.accepts is False
+    assert [each.partition(":")[0] for each in refused.why] == ["agent.backend"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_its_environment_counts_and_ours_does_not(
+    agent: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKEND_ETCD_ADDR", "nonsense")
+    assert validator.ask(agent, None, {}, good(tmp_path)).accepts is True
+    given = {"BACKEND_ETCD_ADDR": "nonsense"}
+    assert validator.ask(agent, None, given, good(tmp_path)).accepts is False
+
+
+def test_it_is_asked_once(agent: Release, tmp_path: Path) -> None:
+    text = good(tmp_path)
+    first = validator.ask(agent, None, {}, text)
+    began_s = os.times().children_user
+    assert [validator.ask(agent, None, {}, text) for _ in range(100)] == [first] * 100
+    assert os.times().children_user == began_s
+
+
+def test_no_value_of_a_secret_is_told(agent: Release, tmp_path: Path) -> None:
+    text = good(tmp_path).replace("[etcd]", "[etcd]\nuser = 5\npassword = ['hunter22']")
+    refused = validator.ask(agent, None, {}, text)
+    assert refused.accepts is False
+    assert "hunter22" not in " ".join(refused.why)
+
+
+def test_an_item_in_both_lists_is_fatal_to_the_agent(agent: Release, tmp_path: Path) -> None:
+    """Which no validator of its file sees."""
+    done = subprocess.run(
+        [agent.python, "-I", "-c", LISTS], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.splitlines()[-1] == "True False"
     for blocked, is_accepted in (('["a"]', True), ('["c"]', False)):
         lists = f'[agent]\nallow-compute-plugins = ["a.b", "c"]\nblock-compute-plugins = {blocked}'
-        text = GOOD.replace("[agent]", lists)
-        assert (not faults(agent_version([str(python)]), text)) is is_accepted
-
-
-@pytest.mark.parametrize("line", [OLD, NEW], ids=lambda line: line.name)
-def test_we_say_what_the_agent_itself_says(line: Line, tmp_path: Path) -> None:
-    try:
-        python = agent_python(line)
-    except NotPossible as why:
-        pytest.skip(str(why))
-    base = f'[agent]\nvar-base-path = "{tmp_path}/v"\nipc-base-path = "{tmp_path}/i"'
-    documents = [tomllib.loads(text.replace("[agent]", base)) for text in TEXTS]
-    done = subprocess.run(
-        [python, "-c", ASK],
-        input=json.dumps(documents),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    accepted = json.loads(done.stdout.splitlines()[-1])
-    version = agent_version([str(python)])
-    assert version.startswith(line.name[:2])
-    ours = [not faults(version, text) for text in TEXTS]
-    assert dict(zip(TEXTS, ours, strict=True)) == dict(zip(TEXTS, accepted, strict=True))
+        assert (not list(pitfalls(GOOD.replace("[agent]", lists)))) is is_accepted

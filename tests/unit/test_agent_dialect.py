@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write, plan
-from bai_nodeagent.agent.dialect import MINIMAL, faults, version_of
+from bai_nodeagent.agent.dialect import MINIMAL, Opinion, faults, opinion, version_of
 from bai_nodeagent.model import Status
 from bai_nodeagent.system.config_file import File
+from bai_nodeagent.system.validator import Answer
 
 OLD, NEW = "23.9.10", "26.8.3"
 ADDRESS = 'addr = { host = "10.0.0.1", port = 2379 }'
@@ -21,10 +22,9 @@ def with_agent(line: str) -> str:
     return GOOD.replace("[agent]", f"[agent]\n{line}")
 
 
-@pytest.mark.parametrize("version", [OLD, NEW, ""])
-def test_the_minimal_file_lacks_etcd_s_address_alone(version: str) -> None:
+@pytest.mark.parametrize("version", [OLD, "24.9.14", "25.6.17", "25.15.12", "26.4.16", NEW, ""])
+def test_the_minimal_file_is_one_for_every_version(version: str) -> None:
     assert faults(version, GOOD) == ()
-    assert [fault.partition(" ")[0] for fault in faults(version, MINIMAL)] == ["etcd.addr"]
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,8 @@ def test_the_minimal_file_lacks_etcd_s_address_alone(version: str) -> None:
     [
         ('scaling-group = "gpu"', False, True),
         ('initial-resource-group-name = "gpu"', False, False),
-        ('allow-compute-plugins = "cuda"', True, True),
-        ('allow-compute-plugins = ["cuda"]', False, False),
-        ('allow-compute-plugins = ["a.b", "c"]\nblock-compute-plugins = ["c"]', True, True),
-        ('allow-compute-plugins = ["a.b"]\nblock-compute-plugins = ["a"]', False, False),
         ('rpc-listen-addr = "0.0.0.0:6001"', True, False),
-        ('rpc-listen-addr = "node01:6001"', True, True),
+        ('rpc-listen-addr = "node01:6001"', False, False),
         ('rpc-listen-addr = { host = "10.0.0.2" }', True, True),
         ('rpc-listen-addr = ["169.254.0.1", 6001]', True, True),
         ('rpc-listen-addr = ["10.0.0.2", 6001]', False, False),
@@ -45,9 +41,29 @@ def test_the_minimal_file_lacks_etcd_s_address_alone(version: str) -> None:
         ("id = 5", True, True),
     ],
 )
-def test_keys_that_are_fatal_or_silently_wrong(line: str, old: bool, new: bool) -> None:
+def test_keys_that_are_fatal(line: str, old: bool, new: bool) -> None:
     assert bool(faults(OLD, with_agent(line))) is old
     assert bool(faults(NEW, with_agent(line))) is new
+
+
+@pytest.mark.parametrize("kind", ["compute", "network"])
+@pytest.mark.parametrize(
+    ("allowed", "blocked", "is_meant"),
+    [
+        ('"cuda"', "[]", False),
+        ("[]", '"cuda"', False),
+        ('["cuda"]', "[]", True),
+        ('["a.b", "c"]', '["c"]', False),
+        ('["a.b"]', '["a"]', True),
+    ],
+)
+@pytest.mark.parametrize("accepts", [True, None])
+def test_lists_of_plugins_that_are_not_what_they_say(
+    kind: str, allowed: str, blocked: str, is_meant: bool, accepts: bool | None
+) -> None:
+    """The agent accepts some of these, and starts without its devices, or not at all."""
+    text = with_agent(f"allow-{kind}-plugins = {allowed}\nblock-{kind}-plugins = {blocked}")
+    assert (not opinion(OLD, text, Answer(accepts)).faults) is is_meant
 
 
 @pytest.mark.parametrize(
@@ -56,7 +72,6 @@ def test_keys_that_are_fatal_or_silently_wrong(line: str, old: bool, new: bool) 
         ('backend = "docker"', True, True),
         ('scratch-type = "hostdir"', True, False),
         ("[resource]", True, True),
-        ("[debug]", True, False),
         ('namespace = "local"', True, False),
     ],
 )
@@ -64,6 +79,14 @@ def test_keys_that_must_be_there(line: str, old: bool, new: bool) -> None:
     without = GOOD.replace(line, "")
     assert bool(faults(OLD, without)) is old
     assert bool(faults(NEW, without)) is new
+
+
+def test_what_the_agent_itself_says_counts_and_a_guess_says_that_it_is_one() -> None:
+    wrong = with_agent('scaling-group = "gpu"')
+    assert opinion(NEW, wrong, Answer(True)) == Opinion()
+    assert opinion(NEW, GOOD, Answer(False, ("agent.id: no",))) == Opinion(("agent.id: no",))
+    guess = opinion(NEW, wrong, Answer(None, ("it is not installed yet",)))
+    assert (len(guess.faults), guess.guess) == (1, "it is not installed yet")
 
 
 def test_what_is_not_toml_is_for_others_to_tell() -> None:
@@ -108,7 +131,27 @@ def test_what_the_version_can_t_take_is_not_written() -> None:
     new = plan(SPEC, looked(text, NEW))
     assert (new.verdict.status, new.verdict.reason) == (Status.FALSE, "Incompatible")
     assert "initial-resource-group-name" in new.verdict.message
+    assert "guessed by rules of our own" in new.verdict.message
     assert not new.actions
+
+
+def test_an_address_gets_the_form_that_the_version_takes() -> None:
+    text = GOOD.replace(ADDRESS, 'addr = ["10.0.0.9", 2379]  # ours')
+    (kept,) = plan(SPEC, looked(text, OLD)).actions
+    assert isinstance(kept, Write)
+    assert 'addr = ["10.0.0.1", 2379]  # ours' in kept.data.decode()
+    (made,) = plan(SPEC, looked(text, NEW)).actions
+    assert isinstance(made, Write)
+    assert 'addr = { host = "10.0.0.1", port = 2379 }  # ours' in made.data.decode()
+
+
+def test_an_address_in_line_whose_form_the_version_refuses_is_written_anew() -> None:
+    text = GOOD.replace(ADDRESS, 'addr = ["10.0.0.1", 2379]').replace(
+        "[agent]", '[agent]\nid = "i-1"'
+    )
+    made = plan(SPEC, looked(text, NEW))
+    assert (made.verdict.reason, [a.verb for a in made.actions]) == ("Drift", ["write"])
+    assert "the form of an address" in made.verdict.message
 
 
 @pytest.mark.parametrize(

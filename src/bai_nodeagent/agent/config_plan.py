@@ -11,6 +11,7 @@ from .. import agent_toml, toml
 from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
 from ..system.config_file import File, Owner
 from . import dialect
+from .dialect import Opinion
 from .guard import Caution
 from .install import NAME as ENVIRONMENT
 from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held
@@ -59,6 +60,7 @@ class Actual:
     is_real     it is Backend.AI's agent that reads it
     version     of that agent; "": that can't be told
     coming      the version that its environment is to hold; "": nobody says
+    says        what an agent makes of a text, by its version and the text
     """
 
     target: Path
@@ -72,6 +74,21 @@ class Actual:
     is_real: bool = False
     version: str = ""
     coming: str = ""
+    says: Mapping[tuple[str, str], Opinion] = field(default_factory=dict, repr=False)
+
+    @property
+    def reader(self) -> str:
+        """The version that is to read the file next."""
+        return self.coming or self.version
+
+    @property
+    def is_early(self) -> bool:
+        """Another version than that is still to read what is written now."""
+        return self.is_real and self.version != "" and self.coming not in ("", self.version)
+
+    def opinion(self, version: str, text: str) -> Opinion:
+        known = self.says.get((version, text)) if self.is_real else Opinion()
+        return known or dialect.opinion(version, text, dialect.NOBODY)
 
 
 @dataclass(frozen=True)
@@ -137,22 +154,30 @@ class Remember(Action):
 AgentConfigAction = KeepBroken | Write | SetAccess | Remember
 
 
+def candidates(spec: AgentConfigSpec, actual: Actual) -> tuple[str, ...]:
+    """The texts that are in line, the one to be preferred first: with every address in the form
+    that stands there, and with the form that all versions take. Raises Refused."""
+    text, last = text_of(actual.file), text_of(actual.last)
+    blank = dialect.MINIMAL if actual.is_real and spec.values else ""
+    wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
+    return tuple(dict.fromkeys([wanted, agent_toml.with_tables(wanted, spec.values)]))
+
+
 def plan(
     spec: AgentConfigSpec, actual: Actual, redact: Callable[[str], str] = str
 ) -> Plan[AgentConfigAction]:
     """What is to be done. Raises Refused where the file's layout allows no edit."""
-    file, last = actual.file, text_of(actual.last)
-    text = text_of(file)
+    file, text = actual.file, text_of(actual.file)
     if actual.caution.held:
         return _held(spec, actual, actual.caution.held, redact)
-    blank = dialect.MINIMAL if actual.is_real and spec.values else ""
-    wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
-    reader = actual.coming or actual.version
-    if actual.is_real and (wrong := dialect.faults(reader, wanted)):
-        return Plan(_incompatible(spec, reader, wrong, is_there=file is not None))
+    texts = candidates(spec, actual)
+    if file is None and not texts[0]:
+        return _in_line(spec, "")  # nobody asks that it be there
+    fit = (each for each in texts if not actual.opinion(actual.reader, each).faults)
+    wanted = next(fit, texts[0])
+    if (opinion := actual.opinion(actual.reader, wanted)).faults:
+        return Plan(_incompatible(spec, actual, opinion))
     mode, owner = _access(spec, actual, wanted)
-    if file is None and not wanted:
-        return _in_line(spec, wanted)  # nobody asks that it be there
     if file is None or file.raw != wanted.encode():
         return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
@@ -188,9 +213,8 @@ def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict
     if text is None:
         fault = "is not valid TOML" if actual.file.raw.strip() else "is empty"
         return Verdict(Status.FALSE, "Broken", f"{spec.path} {fault}; it is made from {source}")
-    return Verdict(
-        Status.FALSE, "Drift", f"not as desired in {spec.path}: {_costs(spec, actual, text)}"
-    )
+    costs = _costs(spec, actual, text) or "the form of an address, which the agent refuses"
+    return Verdict(Status.FALSE, "Drift", f"not as desired in {spec.path}: {costs}")
 
 
 def _costs(spec: AgentConfigSpec, actual: Actual, text: str) -> str:
@@ -245,16 +269,18 @@ def _told(effect: Effect) -> str:
 
 def _needs(actual: Actual, wanted: str) -> tuple[str, ...]:
     """What only a coming version can read is written once that one is at hand."""
-    is_early = actual.is_real and actual.version and actual.coming not in ("", actual.version)
-    return (ENVIRONMENT,) if is_early and dialect.faults(actual.version, wanted) else ()
+    must_wait = actual.is_early and actual.opinion(actual.version, wanted).faults
+    return (ENVIRONMENT,) if must_wait else ()
 
 
-def _incompatible(
-    spec: AgentConfigSpec, version: str, wrong: tuple[str, ...], *, is_there: bool
-) -> Verdict:
-    who = f"agent {version}" if version else "the agent"
-    stands = "; what stands there is left" if is_there else ""
-    text = f"{spec.path} would be wrong for {who}, so it is not written{stands}: {'; '.join(wrong)}"
+def _incompatible(spec: AgentConfigSpec, actual: Actual, opinion: Opinion) -> Verdict:
+    who = f"agent {actual.reader}" if actual.reader else "the agent"
+    stands = "; what stands there is left" if actual.file is not None else ""
+    guess = f" (guessed by rules of our own: {opinion.guess})" if opinion.guess else ""
+    text = (
+        f"{spec.path} would be wrong for {who}, so it is not written{stands}: "
+        f"{'; '.join(opinion.faults)}{guess}"
+    )
     return Verdict(Status.FALSE, "Incompatible", text)
 
 

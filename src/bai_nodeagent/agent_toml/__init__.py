@@ -24,6 +24,7 @@ from .places import (
     Values,
     addresses,
     as_address,
+    as_endpoints,
     is_met,
     is_of_an_address,
     is_same,
@@ -37,6 +38,8 @@ from .splice import spelled
 __all__ = [
     "Drift",
     "Values",
+    "as_address",
+    "as_endpoints",
     "diff",
     "difference",
     "edit",
@@ -46,6 +49,7 @@ __all__ = [
     "lookup",
     "managed",
     "spelled",
+    "with_tables",
 ]
 
 
@@ -117,6 +121,17 @@ def edit(
         f"the file's layout does not let {', '.join(map(str, drifts))} be changed without "
         "touching other keys, so nothing was written; give these keys a [table] of their own",
     )
+
+
+def with_tables(text: str, values: Values) -> str:
+    """The text with every managed address as a table, which is the form that all agents take."""
+    out = text
+    for place in sorted(addresses(values)):
+        if address := as_address(lookup(toml.loads(out), place)):
+            out = splice.put(out, place, address)
+    places = addresses(values)
+    is_right = is_same(rest(toml.loads(text), places), rest(toml.loads(out), places))
+    return out if is_right else text
 
 
 def _asked(text: str, values: Values, optional: Collection[KeyPath]) -> dict[KeyPath, Any]:

@@ -94,6 +94,14 @@ def as_address(value: object) -> dict[str, Any] | None:
     return None
 
 
+def as_endpoints(value: object) -> tuple[dict[str, Any], ...]:
+    """Host and port of each of a list of addresses (25.13 and later); empty if it is none."""
+    if not isinstance(value, list) or as_address(value):
+        return ()
+    found = [item if isinstance(item, dict) else as_address(item) for item in value]
+    return tuple(each for each in found if each and {"host", "port"} <= each.keys())
+
+
 def joined(address: Mapping[str, Any]) -> str | None:
     """The address as "host:port"; None where that would not say the same as the table."""
     host = address.get("host")

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 
 from .. import agent_toml
+from ..agent import opinions
 from ..agent.config_plan import (
     BROKEN,
     Actual,
@@ -30,13 +31,14 @@ from ..agent.config_plan import (
     Remember,
     SetAccess,
     Write,
+    candidates,
     plan,
     text_of,
 )
 from ..agent.guard import LAST_CONFIG, Guard
+from ..agent.opinions import Asker, readers
 from ..agent.signs import is_backendai
-from ..agent.spec import agent_spec
-from ..blocking import in_thread
+from ..agent.spec import AgentSpec, agent_spec
 from ..model import (
     AnyResource,
     Host,
@@ -48,7 +50,7 @@ from ..model import (
     Unavailable,
     Wake,
 )
-from ..system import config_file, files, inotify, release
+from ..system import config_file, files, inotify
 from ..system.config_file import Owner
 from ..system.systemd import Systemd
 
@@ -59,15 +61,15 @@ SETTLE_S = 0.2
 LOOKS_AT_MOST = 6
 # Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
 VALUES_AT_MOST = 2000
-VERSION_DEADLINE_S = 5.0
 
 
 class AgentConfig:
     name = "AgentConfig"
-    deadline_s = 10.0
+    deadline_s = 10.0 + opinions.DEADLINE_S
 
     def __init__(self, spec: AgentConfigSpec, host: Host) -> None:
         self.spec = spec
+        self._host = host
         self._redact = host.redact
         self._last = host.state / LAST_CONFIG
         self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
@@ -90,23 +92,25 @@ class AgentConfig:
         agent = self.spec.agent
         if agent is None or self._guard is None or agent.health == "process":
             return actual
-        command = agent.command or await self._unit_command(agent.unit)
+        command, user = await self._runs(agent)
         guarded = replace(actual, caution=await self._guard.look(command))
         if not is_backendai(agent.health, command):
             return guarded
-        version = await in_thread(
-            "AgentConfig: the agent's version",
-            lambda: release.agent_version(command),
-            VERSION_DEADLINE_S,
-        )
-        coming = agent.install.agent_version if agent.install else ""
-        return replace(guarded, is_real=True, version=version, coming=coming)
+        found = await readers(agent, command, self.name)
+        real = replace(guarded, is_real=True, version=found.version, coming=found.wanted)
+        texts = () if real.caution.held else candidates(self.spec, real)
+        asker = Asker(agent, self._host, self.name, user)
+        return replace(real, says=await asker.opinions(found, filter(None, texts)))
 
-    async def _unit_command(self, unit: str) -> tuple[str, ...]:
+    async def _runs(self, agent: AgentSpec) -> tuple[tuple[str, ...], str | None]:
+        """The command that runs the agent, and as whom: see Asker."""
+        if agent.supervisor == "child":
+            return agent.command, agent.user
         try:
-            return next(iter((await Systemd().unit(unit)).exec_start), ())
+            unit = await Systemd().unit(agent.unit)
         except (Unavailable, Refused, Stuck):
-            return ()  # for the condition Agent to say
+            return agent.command, agent.user or ""  # for the condition Agent to say
+        return agent.command or next(iter(unit.exec_start), ()), agent.user or unit.user or "root"
 
     def _look(self) -> Actual:
         try:

@@ -1,9 +1,10 @@
-"""Which version of Backend.AI's agent an environment holds, from its files alone."""
+"""Which release of Backend.AI's agent an environment holds, from its files alone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .distributions import folders_of, interpreter_of
@@ -11,8 +12,17 @@ from .distributions import folders_of, interpreter_of
 _METADATA = re.compile(r"backend[._-]ai[._-]agent-([^-]+)\.dist-info", re.IGNORECASE)
 
 
-def agent_version(command: Sequence[str]) -> str:
-    """The version that a command line runs; "" where that can't be told. Blocks.
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An installed agent: its version, its interpreter and the folder of its metadata."""
+
+    version: str
+    python: Path
+    metadata: Path
+
+
+def find(command: Sequence[str]) -> Release | None:
+    """The release that a command line runs; None where that can't be told. Blocks.
 
     A source checkout (`./backend.ai`) has none. Names: the installed-project
     layout of PyPA's recording specification.
@@ -20,11 +30,12 @@ def agent_version(command: Sequence[str]) -> str:
     try:
         python = interpreter_of(command)
         folders = folders_of(python) if python and python.exists() else ()
-        return next((version for folder in folders for version in _versions(folder)), "")
+        return next((each for folder in folders for each in _releases(python, folder)), None)
     except OSError:
-        return ""
+        return None
 
 
-def _versions(folder: Path) -> list[str]:
-    matches = (_METADATA.fullmatch(path.name) for path in folder.glob("backend*-info"))
-    return [match[1] for match in matches if match]
+def _releases(python: Path | None, folder: Path) -> Iterator[Release]:
+    for path in folder.glob("backend*-info"):
+        if python and (match := _METADATA.fullmatch(path.name)):
+            yield Release(match[1], python, path)

@@ -41,6 +41,7 @@ class UnitState:
     exec_conditions  argument lists of ExecCondition=
     n_restarts       automatic restarts since somebody last started it
     exec_start       argument lists of ExecStart=
+    user             User=; "" stands for root
     """
 
     name: str
@@ -53,6 +54,7 @@ class UnitState:
     exec_conditions: tuple[tuple[str, ...], ...]
     n_restarts: int
     exec_start: tuple[tuple[str, ...], ...] = ()
+    user: str = ""
 
 
 class Systemd:
@@ -239,6 +241,7 @@ def _unit_state(properties: dict[str, Any]) -> UnitState:
         exec_conditions=_commands(properties.get("ExecCondition", ())),
         n_restarts=properties.get("NRestarts", 0),
         exec_start=_commands(properties.get("ExecStart", ())),
+        user=properties.get("User", ""),
     )
 
 
