@@ -254,6 +254,7 @@ def _remove(path: Path) -> None:
 
 def open_lock(path: Path) -> int:
     """A descriptor of a file to lock, made where it is missing. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_file_or_nothing(path):
         set_aside(path)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -225,7 +225,12 @@ def test_notes_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert notes.path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"boot_id": "boot"}', '{"life": 7}'])
+SPOILT = ["", "{", "[]", "null", '{"life": 7}', "[" * 9999]
+WRONG = ('"deaths": 5', '"deaths": ["1"]', '"other": 1')
+SPOILT += [f'{{"boot_id": "boot", {more}}}' for more in WRONG]
+
+
+@pytest.mark.parametrize("text", SPOILT)
 def test_unreadable_notes_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "agent.json").write_text(text)
     assert Notes(tmp_path, "boot").read() == Record("boot")

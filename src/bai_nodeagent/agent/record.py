@@ -17,8 +17,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from .. import kept
 from ..model import Host, NodeSpec, Status, Unavailable, Verdict
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
@@ -169,24 +170,23 @@ class Notes:
 
         Without notes a living agent is adopted, so losing them costs one restart at most.
         """
-        data = files.read_if_there(self.path)
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-            record = _parse(json.loads(data or b""))
-            if record.boot_id == self.boot_id:
-                return record
-        return Record(self.boot_id)
+        record = kept.read(self.path, _parse)
+        return record if record and record.boot_id == self.boot_id else Record(self.boot_id)
 
     def update(self, change: Callable[[Record], Record]) -> Record:
-        """Changes the notes; nobody else does so at the same time. Gives the new ones."""
+        """Changes the notes; nobody else does so at the same time. Gives the new ones.
+
+        They hold without the disk as well, as long as this daemon lives.
+        """
         with self._locked():
             record = change(self.read())
-            files.replace(self.path, json.dumps(asdict(record)).encode(), mode=0o600)
+            kept.keep(self.path, json.dumps(asdict(record)).encode())
         return record
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         # Another file than the notes: those are replaced, and a lock sticks to the old one.
-        fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = kept.open_lock(self.path.with_name(f"{self.path.name}.lock"))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -194,16 +194,9 @@ class Notes:
             os.close(fd)
 
 
-def _parse(data: Mapping[str, Any]) -> Record:
-    life = data["life"]
-    times = {name: tuple(data[name]) for name in ("deaths", "changes")}
-    said, trial = data["trouble"], data.get("trial")
-    parts = {
-        "life": Life(**life) if life else None,
-        "trouble": Trouble(**said) if said else None,
-        "trial": Trial(**trial) if trial else None,
-    }
-    return Record(**{**data, **times, **parts})
+def _parse(raw: bytes) -> Record:
+    record: Record = kept.typed(Record, kept.json_value(raw))
+    return record
 
 
 def config_text(spec: AgentSpec) -> str | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from .. import kept
 from ..model import Refused, Unavailable
 from . import process
 from .process import Process
@@ -49,7 +50,7 @@ def held(lock: Path) -> Iterator[int]:
 
     Raises Unavailable when somebody else holds it.
     """
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = kept.open_lock(lock)
     try:
         _take(fd, lock)
         yield fd

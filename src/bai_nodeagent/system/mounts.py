@@ -15,16 +15,18 @@ import os
 import select
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
+from .. import kept
 from ..model import Refused, Stuck, Unavailable
 from ..mount import mountinfo
 from ..mount.mountinfo import MountEntry, Table
-from . import files, helper, mount_questions
+from . import helper, mount_questions
 from .helper import Hangs, Outstanding
 from .programs import program
 
@@ -35,6 +37,7 @@ UNMOUNT_DEADLINE_S = 15.0
 SENTINEL_PATIENCE_S = 60.0
 _PAUSE_S = 2.0
 _TABLE = Path("/proc/self/mountinfo")
+T = TypeVar("T")
 Note = dict[str, Any]
 """What a helper process has answered, or what is noted in a file."""
 
@@ -180,7 +183,7 @@ class Prober:
         except Hangs as error:
             raise Stuck(self._stuck(mount, note, since_s, error.waits_for)) from error
         with contextlib.suppress(OSError):
-            files.remove(note)
+            kept.remove(note)
         if answer.get("is_another"):
             raise Unavailable(f"{mount.target} leads to another mount now")
         return answer
@@ -199,11 +202,11 @@ class Prober:
 
     def made(self) -> Note | None:
         """What `remember` has noted in this boot."""
-        return _read(self._path(self._target, "made"))
+        return _read(self._path(self._target, "made"), _made)
 
     def remember(self, made: Note) -> None:
         """Notes how a mount was made."""
-        _write(self._path(self._target, "made"), made)
+        kept.keep_soon(self._path(self._target, "made"), json.dumps(made).encode())
 
     async def _ask(self, question: str) -> Note:
         try:
@@ -223,12 +226,12 @@ class Prober:
         return answer
 
     def _stuck(self, mount: MountEntry, note: Path, since_s: float, waits_for: str) -> str:
-        known = _read(note)
+        known = _read(note, _hang)
         if known is None:
-            known = {"since": since_s, "waits_for": waits_for}
-            _write(note, known)
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(known["since"])))
-        place = f"the kernel waits in {known['waits_for'] or 'an unknown place'}"
+            known = _Hang(since_s, waits_for)
+            kept.keep_soon(note, json.dumps(asdict(known)).encode())
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(known.since))
+        place = f"the kernel waits in {known.waits_for or 'an unknown place'}"
         return (
             f"{mount.source} at {mount.target} has not answered since {since} ({place}); "
             "nothing else is held up, and its return is noticed"
@@ -262,14 +265,29 @@ def _number(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def _read(path: Path) -> Note | None:
-    with contextlib.suppress(OSError, ValueError):
-        data = json.loads(path.read_bytes())
-        return data if isinstance(data, dict) else None
-    return None
+# A note saves work and words; without it the verdicts are the same.
 
 
-def _write(path: Path, note: Note) -> None:
-    # A note saves work and words; without it the verdicts are the same.
+@dataclass(frozen=True)
+class _Hang:
+    """Since when a mount has not answered, Unix time, and where the kernel waits."""
+
+    since: float
+    waits_for: str
+
+
+def _hang(raw: bytes) -> _Hang:
+    hang: _Hang = kept.typed(_Hang, kept.json_value(raw))
+    if not 0 <= hang.since <= time.time():
+        raise ValueError("it is of no time that has been")
+    return hang
+
+
+def _made(raw: bytes) -> Note:
+    return dict(kept.typed(dict[str, Any], kept.json_value(raw)))
+
+
+def _read(path: Path, parse: Callable[[bytes], T]) -> T | None:
     with contextlib.suppress(OSError):
-        files.replace(path, json.dumps(note).encode(), mode=0o600)
+        return kept.read(path, parse)
+    return None
