@@ -19,6 +19,7 @@ help:
 	@echo "make hostile      as an attacker on the node would, and with what others leave lying about"
 	@echo "make e2e          a real node in a virtual machine (make node-shell: a shell there), and"
 	@echo "                  the real Backend.AI agent, of both lines"
+	@echo "make walk         a random walk with faults; MINUTES=60 STORE=single|three|guarded SEED=7"
 	@echo "make bench        speed and memory, as ratios"
 
 run: $(VENV)/.installed
@@ -56,6 +57,14 @@ e2e: $(VENV)/.tested
 node-shell: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@cd tests && ../$(BIN)/python -m e2e.lab shell
+
+MINUTES ?= 10
+STORE ?= single
+.PHONY: walk
+walk: $(VENV)/.tested
+	@$(BIN)/python tests/packages.py
+	@cd tests && $(CURDIR)/$(BIN)/python -m walk --minutes $(MINUTES) --store $(STORE) \
+	  $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.tested
 	@for each in bench/*.py; do $(BIN)/python $$each || exit 1; done

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import anyio
 import pytest
-import trustme
 
+from authority import Authority
 from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.base import Snapshot
@@ -387,21 +387,6 @@ async def test_lost_majority_is_unavailable_until_it_is_back(cluster: EtcdCluste
 
 
 # --- TLS
-
-
-class Authority:
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._ca, self._folder = trustme.CA(), folder
-        self._ca.cert_pem.write_to_path(folder / "ca.pem")
-
-    def issue(self, name: str) -> Tls:
-        """For clients the name is the certificate's common name; servers are 127.0.0.1."""
-        cert = self._ca.issue_cert("127.0.0.1", common_name=name)
-        tls = Tls(*(self._folder / part for part in ("ca.pem", f"{name}.pem", f"{name}.key")))
-        cert.cert_chain_pems[0].write_to_path(tls.cert)
-        cert.private_key_pem.write_to_path(tls.key)
-        return tls
 
 
 async def test_tls_trusts_its_authority_alone(tmp_path: Path) -> None:
