@@ -83,7 +83,7 @@ class Node:
         started_at = status.timestamp(datetime.now(UTC))
         self._alive = alive.mine(started_at)
         self._site = site
-        self.metrics = Metrics(__version__)
+        self.metrics = Metrics(__version__, node_id, site.place.cluster)
         self.follower = Follower(
             site.place, site.store, KINDS, site.redactor, self.metrics, self._take
         )

@@ -91,7 +91,12 @@ class Loop:
         disruptive actions wait for it to settle and for this node's share of
         the rollout's spread.
         """
-        wanted = [r for kind in self._kinds for r in build(kind, spec, self._host)]
+        wanted = []
+        for kind in self._kinds:
+            made = build(kind, spec, self._host)
+            for resource in made:
+                self._metrics.expect(resource.name, {action.verb for action in kind.actions})
+            wanted += made
         is_other = is_new if self._spec is None else self._differs(wanted)
         # A rollback is for an agent that does not work: it waits for no rollout.
         if is_other and not spec.rolled_back:
@@ -117,7 +122,6 @@ class Loop:
             if name not in names:
                 keeper.is_retired = True
                 keeper.wake.set()
-                self._metrics.forget(name)
 
     def _keeper_of(self, resource: AnyResource) -> _Keeper:
         keeper = self._keepers.get(resource.name)
@@ -212,4 +216,4 @@ class _PassWatcher:
 
 
 def _pending(name: str) -> Outcome:
-    return Outcome(name, "in_sync", PENDING, is_progressing=True)
+    return Outcome(name, "in_sync", PENDING, is_progressing=True, is_seen=False)

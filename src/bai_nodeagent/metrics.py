@@ -8,7 +8,6 @@ from datetime import datetime
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     Info,
     ProcessCollector,
@@ -24,6 +23,9 @@ from .status import metric_label
 _PASS_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 15, 60)
 _CONVERGE_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
+RESULTS = ("in_sync", "changed", "failed", "blocked")
+RESTART_CAUSES = ("first", "died", "changed")
+
 # Facts that are moments, and are shown as Unix time while they are there.
 _MOMENTS = {
     "swarm-certificate-expires": (
@@ -36,9 +38,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Every series of the contract. Labels are condition types, verbs and fixed words only."""
+    """Every series of the contract. Labels are condition types, verbs and fixed words only.
 
-    def __init__(self, version: str) -> None:
+    A counter's series is there at 0 before it first counts, or `increase()` would not see that;
+    a gauge's only while its value is known.
+    """
+
+    def __init__(self, version: str, node: str, cluster: str) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
 
@@ -46,7 +52,8 @@ class Metrics:
             return f"bai_nodeagent_{text}"
 
         registry = self._registry
-        Info(name("build"), "The daemon's version", registry=registry).info({"version": version})
+        build = {"version": version, "node": node, "cluster": cluster}
+        Info(name("build"), "The daemon's version, and whose it is", registry=registry).info(build)
         self._reconcile = Counter(
             name("reconcile"), "Passes by result", ["resource", "result"], registry=registry
         )
@@ -66,14 +73,11 @@ class Metrics:
             ["resource"],
             registry=registry,
         )
-        self._stuck = Gauge(
-            name("stuck_operations"), "Calls that never came back", ["resource"], registry=registry
+        self.desired_revision = _Known(
+            registry, name("desired_revision"), "Revision of the documents in the store"
         )
-        self.desired_revision = Gauge(
-            name("desired_revision"), "Revision of the documents in the store", registry=registry
-        )
-        self.applied_revision = Gauge(
-            name("applied_revision"), "Revision last wholly in line with", registry=registry
+        self.applied_revision = _Known(
+            registry, name("applied_revision"), "Revision last wholly in line with"
         )
         self.converge = Histogram(
             name("converge_seconds"),
@@ -81,11 +85,11 @@ class Metrics:
             buckets=_CONVERGE_BUCKETS_S,
             registry=registry,
         )
-        self.store_up = Gauge(name("store_up"), "1 while the store answers", registry=registry)
-        self.store_last_contact = Gauge(
+        self.store_up = _Known(registry, name("store_up"), "1 while the store answers")
+        self.store_last_contact = _Known(
+            registry,
             name("store_last_contact_timestamp_seconds"),
             "Unix time of the store's last answer",
-            registry=registry,
         )
         self.watch_restarts = Counter(
             name("watch_restarts"), "Times the store's watch broke", registry=registry
@@ -93,7 +97,9 @@ class Metrics:
         self._agent_restarts = Counter(
             name("agent_restarts"), "Starts of the agent by cause", ["cause"], registry=registry
         )
-        self.agent_up = Gauge(name("agent_up"), "1 while the agent runs", registry=registry)
+        for cause in RESTART_CAUSES:
+            self._agent_restarts.labels(cause)
+        self.agent_up = _Known(registry, name("agent_up"), "1 while the agent runs")
         self._conditions = _Conditions()
         registry.register(self._conditions)
         self._moments = _Moments()
@@ -103,11 +109,20 @@ class Metrics:
         """The exposition, in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
+    def expect(self, name: str, verbs: Iterable[str]) -> None:
+        """A resource is managed from now on, by actions of these verbs."""
+        label = metric_label(name)
+        self._drift.labels(label)
+        self._seconds.labels(label)
+        for result in RESULTS:
+            self._reconcile.labels(label, result)
+        for verb in verbs:
+            self._actions.labels(label, verb)
+
     def passed(self, outcome: Outcome, seconds: float) -> None:
         label = metric_label(outcome.name)
         self._reconcile.labels(label, outcome.result).inc()
         self._seconds.labels(label).observe(seconds)
-        self._stuck.labels(label).set(outcome.verdict.reason == "Stuck")
 
     def acted(self, name: str, action: Action, *, is_drift: bool) -> None:
         label = metric_label(name)
@@ -120,12 +135,24 @@ class Metrics:
     def conditions(self, conditions: Iterable[Condition], facts: Mapping[str, object]) -> None:
         """Shows just these conditions; one that is no longer there is taken away."""
         self._conditions.newest = tuple(conditions)
-        self.agent_up.set("agent-pid" in facts)
         self._moments.facts = facts
 
-    def forget(self, name: str) -> None:
-        """Takes the gauges of a resource away that is no longer managed."""
-        self._stuck.remove(metric_label(name))
+
+class _Known(Collector):
+    """A gauge that is there only while somebody knows its value: a 0 would say something."""
+
+    def __init__(self, registry: CollectorRegistry, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float | None) -> None:
+        self._value = value
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        value = self._value
+        if value is not None:
+            yield GaugeMetricFamily(self._name, self._text, value=value)
 
 
 class _Conditions(Collector):
@@ -135,13 +162,19 @@ class _Conditions(Collector):
         self.newest: tuple[Condition, ...] = ()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "bai_nodeagent_condition", "1 for a condition's status", labels=("type", "status")
+        held = GaugeMetricFamily(
+            "bai_nodeagent_condition", "1 for a condition's status", labels=("resource", "status")
+        )
+        stuck = GaugeMetricFamily(
+            "bai_nodeagent_stuck_operations", "Calls that never came back", labels=("resource",)
         )
         for condition in self.newest:
+            label = metric_label(condition.type)
+            stuck.add_metric((label,), condition.reason == "Stuck")
             for status in Status:
-                family.add_metric((condition.type, str(status)), condition.status is status)
-        yield family
+                held.add_metric((label, str(status)), condition.status is status)
+        yield held
+        yield stuck
 
 
 class _Moments(Collector):

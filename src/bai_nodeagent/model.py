@@ -266,6 +266,7 @@ class Kind:
     secret_names  places in the section whose text is the name of a secret, and
                   never the secret itself; NodeSpec.secrets has it by that name once
                   the store has been read: it is not kept in the journal
+    actions       every kind of action that its resources plan
     """
 
     section: str
@@ -275,6 +276,7 @@ class Kind:
     agent_values: Callable[[Mapping[str, Any]], Mapping[KeyPath, Any]] = lambda _section: {}
     check: Callable[[Any], Iterable[tuple[tuple[str | int, ...], str]]] = lambda _section: ()
     secret_names: frozenset[KeyPath] = frozenset()
+    actions: tuple[type[Action], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +292,7 @@ class Outcome:
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     is_progressing: bool = False  # merely under way: not a fault
     serves: bool | None = None  # see Plan
+    is_seen: bool = True  # else no look has come to an end, and the lack of a fact says nothing
 
 
 @dataclass(frozen=True, slots=True)

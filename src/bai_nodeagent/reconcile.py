@@ -7,7 +7,7 @@ that one resource's fault, or bug, is its own condition and nobody else's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from .model import (
     Outcome,
     Plan,
     Refused,
+    Scalar,
     Status,
     Stuck,
     Unavailable,
@@ -69,9 +70,11 @@ async def reconcile(
     middle of a plan: a pause, a newer desired state, a need that broke.
     """
     applied: list[Action] = []
+    seen: Mapping[str, Scalar] | None = None
     try:
         while True:
             plan = await _look(resource, watcher)
+            seen = plan.facts
             outcome, action = _judged(resource.name, plan, tuple(applied), objection)
             if action is None:
                 return outcome
@@ -79,8 +82,10 @@ async def reconcile(
                 watcher.applies(outcome, action)
             await _apply(resource, action, watcher)
             applied.append(action)
+            seen = None
     except Exception as error:
-        return _fault(resource.name, error, tuple(applied))
+        fault = _fault(resource.name, error, tuple(applied))
+        return replace(fault, facts=seen or {}, is_seen=seen is not None)
 
 
 def build(kind: Kind, spec: NodeSpec, host: Host) -> list[AnyResource]:

@@ -185,7 +185,10 @@ class Reporter:
     def _show(self, before: NodeStatus) -> None:
         newest = self.newest
         self._metrics.conditions(newest.conditions, newest.facts)
-        self._metrics.desired_revision.set(newest.desired.revision)
+        agent = self._last[1].get("Agent") if self._last else None
+        is_known = agent is not None and agent.is_seen
+        self._metrics.agent_up.set("agent-pid" in newest.facts if is_known else None)
+        self._metrics.desired_revision.set(newest.desired.revision or None)
         self._metrics.applied_revision.set(newest.applied.revision if newest.applied else 0)
         _log_changes(before.conditions, newest.conditions)
         if newest.summary != before.summary:

@@ -9,7 +9,8 @@ import pytest
 from bai_nodeagent import http
 from bai_nodeagent.http import CONNECTIONS_AT_MOST, Server, Views, answer, is_meant_for
 from bai_nodeagent.metrics import Metrics
-from bai_nodeagent.model import Condition, Outcome, Status, Verdict
+from bai_nodeagent.model import Action, Condition, Status
+from bai_nodeagent.resources import KINDS
 from bai_nodeagent.status import NodeStatus, Reading
 
 STATUS = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {})
@@ -57,22 +58,46 @@ def test_a_server_answers_ends_at_once_and_frees_its_port(host: str) -> None:
 
 
 def test_metrics_show_conditions_and_take_them_away() -> None:
-    metrics = Metrics("1.2")
-    metrics.conditions([Condition("Agent", Status.FALSE, "Bad", "m", "t", 1)], {"agent-pid": 1})
-    metrics.passed(Outcome("Agent", "failed", Verdict(Status.UNKNOWN, "Stuck")), 0.5)
+    metrics = Metrics("1.2", "i-1", "c")
+    metrics.conditions([Condition("AgentConfig", Status.UNKNOWN, "Stuck", "m", "t", 1)], {})
+    metrics.agent_up.set(1)
     text = metrics.text().decode()
-    assert 'bai_nodeagent_condition{status="False",type="Agent"} 1.0' in text
-    assert 'bai_nodeagent_stuck_operations{resource="agent"} 1.0' in text
-    assert 'bai_nodeagent_build_info{version="1.2"} 1.0' in text
+    assert 'bai_nodeagent_condition{resource="agent_config",status="Unknown"} 1.0' in text
+    assert 'bai_nodeagent_stuck_operations{resource="agent_config"} 1.0' in text
+    assert 'bai_nodeagent_build_info{cluster="c",node="i-1",version="1.2"} 1.0' in text
     assert "bai_nodeagent_agent_up 1.0" in text
     assert "process_resident_memory_bytes" in text
     assert "_created" not in text
     metrics.conditions([], {})
-    metrics.forget("Agent")
+    metrics.agent_up.set(None)
     text = metrics.text().decode()
-    assert "bai_nodeagent_condition{" not in text
-    assert "bai_nodeagent_stuck_operations{" not in text
-    assert "bai_nodeagent_agent_up 0.0" in text
+    for name in ("condition", "stuck_operations"):
+        assert f"bai_nodeagent_{name}{{" not in text
+    for name in ("agent_up", "store_up", "store_last_contact_timestamp_seconds"):
+        assert f"\nbai_nodeagent_{name} " not in text
+
+
+def test_every_counter_is_there_before_it_counts() -> None:
+    metrics = Metrics("1.2", "i-1", "c")
+    for kind in KINDS:
+        metrics.expect(kind.section, {action.verb for action in kind.actions})
+    text = metrics.text().decode()
+    for series in (
+        'actions_total{action="roll_back",resource="agent"}',
+        'actions_total{action="write",resource="agent-config"}',
+        'drift_total{resource="mount"}',
+        'reconcile_total{resource="agent",result="failed"}',
+        'reconcile_seconds_count{resource="agent"}',
+        'agent_restarts_total{cause="died"}',
+        "watch_restarts_total",
+    ):
+        assert f"\nbai_nodeagent_{series} 0.0\n" in text
+
+
+def test_each_kind_of_action_is_told_to_the_metrics() -> None:
+    told = {action for kind in KINDS for action in kind.actions}
+    planned = {c for c in Action.__subclasses__() if c.__module__.startswith("bai_nodeagent.")}
+    assert planned <= told
 
 
 @pytest.mark.parametrize(

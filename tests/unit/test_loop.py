@@ -24,7 +24,7 @@ class Rig:
         self.resources: list[AnyResource] = list(resources)
         self._moved = anyio.Event()
         kind = Kind("fake", {}, lambda _spec, _host: list(self.resources))
-        self.metrics = Metrics("test")
+        self.metrics = Metrics("test", "i-1", "c")
         self.loop = Loop([kind], host(), self.metrics, self._tell)
 
     def _tell(self) -> None:

@@ -61,7 +61,7 @@ class Rig:
             Who("i-1", "0", "boot", "t0"),
             cast("Store", self.shelf),
             Redactor(),
-            Metrics("test"),
+            Metrics("test", "i-1", "c"),
             self.applied.append,
         )
 
@@ -211,3 +211,24 @@ async def test_no_secret_gets_into_a_message() -> None:
     rig.reporter._redactor.learn(["hunter2-secret"])
     rig.update(outcomes=agent("Bad", message="said hunter2-secret"))
     assert rig.reporter.newest.conditions[-1].message == "said ********"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (
+            Outcome("Agent", "in_sync", Verdict(Status.TRUE, "Running"), facts={"agent-pid": 1}),
+            "1.0",
+        ),
+        (Outcome("Agent", "failed", Verdict(Status.FALSE, "CrashLoop")), "0.0"),
+        (Outcome("Agent", "failed", Verdict(Status.UNKNOWN, "Timeout"), is_seen=False), None),
+    ],
+)
+async def test_whether_the_agent_runs_is_shown_only_while_it_is_known(
+    outcome: Outcome, shown: str | None
+) -> None:
+    rig = Rig()
+    rig.update(outcomes={"Agent": outcome})
+    text = rig.reporter._metrics.text().decode()
+    found = [line for line in text.splitlines() if line.startswith("bai_nodeagent_agent_up")]
+    assert found == ([f"bai_nodeagent_agent_up {shown}"] if shown else [])

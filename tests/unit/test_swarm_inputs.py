@@ -44,7 +44,7 @@ def test_a_start_finds_the_swarm_that_is_desired() -> None:
 
 
 def test_the_certificates_expiry_is_a_gauge_while_there_is_a_certificate() -> None:
-    metrics = Metrics("test")
+    metrics = Metrics("test", "i-1", "c")
     name = b"bai_nodeagent_swarm_certificate_expiry_timestamp_seconds"
     assert name not in metrics.text()
     metrics.conditions((), {"swarm-certificate-expires": "1970-01-02T00:00:00Z"})

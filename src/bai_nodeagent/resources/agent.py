@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
@@ -327,4 +327,10 @@ def _check(section: Mapping[str, Any]) -> Iterable[tuple[tuple[str | int, ...], 
         yield ("health-timeout",), "0 leaves an agent no time to start; leave it out for 5m"
 
 
-KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, check=_check)
+KIND = Kind(
+    section=SECTION,
+    schema=SCHEMA,
+    resources=_resources,
+    check=_check,
+    actions=get_args(ChildAction | UnitAction | HealthAction),
+)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
@@ -222,5 +222,6 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
+    actions=get_args(AgentConfigAction),
     check=_check,
 )

@@ -7,6 +7,7 @@ agent moves into it, and when, is Agent's affair.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from ..agent.install import (
     NAME,
@@ -82,4 +83,10 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
 
 
 # `[agent]` is a section of two kinds, with one schema.
-KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, check=mistakes)
+KIND = Kind(
+    section=SECTION,
+    schema=SCHEMA,
+    resources=_resources,
+    check=mistakes,
+    actions=get_args(EnvironmentAction),
+)

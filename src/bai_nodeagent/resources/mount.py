@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
@@ -20,7 +20,7 @@ from ..mount import rules as mount_rules
 from ..mount import targets
 from ..mount import view as mount_view
 from ..mount.mountinfo import MountEntry, Table, is_within
-from ..mount.rules import Actual, Folder, Health, Mount, MountPlan, Unmount
+from ..mount.rules import Actual, Folder, Health, Mount, MountAction, MountPlan, Unmount
 from ..mount.view import MountSpec, View
 from ..system import mount_users, mounts
 
@@ -277,4 +277,11 @@ def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
     )
 
 
-KIND = Kind(section=SECTION, schema=SCHEMA, resources=_resources, named=True, check=_check)
+KIND = Kind(
+    section=SECTION,
+    schema=SCHEMA,
+    resources=_resources,
+    named=True,
+    check=_check,
+    actions=get_args(MountAction),
+)

@@ -11,7 +11,7 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 
@@ -324,5 +324,6 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
+    actions=get_args(SwarmAction),
     secret_names=frozenset({("token",)}),
 )
