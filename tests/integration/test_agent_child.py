@@ -334,7 +334,7 @@ async def test_it_runs_as_its_user(bench: Bench) -> None:
 
 
 async def started_by_hand(bench: Bench, *words: str) -> subprocess.Popen[bytes]:
-    child = subprocess.Popen(bench.command(*words), start_new_session=True)
+    child = subprocess.Popen(bench.command(*words), cwd=bench.root, start_new_session=True)
     await until(bench.alive)
     return child
 
@@ -364,7 +364,8 @@ async def test_one_started_before_its_file_was_written_is_restarted(bench: Bench
 
 
 async def test_a_launcher_is_not_the_agent(bench: Bench) -> None:
-    launcher = subprocess.Popen(["/usr/bin/timeout", "600", *bench.command("worker")])
+    command = ["/usr/bin/timeout", "600", *bench.command("worker")]
+    launcher = subprocess.Popen(command, cwd=bench.root)
     await until(bench.alive)
     plan = await bench.converge(bench.spec("worker"), at_most=1)
     assert plan.facts["agent-pid"] == bench.born()[0] != launcher.pid

@@ -7,14 +7,17 @@ lives, and not before what an earlier one has left behind is ended.
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..blocking import in_thread
 from ..model import Refused, Stuck
-from ..system import launch, process, sockets
+from ..system import executable, launch, process, sockets
+from ..system.executable import Executable, Traits
 from ..system.process import Process
+from ..text import clean
 from .record import Record, config_text
 from .signs import MAIN_TITLE, WORKER_TITLE, endpoints, is_backendai, pid_file
 from .spec import AgentSpec
@@ -52,15 +55,16 @@ class Search:
             return Around(stray=leader, is_ours=True)
         left = self.left_behind(record)
         others = [p for p in everyone if p not in left]
-        stray = process.matching(command, self._uids(), others) if command else None
+        wanted = executable.executable(command, self._spec.workdir, self._search_path())
+        stray = self._by_command(others, command, wanted) if wanted else None
         estranged: set[Process] = set()
         found: tuple[sockets.Listener, ...] = ()
         if stray is None and is_backendai(self._spec.health, command):
             text = config_text(self._spec)
             needed = endpoints(text)
             found = needed.taken(sockets.listeners(needed.ports))
-            owners = {o.pid for o in found} | {_noted_pid(pid_file(text))}
-            stray, estranged = self._by_title(others, owners)
+            owners = {o.pid for o in found}
+            stray, estranged = self._by_title(others, wanted, owners, _noted_pid(pid_file(text)))
         if stray is not None:
             unit = process.unit_of(stray)
             return Around(stray=stray, unit=unit if unit == self._spec.unit else "")
@@ -69,31 +73,70 @@ class Search:
         taken = described(o for o in found if o.pid not in gone)
         return Around(orphans=tuple(sorted(left)), taken=taken)
 
+    def _by_command(
+        self, among: list[Process], command: tuple[str, ...], wanted: Executable
+    ) -> Process | None:
+        """The agent by its arguments, and by all that nobody can choose for himself."""
+        folder = self._folder()
+        alike = [
+            p
+            for p in among
+            if p.pid != os.getpid()
+            and executable.has_words_of(process.command_of(p), command, wanted)
+            and (found := self._traits(p))
+            and executable.runs(found, wanted)
+            and found.folder == (folder or found.folder)
+        ]
+        tops = executable.topmost(alike, among)
+        return min(tops, key=lambda each: (each.start_ticks, each.pid), default=None)
+
     def _by_title(
-        self, everyone: list[Process], owners: set[int]
+        self, among: list[Process], wanted: Executable | None, owners: set[int], noted: int
     ) -> tuple[Process | None, set[Process]]:
         """The agent by what it calls itself (it overwrites its arguments), and what is left of
         earlier ones without their main process.
 
-        Another node's agent on this machine has the same titles: so ours is
-        who has our ports, works in our folder, or stands in our pid-file, which a
-        second agent would overwrite and then remove.
+        A title is no proof. It has to be a Python of the agent's account as well, and
+        another node's agent on this machine is both: so ours is who has our ports, or
+        is of our command's own interpreter and works in our folder or stands in our
+        pid-file, which a second agent would overwrite and then remove.
         """
-        uids, folder = self._uids(), str(self._spec.workdir)
-        agents = {
-            p: title
-            for p in everyone
-            if (title := process.title_of(p)).startswith(MAIN_TITLE) and process.is_near(p, uids)
-        }
-        mains = {p.pid: p for p in agents if not agents[p].startswith(WORKER_TITLE)}
+        agents: dict[Process, tuple[str, Traits]] = {}
+        for p in among:
+            title = process.title_of(p)
+            found = self._traits(p) if title.startswith(MAIN_TITLE) else None
+            if found and executable.is_python(found.path):
+                agents[p] = title, found
+        mains = {p.pid: p for p in agents if not agents[p][0].startswith(WORKER_TITLE)}
+        folder = self._folder()
         ours = {
             p
-            for p in agents
-            if p.pid in owners or (folder != "/" and process.folder_of(p) == folder)
+            for p, (_, found) in agents.items()
+            if p.pid in owners
+            or (
+                (not wanted or not wanted.is_python or executable.runs(found, wanted))
+                and (p.pid == noted or (folder and found.folder == folder))
+            )
         }
         alive = [mains.get(p.pid) or mains.get(p.parent) for p in sorted(ours)]
         stray = next((main for main in alive if main is not None), None)
         return stray, {p for p in ours if p.pid not in mains and p.parent not in mains}
+
+    def _traits(self, of: Process) -> Traits | None:
+        """None for whoever can't be the agent: of another account, or in another world than
+        ours, where paths and pids mean something else. Its own unit may have one of its own."""
+        found = executable.traits(of)
+        if found is None or found.uid not in self._uids():
+            return None
+        return found if found.is_here or found.unit == self._spec.unit else None
+
+    def _folder(self) -> str:
+        """Where the agent works; "" where nobody has said so."""
+        folder = os.path.realpath(self._spec.workdir)
+        return "" if folder == "/" else folder
+
+    def _search_path(self) -> str:
+        return self._spec.env.get("PATH", launch.SEARCH_PATH)
 
     def left_behind(self, record: Record) -> set[Process]:
         """What lives of an agent whose main process does not. Blocks.
@@ -142,7 +185,19 @@ def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
 
 
 def _who(pid: int) -> str:
+    """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
     owner = process.find(pid) if pid else None
     if owner is None:
         return "a process that we may not see"
-    return f"process {pid} ({process.title_of(owner)[:60]})"
+    return f"process {pid} ({process.name_of(owner)}, {_account(owner)})"
+
+
+def _account(of: Process) -> str:
+    try:
+        uid = process.uid_of(of)
+    except OSError:
+        return "gone"
+    try:
+        return f"user {clean(pwd.getpwuid(uid).pw_name)}"
+    except KeyError:
+        return f"uid {uid}"

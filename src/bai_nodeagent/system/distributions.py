@@ -24,13 +24,11 @@ from ..blocking import in_thread
 from ..model import Stuck, Unavailable
 from ..plugin_rules import QUIET_S, Environment, Plugin, PluginRules
 from . import inotify
+from .executable import EXEC_LINE
 
 GROUP = "backendai_accelerator_v21"
 LOOK_DEADLINE_S = 5.0
 _PYTHON = re.compile(r"python[0-9.]*")
-# What installers write into a script whose interpreter's path is too long, or
-# has spaces: a line of shell that Python reads as a string.
-_EXEC_LINE = re.compile(r"""'''exec' "?([^"\n]+?)"? "\$0" """)
 
 
 async def look(rules: PluginRules, asker: str) -> Environment | None:
@@ -106,7 +104,7 @@ def interpreter_of(command: Sequence[str]) -> Path | None:
             head = script.read(1024).decode(errors="replace")
     except FileNotFoundError:
         return None
-    named = _EXEC_LINE.search(head)
+    named = EXEC_LINE.search(head)
     path = Path(named[1] if named else _shebang(head))
     return path if path.is_absolute() and _PYTHON.fullmatch(path.name) else None
 

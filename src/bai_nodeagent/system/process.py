@@ -20,8 +20,9 @@ import contextlib
 import fcntl
 import os
 import signal
+import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import anyio
 
 from ..blocking import in_thread
 from ..model import Refused
+from ..text import clean
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0
@@ -133,73 +135,80 @@ def command_of(process: Process) -> tuple[str, ...]:
     return tuple(os.fsdecode(word) for word in raw.removesuffix(b"\0").split(b"\0") if raw)
 
 
+def name_of(process: Process) -> str:
+    """The short name that the kernel has for it (comm), fit to be shown; "" when it is gone."""
+    try:
+        return clean(Path(f"/proc/{process.pid}/comm").read_bytes().rstrip(b"\n"))
+    except OSError:
+        return ""
+
+
 def unit_of(process: Process) -> str:
-    """The innermost systemd unit whose cgroup it is in; "" when there is none."""
+    """The innermost unit of the system's systemd whose cgroup it is in; "" when there is none.
+
+    Below user@UID.service accounts name their units as they like.
+    """
     try:
         text = os.fsdecode(Path(f"/proc/{process.pid}/cgroup").read_bytes())
     except OSError:
         return ""
     names = [name for line in text.split("\n") for name in line.split("/")[1:]]
+    if any(name.startswith("user@") for name in names):
+        return ""
     return next((n for n in reversed(names) if n.endswith((".service", ".scope"))), "")
 
 
+def uid_of(process: Process) -> int:
+    """Its effective account. Raises OSError."""
+    return Path(f"/proc/{process.pid}").stat().st_uid
+
+
 def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
-    """Those that have the lock's file open, but for ourselves. Blocks.
+    """Those that hold the lock, but for ourselves. Blocks.
 
-    Links in /proc/PID/fd are compared as text: to follow one could hang on a
-    dead network mount. Processes that we may not look into are left out.
+    Proof is what the kernel says of an open file, in /proc/PID/fdinfo: the lock
+    on it, by device and inode. Only where the file's name is the right one is
+    it asked; the name alone is no proof, since whoever has a mount namespace of
+    his own gives it to any file. No link is followed: that could hang on a dead
+    network mount. Processes that we may not look into are left out.
     """
-    wanted = str(lock.resolve())
-    return [p for p in among if p.pid != os.getpid() and wanted in _open_files(p)]
+    wanted, file = str(lock.resolve()), _kernel_name(lock)
+    return [p for p in among if p.pid != os.getpid() and file and _holds(p, wanted, file)]
 
 
-def _open_files(process: Process) -> set[str]:
-    folder = f"/proc/{process.pid}/fd"
-    files = set()
+def _holds(process: Process, path: str, file: bytes) -> bool:
+    folder = f"/proc/{process.pid}"
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208
+        for fd in os.listdir(f"{folder}/fd"):  # noqa: PTH208
             with contextlib.suppress(OSError):
-                files.add(os.readlink(f"{folder}/{name}"))  # noqa: PTH115
-    return files
+                if os.readlink(f"{folder}/fd/{fd}") != path:  # noqa: PTH115
+                    continue
+                info = Path(f"{folder}/fdinfo/{fd}").read_bytes().split(b"\n")
+                if any(b"FLOCK" in line and file in line.split() for line in info):
+                    return True
+    return False
 
 
-def matching(command: Sequence[str], uids: set[int], among: Iterable[Process]) -> Process | None:
-    """The topmost process of this PID namespace that runs exactly that command. Blocks.
+def _kernel_name(file: Path) -> bytes:
+    """A file's device and inode as locks show them, b"" where it is not there.
 
-    A script shows with its interpreter before it, and so does a launcher
-    (`sudo COMMAND`), which is not the process itself: those with the fewest
-    extra words count, and of them the one that is nobody's descendant here.
-    Processes of other accounts than `uids` don't count: anyone can choose his
-    arguments.
+    Asked by a lock of another sort, which disturbs nobody: st_dev is another
+    device on btrfs and overlays. Source: proc_pid_fdinfo(5), fcntl(2).
     """
-    everyone = {process.pid: process for process in among}
-    extra = {
-        process: len(words) - len(command)
-        for process in everyone.values()
-        if process.pid != os.getpid()
-        and (words := command_of(process))[-len(command) :] == tuple(command)
-        and is_near(process, uids)
-    }
-    if not extra:
-        return None
-    nearest = {process for process, words in extra.items() if words == min(extra.values())}
-    tops = [p for p in nearest if not nearest.intersection(_ancestors(p, everyone))]
-    return min(tops, key=lambda process: (process.start_ticks, process.pid))
-
-
-def is_near(process: Process, uids: set[int]) -> bool:
-    """It is of one of these accounts, and of our own PID namespace: no container's. Blocks."""
     try:
-        owner = os.stat(f"/proc/{process.pid}").st_uid  # noqa: PTH116
-        namespace = os.readlink(f"/proc/{process.pid}/ns/pid")  # noqa: PTH115
-    except PermissionError:
-        return owner in uids
-    except OSError:
-        return False
-    return owner in uids and namespace == os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0))
+        info = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
+    finally:
+        os.close(fd)
+    locks = (line.split() for line in info.split(b"\n") if line.startswith(b"lock:"))
+    return next((words[6] for words in locks if words[2] == b"OFDLCK"), b"")
 
 
-def _ancestors(process: Process, everyone: Mapping[int, Process]) -> Iterator[Process]:
+def ancestors(process: Process, everyone: Mapping[int, Process]) -> Iterator[Process]:
     seen = {process.pid}
     while (parent := everyone.get(process.parent)) and parent.pid not in seen:
         seen.add(parent.pid)
@@ -225,14 +234,14 @@ def kin(main: Process | None, lock: Path) -> set[Process]:
 def below(main: Process) -> list[Process]:
     """What a process has forked, and what that has, with the process itself. Blocks."""
     everyone = {process.pid: process for process in living()}
-    return [p for p in everyone.values() if p == main or main in _ancestors(p, everyone)]
+    return [p for p in everyone.values() if p == main or main in ancestors(p, everyone)]
 
 
 def _belongs(process: Process, main: Process, everyone: Mapping[int, Process]) -> bool:
     return process.start_ticks >= main.start_ticks and (
         process.session == main.pid == main.session
         or process.group == main.pid == main.group
-        or main in _ancestors(process, everyone)
+        or main in ancestors(process, everyone)
     )
 
 

@@ -1,0 +1,204 @@
+"""Processes that look like the agent, and are not: none is adopted, stopped or ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bai_nodeagent.agent.record import Record
+from bai_nodeagent.agent.search import Search
+from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.system import launch, process
+from servers import wait_until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.root]
+
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    with ExitStack() as ends:
+
+        def start(*argv: str, **more: Any) -> subprocess.Popen[bytes]:
+            child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **more)
+            ends.callback(child.wait)
+            ends.callback(child.kill)
+            ends.callback(lambda: child.stdin and child.stdin.close())
+            return child
+
+        yield start
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for each in (tmp_path, *list(tmp_path.parents)[:2]):
+        each.chmod(0o755)
+    return tmp_path
+
+
+def script(folder: Path, first_line: str = "#!/bin/bash") -> Path:
+    path = folder / "start-agent.sh"
+    path.write_text(f"{first_line}\nsleep 600\n")
+    path.chmod(0o755)
+    return path
+
+
+def spec_of(command: Sequence[str], folder: Path, **more: Any) -> AgentSpec:
+    return replace(
+        AgentSpec(supervisor="child", command=tuple(command), workdir=folder, user="nobody"), **more
+    )
+
+
+async def found(spec: AgentSpec, folder: Path) -> int | None:
+    search = Search(spec, folder / "agent.lock")
+    stray = (await search.around(Record(process.boot_id()), spec.command)).stray
+    return stray.pid if stray else None
+
+
+def shows(child: subprocess.Popen[bytes], words: Sequence[str]) -> Callable[[], bool]:
+    wanted = b"\0".join(os.fsencode(word) for word in words)
+
+    def is_so() -> bool:
+        return Path(f"/proc/{child.pid}/cmdline").read_bytes().rstrip(b"\0").endswith(wanted)
+
+    return is_so
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        ("tail", "-f", "SCRIPT"),
+        ("tail", "-f", "/dev/null", "SCRIPT"),
+        ("bash", "-c", "sleep 600; true", "SCRIPT"),
+        ("bash", "-c", "exec -a SCRIPT sleep 600"),
+        ("bash", "-c", "exec -a /bin/bash tail -f /dev/null SCRIPT"),
+        (sys.executable, "-c", "import time; time.sleep(600)", "SCRIPT"),
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+async def test_who_only_names_the_agents_program_is_not_the_agent(
+    reader: tuple[str, ...], folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    program = str(script(folder))
+    words = [word.replace("SCRIPT", program) for word in reader]
+    child = run(*AS_NOBODY, *words, cwd=folder)
+    wait_until(shows(child, [program]), "the impostor does not show its words") if (
+        "exec" not in reader[2]
+    ) else time.sleep(0.3)
+    assert await found(spec_of((program,), folder), folder) is None
+
+
+@pytest.mark.parametrize("by_hand", [(), ("bash",), ("/bin/bash",)])
+async def test_the_program_itself_is_the_agent_however_it_was_started(
+    by_hand: tuple[str, ...], folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    program = str(script(folder, "#!/bin/bash -e" if not by_hand else "#!/bin/bash"))
+    child = run(*AS_NOBODY, *by_hand, program, cwd=folder)
+    wait_until(shows(child, ["bash", program] if by_hand == ("bash",) else [program]), "no bash")
+    wait_until(lambda: "bash" in str(Path(f"/proc/{child.pid}/exe").readlink()), "no bash yet")
+    assert await found(spec_of((program,), folder), folder) == child.pid
+
+
+async def test_another_account_or_folder_is_not_the_agent(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    one = run("setpriv", "--reuid=61001", "--regid=61001", "--clear-groups", *command, cwd=folder)
+    other = run(*command, cwd="/")
+    for child in (one, other):
+        wait_until(shows(child, command), "it does not run")
+    assert await found(spec_of(command, folder), folder) is None
+
+
+async def test_a_process_in_another_mount_namespace_is_not_the_agent(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    child = run("unshare", "--mount", *command, cwd=folder)
+    wait_until(shows(child, command), "it does not run")
+    assert await found(spec_of(command, folder, user=None), folder) is None
+    same = run(*command, cwd=folder)
+    wait_until(shows(same, command), "it does not run")
+    assert await found(spec_of(command, folder, user=None), folder) == same.pid
+
+
+async def test_the_agents_title_alone_is_not_the_agent(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    spec = spec_of((sys.executable, "-m", "ai.backend.agent.server"), folder)
+    title = "backend.ai: agent i-one"
+    child = run(*AS_NOBODY, "bash", "-c", f'exec -a "{title}" sleep 600', cwd=folder)
+    wait_until(shows(child, [title, "600"]), "it has no such title")
+    assert await found(spec, folder) is None
+
+
+async def test_an_agent_that_has_overwritten_its_arguments_is_known_by_all_else(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    spec = spec_of((sys.executable, "-m", "ai.backend.agent.server"), folder, user=None)
+    title = "backend.ai: agent i-one"
+    words = ("exec", "-a", f'"{title}"', sys.executable, "-c", "'import time; time.sleep(600)'")
+    child = run("bash", "-c", " ".join(words), cwd=folder)
+    elsewhere = run("bash", "-c", " ".join(words), cwd=folder.parent)
+    for each in (child, elsewhere):
+        wait_until(shows(each, ["-c", "import time; time.sleep(600)"]), "it has no such title")
+    assert await found(spec, folder) == child.pid
+
+
+async def test_arguments_that_are_no_text_are_survived(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    argv0 = b"agent \xff\xfe\x1b[2J\n"
+    child = subprocess.Popen([argv0, "600"], executable="/bin/sleep", cwd=folder)
+    try:
+        assert await found(spec_of(("/bin/sleep", "600"), folder, user=None), folder) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def test_who_holds_a_file_of_the_locks_name_elsewhere_is_none_of_ours(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """A file that has the lock's path in a mount namespace of somebody else's."""
+    lock = folder / "run" / "agent.lock"
+    lock.parent.mkdir()
+    program = (
+        "import fcntl, sys, time; held = open(sys.argv[1], 'w'); "
+        "fcntl.flock(held, fcntl.LOCK_EX); print('held', file=sys.stderr, flush=True); "
+        "time.sleep(600)"
+    )
+    with launch.held(lock):
+        child = run(
+            "unshare", "--mount", "bash", "-c",
+            f'mount -t tmpfs none "{lock.parent}" && exec "$@"', "sh",
+            sys.executable, "-c", program, str(lock), stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stderr is not None
+        assert child.stderr.readline() == b"held\n"
+        child.stderr.close()
+        links = [str(fd.readlink()) for fd in Path(f"/proc/{child.pid}/fd").iterdir()]
+        assert str(lock) in links
+        assert process.kin(None, lock) == set()
+
+
+async def test_who_has_the_lock_open_without_holding_it_is_none_of_ours(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    lock = folder / "agent.lock"
+    with launch.held(lock) as fd:
+        reader = run("tail", "-f", str(lock))
+        heir = run("sleep", "600", pass_fds=(fd,))
+        wait_until(shows(reader, [str(lock)]), "no reader")
+        wait_until(shows(heir, ["sleep", "600"]), "no heir")
+        assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
