@@ -243,7 +243,7 @@ async def _run(
     try:
         # By env, which is here for sure: an interpreter on a dead mount hangs elsewhere.
         words = (program("env"), *argv)
-        done = await helper.run(words, deadline_s, place.lock, LOCK_PATIENCE_S, who)
+        done = await helper.run_kept(words, deadline_s, place.lock, LOCK_PATIENCE_S, who)
     except Outstanding as error:
         raise Stuck(f"{what}: an earlier try is still at work") from error
     except Hangs as error:

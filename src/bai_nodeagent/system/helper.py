@@ -15,19 +15,25 @@ import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
-from .launch import Account, credentials, environment
+from . import keeper
+from .launch import Account, Credentials, credentials, environment
 from .programs import SEARCH_PATH
 
 # Fixed, so that the same comes out however the daemon was started; C for words to be quoted.
 _WORDS = {"LC_ALL": "C"}
 _ENVIRONMENT = {"PATH": SEARCH_PATH, **_WORDS}
+# Read now: an upgrade may take the file away under us.
+_KEEPER = Path(keeper.__file__).read_text()
 _LOCK_PAUSE_S = 0.02
+# What a keeper takes to end others, after the deadline that it keeps.
+KEEPER_S = 10.0
 _OUTPUT_AT_MOST = 65536
 
 _left_behind: list[subprocess.Popen[bytes]] = []
@@ -69,6 +75,36 @@ async def run(
     Raises Hangs at the deadline, Outstanding when the lock stays taken, and
     OSError when the program can't be started.
     """
+    env = environment(who, _WORDS) if who else _ENVIRONMENT
+    return await _run(argv, deadline_s, lock, patience_s, env, credentials(who))
+
+
+async def run_kept(
+    argv: Sequence[str], deadline_s: float, lock: Path, patience_s: float, who: Account
+) -> Finished:
+    """As `run`; and nothing that the program has started outlives it, the deadline or us.
+
+    `argv` begins with an absolute path.
+    """
+    groups = ",".join(map(str, who.groups))
+    whom = (f"{os.getpid()}", f"{deadline_s}", f"{who.uid}", f"{who.gid}", groups)
+    words = (sys.executable, "-I", "-S", "-c", _KEEPER, *whom, *argv)
+    env = environment(who, _WORDS)
+    done = await _run(words, deadline_s + KEEPER_S, lock, patience_s, env, {}, signal.SIGTERM)
+    if done.code == keeper.HUNG:
+        raise Hangs
+    return done
+
+
+async def _run(
+    argv: Sequence[str],
+    deadline_s: float,
+    lock: Path | None,
+    patience_s: float,
+    env: Mapping[str, str],
+    whose: Credentials,
+    end_with: signal.Signals = signal.SIGKILL,
+) -> Finished:
     _reap()
     lock_fd = await _taken(lock, patience_s) if lock else None
     output = os.memfd_create("output")
@@ -79,12 +115,12 @@ async def run(
             stdout=output,
             stderr=output,
             cwd="/",
-            env=environment(who, _WORDS) if who else _ENVIRONMENT,
+            env=env,
             pass_fds=() if lock_fd is None else (lock_fd,),
             start_new_session=True,
-            **credentials(who),
+            **whose,
         )
-        await _ended(child, deadline_s)
+        await _ended(child, deadline_s, end_with)
         text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")
         return Finished(child.wait(), text)
     finally:
@@ -93,22 +129,27 @@ async def run(
             os.close(lock_fd)  # the helper has its own
 
 
-async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:
+async def _ended(
+    child: subprocess.Popen[bytes], deadline_s: float, end_with: signal.Signals
+) -> None:
     pidfd = os.pidfd_open(child.pid)
     try:
         with anyio.move_on_after(deadline_s):
             return await anyio.wait_readable(pidfd)
         raise Hangs(waits_for(child.pid))  # noqa: TRY301  (left behind in any case)
     except BaseException:
-        _leave(child)
+        _leave(child, end_with)
         raise
     finally:
         os.close(pidfd)
 
 
-def _leave(child: subprocess.Popen[bytes]) -> None:
+def _leave(child: subprocess.Popen[bytes], end_with: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        if end_with is signal.SIGKILL:
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.send_signal(end_with)  # it ends the others itself
     _left_behind.append(child)
 
 

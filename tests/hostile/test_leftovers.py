@@ -1,0 +1,80 @@
+"""What a package starts while it is installed or imported outlives neither that nor the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bai_nodeagent.system import helper, launch
+from bai_nodeagent.system.launch import Account
+from servers import wait_until
+from wheels import USER, public_folder
+
+pytestmark = pytest.mark.root
+
+# In a session of its own, whose parent goes at once: nobody's child and nobody's group.
+LEAVES = "setsid sh -c 'setsid sleep 1000 & setsid sleep 1000 &' & sleep 0.3; echo done"
+DAEMON = """
+import sys, anyio
+from pathlib import Path
+from bai_nodeagent.system import helper, launch
+who = launch.account(sys.argv[1])
+command = ("/bin/sh", "-c", sys.argv[3] + "; exec sleep 1000")
+anyio.run(helper.run_kept, command, 600.0, Path(sys.argv[2]), 0.0, who)
+"""
+
+
+@pytest.fixture
+def who() -> Account:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: runs programs under another account")
+    return launch.account(USER)
+
+
+def is_free(lock: Path) -> bool:
+    return subprocess.run(["flock", "--nonblock", str(lock), "true"], check=False).returncode == 0
+
+
+@pytest.mark.anyio
+async def test_what_a_step_leaves_behind_ends_with_it(who: Account, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    done = await helper.run_kept(("/bin/sh", "-c", LEAVES), 60.0, lock, 0.0, who)
+    assert (done.code, done.output) == (0, "done\n")
+    assert is_free(lock)
+    failed = await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; exit 7"), 60.0, lock, 0.0, who)
+    assert failed.code == 7
+    assert is_free(lock)
+
+
+@pytest.mark.anyio
+async def test_a_step_and_what_it_leaves_end_at_the_deadline(who: Account, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with pytest.raises(helper.Hangs):
+        await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; sleep 1000"), 1.0, lock, 0.0, who)
+    assert is_free(lock)
+
+
+def test_a_step_ends_with_the_daemon(who: Account, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    argv = [sys.executable, "-c", DAEMON, USER, str(lock), LEAVES]
+    with subprocess.Popen(argv) as daemon:
+        wait_until(lambda: lock.exists() and not is_free(lock), "the step has not begun")
+        time.sleep(1.0)  # for it to leave something behind
+        daemon.send_signal(signal.SIGKILL)
+    wait_until(lambda: is_free(lock), "the step lives on")
+
+
+@pytest.mark.anyio
+async def test_a_step_runs_as_the_account_alone(who: Account) -> None:
+    with public_folder() as folder:
+        lock = folder / "lock"
+        done = await helper.run_kept(("/usr/bin/id", "-u"), 60.0, lock, 0.0, who)
+        assert done.output == f"{who.uid}\n"
+        groups = await helper.run_kept(("/usr/bin/id", "-G"), 60.0, lock, 0.0, who)
+        assert {int(group) for group in groups.output.split()} == set(who.groups)
