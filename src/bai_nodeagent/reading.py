@@ -5,7 +5,7 @@ Nothing here changes the node or what is remembered of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +24,17 @@ READ_ROUNDS_AT_MOST = 8
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Who follows: this node, the groups of its own configuration, where it remembers."""
+    """Who follows: this node, the groups of its own configuration, where it remembers.
+
+    seal  keyed digest of a secret, as Host.digest
+    """
 
     identity: Identity
     cluster: str
     hostname: str
     groups: tuple[str, ...]
     state: Path
+    seal: Callable[[object], str]
 
 
 async def read_all(
@@ -85,7 +89,7 @@ def evaluate(place: Place, snapshot: Snapshot, kinds: Sequence[Kind]) -> Desired
             documents.append(Document(layer, key, entry.revision, entry.raw))
         elif not key.startswith("desired/node/"):
             missing.append(key)
-    return desired.evaluate(documents, missing, kinds, __version__, faults)
+    return desired.evaluate(documents, missing, kinds, __version__, faults, place.seal)
 
 
 async def find_address(merged: Mapping[str, object], place: Place) -> address.AgentAddress:

@@ -74,11 +74,13 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
-    place = Place(who, settings.cluster, socket.gethostname(), settings.groups, settings.state)
+    digest = _keyed(key)
+    hostname = socket.gethostname()
+    place = Place(who, settings.cluster, hostname, settings.groups, settings.state, digest)
     host = Host(
         settings.state,
         settings.runtime,
-        _keyed(key),
+        digest,
         redactor,
         learn=redactor.learn,
         etcd=_etcd_of(settings),

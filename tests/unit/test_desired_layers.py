@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -277,3 +278,16 @@ def test_no_representation_shows_a_document() -> None:
     verdict = judged({"cluster": HEAD + "[agent-config.values]\npassword = 'GEHEIM'"})
     assert "GEHEIM" not in repr(verdict)
     assert "GEHEIM" not in repr(Document("cluster", "desired/cluster", 1, b"GEHEIM"))
+
+
+def test_nobody_can_try_a_secret_against_the_digest() -> None:
+    def of(password: object, seal: Callable[[object], str] = lambda _: "*") -> str | None:
+        values = {"etcd": {"password": password, "tokens": ["a", password]}}
+        raw = json.dumps({"api-version": 1, "agent-config": {"values": values}}).encode()
+        document = Document("cluster", "desired/cluster", 1, raw)
+        return desired.evaluate([document], (), KINDS, VERSION, seal=seal).digest
+
+    assert of("hunter2") == of("hunter3") != of({"secret": "name"})
+    keyed = of("hunter2", lambda secret: f"keyed {secret}")
+    assert keyed not in (of("hunter2"), of("hunter3", lambda secret: f"keyed {secret}"))
+    assert keyed == of("hunter2", lambda secret: f"keyed {secret}")

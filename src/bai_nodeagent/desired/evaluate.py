@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from .documents import Document, Fault, Unreadable, read
 from .formats import satisfies
 from .merge import Merged, digest, layer_of, merge
 from .places import secret_names, spelled
-from .secrecy import Place
+from .secrecy import MASK, Place
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Desired:
     missing    keys of layers that must exist and don't
     merged     the document that all layers make together; None while there are
                mistakes or missing layers. Variables and secrets are not filled in
-    digest     of `merged`: comments, order, format and [meta] don't count
+    digest     of `merged`: comments, order, format and [meta] don't count, and of secrets
+               what `seal` makes of them
     is_paused  some layer that parses says so, whatever is wrong elsewhere
     too_old    why this daemon is older than a document asks for; it has to hold
     """
@@ -61,12 +62,14 @@ def evaluate(
     kinds: Sequence[Kind],
     daemon_version: str,
     faults: Mapping[str, str] | None = None,
+    seal: Callable[[object], str] = lambda _secret: MASK,
 ) -> Desired:
     """Judges the layers alone and together. Never raises, whatever the bytes.
 
     `documents` come in merge order. `missing` are the keys of layers that must
     exist and don't; `faults` the layers that stand in the store but could not
-    be had as one document, each with the sentence that says why. Required keys
+    be had as one document, each with the sentence that says why. `seal` gives what
+    stands in the digest for a secret that a document holds itself. Required keys
     are looked for only when every layer can be read: what seems to be missing
     might stand in the others.
     """
@@ -91,7 +94,7 @@ def evaluate(
         missing=tuple(missing),
         is_paused=is_paused,
         merged=merged.document if is_valid else None,
-        digest=digest(merged.document) if is_valid else None,
+        digest=digest(merged.document, seal) if is_valid else None,
         too_old=_too_old(tables, daemon_version),
         said_by=merged.said_by,
     )

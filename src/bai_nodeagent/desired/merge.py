@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
 from typing import Any
 
 from ..model import UNSET
 from .formats import is_name
-from .places import is_marker, is_unset
-from .secrecy import Place
+from .places import is_marker, is_secret, is_unset
+from .secrecy import Place, is_secret_place
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,19 @@ def _tagged(value: object) -> object:
             raise TypeError(f"no canonical form for {type(value).__name__}")
 
 
-def digest(document: Mapping[str, Any]) -> str:
-    return f"sha256:{hashlib.sha256(canonical(document)).hexdigest()}"
+def digest(document: Mapping[str, Any], seal: Callable[[object], str]) -> str:
+    """Of what a document means. `seal` gives what stands in it for a secret: whoever reads
+    the digest could else try passwords until one fits."""
+    return f"sha256:{hashlib.sha256(canonical(_sealed(document, seal, ()))).hexdigest()}"
+
+
+def _sealed(value: Any, seal: Callable[[object], str], place: Place) -> Any:
+    match value:
+        case Mapping() if is_secret(value):
+            return value  # the name of one
+        case Mapping():
+            return {key: _sealed(item, seal, (*place, key)) for key, item in value.items()}
+        case list():
+            return [_sealed(item, seal, place) for item in value]
+        case _:
+            return seal(value) if is_secret_place(place) else value
