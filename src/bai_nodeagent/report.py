@@ -22,7 +22,7 @@ from .in_force import InForce
 from .metrics import Metrics
 from .model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
 from .redact import Redactor
-from .schedule import WriteBudget, reconnect_s
+from .schedule import WriteBudget, reconnect_s, resync_s
 from .status import Applied, NodeStatus
 from .store.base import Store
 from .text import clean
@@ -64,6 +64,8 @@ class Reporter:
         self._redactor = redactor
         self._metrics = metrics
         self._tell_applied = applied
+        self._key = f"node/{who.node}/status"
+        self._raw = b""  # as written last
         self._write_fault: str | None = None
         self._changed = anyio.Event()
         self._awaited_since_s: float | None = None  # a new desired state that is not applied yet
@@ -123,6 +125,7 @@ class Reporter:
         budget = WriteBudget(at_s=time.monotonic())
         written: NodeStatus | None = None
         has_answered = False
+        look_at_s = _next_look_s()
         while True:
             self._changed = anyio.Event()
             newest = self.newest
@@ -132,7 +135,11 @@ class Reporter:
             if written is not None and status.without_facts(newest) == status.without_facts(
                 written
             ):
-                await self._changed.wait()
+                with anyio.move_on_after(max(0.0, look_at_s - time.monotonic())):
+                    await self._changed.wait()
+                    continue
+                look_at_s = _next_look_s()
+                written = written if await self._stands() else None
                 continue
             wait_s = 0.0 if is_answer else budget.wait_s(time.monotonic())
             if not is_answer and newest.summary == "Progressing":
@@ -156,13 +163,22 @@ class Reporter:
         try:
             now = status.timestamp(datetime.now(UTC))
             raw = status.to_json(replace(newest, reported_at=now))
-            await self._store.put(f"node/{newest.node}/status", raw)
+            await self._store.put(self._key, raw)
+            self._raw = raw
         except Unavailable as error:
             self._found_fault(str(error))
             await anyio.sleep(reconnect_s(random.random()))  # noqa: S311
             return False
         self._found_fault(None)
         return True
+
+    async def _stands(self) -> bool:
+        """Whether what was written last is there still; as long as nobody can tell, it is."""
+        try:
+            entry = (await self._store.read([self._key])).entries.get(self._key)
+        except Unavailable:
+            return True
+        return entry is not None and entry.raw == self._raw
 
     def _found_fault(self, fault: str | None) -> None:
         """Tells at once that statuses can't be written, or can again: no other event does."""
@@ -196,6 +212,10 @@ class Reporter:
         if newest.summary == "Ready" and self._awaited_since_s is not None:
             self._metrics.converge.observe(time.monotonic() - self._awaited_since_s)
             self._awaited_since_s = None
+
+
+def _next_look_s() -> float:
+    return time.monotonic() + resync_s(random.random())  # noqa: S311
 
 
 def _log_changes(before: Iterable[Condition], newest: Iterable[Condition]) -> None:

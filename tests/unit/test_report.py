@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -16,7 +16,7 @@ from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
 from bai_nodeagent.report import Reporter, Who
 from bai_nodeagent.status import Applied, Reading
-from bai_nodeagent.store.base import Store
+from bai_nodeagent.store.base import Entry, Snapshot, Store
 from unit.fakes import node_spec
 
 pytestmark = pytest.mark.anyio
@@ -30,11 +30,15 @@ VALID = InForce(
 GOOD = {"Agent": Outcome("Agent", "in_sync", Verdict(Status.TRUE, "Running"))}
 
 
+KEY = "node/i-1/status"
+
+
 class Shelf:
     """A store that notes what is put, and can be away."""
 
     def __init__(self) -> None:
         self.written: list[dict[str, Any]] = []
+        self.stands: bytes | None = None
         self.is_away = False
         self.moved = anyio.Event()
 
@@ -43,9 +47,15 @@ class Shelf:
         self.moved = anyio.Event()
         if self.is_away:
             raise Unavailable("away")
-        assert key == "node/i-1/status"
+        assert key == KEY
+        self.stands = value
         self.written.append(json.loads(value))
         return 1
+
+    async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
+        if self.is_away:
+            raise Unavailable("away")
+        return Snapshot(1, {} if self.stands is None else {KEY: Entry(self.stands, 1)})
 
     async def until(self, count: int) -> None:
         with anyio.fail_after(5):
@@ -232,3 +242,19 @@ async def test_whether_the_agent_runs_is_shown_only_while_it_is_known(
     text = rig.reporter._metrics.text().decode()
     found = [line for line in text.splitlines() if line.startswith("bai_nodeagent_agent_up")]
     assert found == ([f"bai_nodeagent_agent_up {shown}"] if shown else [])
+
+
+@pytest.mark.parametrize("stands", [None, b"garbage"])
+async def test_a_status_that_somebody_removed_or_replaced_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, stands: bytes | None
+) -> None:
+    monkeypatch.setattr(report, "resync_s", lambda _chance: 0.05)
+    rig = Rig()
+    rig.update()
+    async with rig.running():
+        await rig.shelf.until(1)
+        await anyio.sleep(0.3)
+        assert len(rig.shelf.written) == 1
+        rig.shelf.stands = stands
+        await rig.shelf.until(2)
+        assert rig.shelf.written[1]["summary"] == "Ready"
