@@ -20,6 +20,7 @@ help:
 	@echo "make e2e          a real node in a virtual machine (make node-shell: a shell there), and"
 	@echo "                  the real Backend.AI agent, of both lines"
 	@echo "make walk         a random walk with faults; MINUTES=60 STORE=single|three|guarded SEED=7"
+	@echo "make fuzz         edits of agent.toml, documents and texts, made up; EXAMPLES=100000 SEED=7"
 	@echo "make bench        speed and memory, as ratios"
 
 run: $(VENV)/.installed
@@ -65,6 +66,13 @@ walk: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@cd tests && $(CURDIR)/$(BIN)/python -m walk --minutes $(MINUTES) --store $(STORE) \
 	  $(if $(SEED),--seed $(SEED))
+
+EXAMPLES ?= 10000
+FUZZERS := test_agent_toml.py test_desired_fuzz.py test_desired_values.py test_text.py
+.PHONY: fuzz
+fuzz: $(VENV)/.tested
+	BAI_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest $(if $(SEED),--hypothesis-seed=$(SEED)) \
+	  $(addprefix tests/unit/,$(FUZZERS))
 
 bench: $(VENV)/.tested
 	@for each in bench/*.py; do $(BIN)/python $$each || exit 1; done

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import re
 import tomllib
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bai_nodeagent.agent_toml import (
@@ -27,6 +26,7 @@ from bai_nodeagent.agent_toml import (
 from bai_nodeagent.agent_toml.places import owned
 from bai_nodeagent.agent_toml.text import nodes, scan
 from bai_nodeagent.model import UNSET, KeyPath, Refused
+from fuzz import many
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "agent_toml"
 HALFSTACK = (FIXTURES / "halfstack.toml").read_bytes().decode()
@@ -404,10 +404,10 @@ def is_toml(text: str) -> bool:
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> str:
-    """TOML documents: statements, of which each that would make it invalid is left out."""
+def documents(draw: st.DrawFn, start: str = "") -> str:
+    """TOML documents: behind `start` statements; one that would make it invalid is left out."""
     newline = draw(st.sampled_from(["\n", "\n", "\r\n"]))
-    text = ""
+    text = start
     for statement in draw(st.lists(statements(), max_size=14)):
         longer = text + (statement + "\n").replace("\n", newline)
         text = longer if is_toml(longer) else text
@@ -448,11 +448,7 @@ def comments_of(text: str, values: Values) -> list[str]:
     return comments
 
 
-N_EXAMPLES = int(os.environ.get("BAI_TEST_EXAMPLES", "100"))
-many = settings(max_examples=N_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@many
+@many(100)
 @given(documents())
 def test_statements_make_up_the_text_and_nodes_its_values(text: str) -> None:
     assert "".join(text[s.start : s.end] for s in scan(text)) == text
@@ -461,7 +457,7 @@ def test_statements_make_up_the_text_and_nodes_its_values(text: str) -> None:
         assert is_same(here, tomllib.loads(f"_={text[node.value : node.end]}")["_"])
 
 
-@many
+@many(100)
 @given(documents(), desires())
 def test_an_edit_changes_what_is_managed_and_nothing_else(text: str, values: Values) -> None:
     out = edit(text, values)
@@ -475,7 +471,9 @@ def test_an_edit_changes_what_is_managed_and_nothing_else(text: str, values: Val
 @st.composite
 def drifts(draw: st.DrawFn) -> tuple[str, str, Values]:
     """A text, the same with some of its keys deleted or changed, and what these keys are."""
-    reference = draw(documents())
+    # Now and then behind a file as it really occurs.
+    start = draw(st.sampled_from(["", "", "", "", HALFSTACK, BY_HAND]))
+    reference = draw(documents(start))
     pairs = [s for s in scan(reference) if s.node and is_path(s.node.place)]
     document = tomllib.loads(reference)
     values: dict[KeyPath, Any] = {}
@@ -504,7 +502,7 @@ def is_path(place: tuple[str | int, ...]) -> bool:
     return all(isinstance(name, str) for name in place)
 
 
-@many
+@many(100)
 @given(drifts())
 @example(('"x" = 1', "", {("x",): 1}))
 def test_drift_of_managed_keys_alone_is_undone_byte_by_byte(case: tuple[str, str, Values]) -> None:
@@ -516,7 +514,7 @@ def test_drift_of_managed_keys_alone_is_undone_byte_by_byte(case: tuple[str, str
         assert edit(drifted, values, reference=reference) == drifted
 
 
-@many
+@many(100)
 @given(documents(), documents(), desires())
 def test_any_reference_is_safe(text: str, other: str, values: Values) -> None:
     reference = edit(other, values)
@@ -527,7 +525,7 @@ def test_any_reference_is_safe(text: str, other: str, values: Values) -> None:
         assert out == text
 
 
-@many
+@many(100)
 @given(documents())
 def test_a_masked_diff_shows_every_change_of_other_keys(text: str) -> None:
     shown = diff(None, text, frozenset(), "f")

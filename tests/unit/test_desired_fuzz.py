@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from bai_nodeagent import desired
+from bai_nodeagent import desired, toml
 from bai_nodeagent.model import InvalidSpec
 from desired_kinds import AGENT_CONFIG, HERE, KINDS, NAMED, PLAIN, VERSION, documents
+from fuzz import many
 
 _KEYS = st.sampled_from(
     [
@@ -54,7 +56,7 @@ _DOCUMENTS = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@many(60)
 @given(_DOCUMENTS, _DOCUMENTS)
 def test_any_two_documents_get_a_verdict(cluster: bytes, node: bytes) -> None:
     raw = {"desired/cluster": cluster, "desired/node/i-node01": node}
@@ -82,11 +84,23 @@ def _resolve(verdict: desired.Desired) -> None:
 
 
 @pytest.mark.parametrize("kinds", [(), (PLAIN,), (NAMED, AGENT_CONFIG)])
-@settings(max_examples=15, deadline=None)
+@many(15)
 @given(raw=_DOCUMENTS)
 def test_with_any_kinds(kinds: tuple[Any, ...], raw: bytes) -> None:
     desired.check_alone("cluster", raw, kinds, VERSION)
     desired.json_schema(kinds)
+
+
+@many(60)
+@given(_DOCUMENTS | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
+def test_a_document_is_toml_where_tomllib_says_so(raw: bytes) -> None:
+    """And means the same, whatever else is wrong with it."""
+    try:
+        expected = tomllib.loads(raw.decode())
+    except (ValueError, RecursionError):
+        return
+    if not raw.lstrip().startswith(b"{"):
+        assert repr(toml.loads(raw.decode())) == repr(expected)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bai_nodeagent.desired import MASK, canonical, duration_s, is_secret_key, mask
 from bai_nodeagent.model import UNSET
+from fuzz import many
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def _typed(value: object) -> object:
             return (type(value), repr(value))
 
 
-@settings(max_examples=60, deadline=None)
+@many(60)
 @given(_values, _values)
 def test_only_equal_values_have_an_equal_canonical_form(one: object, other: object) -> None:
     assert (canonical(one) == canonical(other)) is (_typed(one) == _typed(other))

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bai_nodeagent.text import clean, clean_lines, to_json
+from fuzz import many
 
 ANYTHING = st.one_of(
     st.binary(max_size=200),
@@ -11,6 +12,7 @@ ANYTHING = st.one_of(
 )
 
 
+@many(100)
 @given(ANYTHING, st.integers(1, 100))
 def test_whatever_enters_is_one_printable_line_and_stays_so(value: str | bytes, limit: int) -> None:
     line = clean(value, limit)
@@ -21,6 +23,7 @@ def test_whatever_enters_is_one_printable_line_and_stays_so(value: str | bytes, 
     assert clean(line, limit) == line
 
 
+@many(100)
 @given(ANYTHING, st.integers(1, 100))
 def test_text_keeps_line_feeds_and_tabs_alone(value: str | bytes, limit: int) -> None:
     text = clean_lines(value, limit)
@@ -30,6 +33,7 @@ def test_text_keeps_line_feeds_and_tabs_alone(value: str | bytes, limit: int) ->
     assert clean_lines(text, limit) == text
 
 
+@many(100)
 @given(st.text(st.characters(categories=("L", "N", "P", "S")), max_size=100))
 def test_what_is_printable_stays_as_it_is(value: str) -> None:
     assert clean(value) == clean(value.encode()) == clean_lines(value) == value
@@ -67,6 +71,7 @@ JSON = st.recursive(
 )
 
 
+@many(100)
 @given(JSON)
 def test_json_is_printable_and_means_the_same(value: object) -> None:
     text = to_json(value)
