@@ -7,7 +7,6 @@ never read as "remove everything".
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -85,14 +84,12 @@ def judge(known: Known) -> InForce:
 
 def _paused_by(known: Known) -> str | None:
     if known.pause is not None:
-        end = known.pause.until_s
         if known.pause.fault:
             return (
                 f"{known.pause.fault}; nobody can tell until when this node is paused, so it is; "
                 "`bai-nodeagent resume` ends it"
             )
-        until = "" if end is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(end))
-        return f"paused on this node{until}; `bai-nodeagent resume` ends it"
+        return f"paused on this node{known.pause.end}; `bai-nodeagent resume` ends it"
     held = known.spec is not None and known.spec.document.get("paused") is True
     newest = known.newest
     is_held = held and newest is not None and _is_unfit(newest, known.mistakes)

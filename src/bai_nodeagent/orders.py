@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,13 @@ class Pause:
 
     until_s: float | None = None
     fault: str = ""
+
+    @property
+    def end(self) -> str:
+        """For people: " until 2026-11-27 07:09:04 UTC"; "" without one."""
+        if self.until_s is None:
+            return ""
+        return time.strftime(" until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.until_s))
 
     def look_in_s(self, now_s: float) -> float | None:
         """When to look whether it is over; None: it ends by `resume` alone."""

@@ -94,7 +94,7 @@ def test_it_stays_so_beside_a_state_that_only_lacks_a_secret_or_a_newer_daemon()
 def test_a_local_pause_says_how_long_and_how_to_end_it() -> None:
     found = judge(replace(VALID, pause=orders.Pause(0.0)))
     assert found.hold is not None
-    assert "until 00:00:00 UTC" in found.hold.message
+    assert "until 1970-01-01 00:00:00 UTC" in found.hold.message
     assert "resume" in found.hold.message
     assert (found.desired.status, found.desired.reason) == (Status.TRUE, "Paused")
 

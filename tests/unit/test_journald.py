@@ -67,3 +67,8 @@ def test_nothing_is_there_yet_of_the_last_invocation() -> None:
 def test_bytes_that_are_no_text_and_lines_that_are_too_long() -> None:
     journal = newest_first(by_unit([0x61, 0x1B, 0xFF], NEW), by_unit(None, NEW))
     assert written(journal, NEW) == ["a\x1b�", ""]
+
+
+def test_a_field_that_is_given_twice_is_both() -> None:
+    entry = {"MESSAGE": ["one", [255, 116], None], "_SYSTEMD_INVOCATION_ID": "second"}
+    assert written(json.dumps(entry) + "\n", "second") == ["one\n\ufffdt\n"]

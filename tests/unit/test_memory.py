@@ -14,6 +14,7 @@ import structlog
 
 from bai_nodeagent import journal, kept, logs, orders
 from bai_nodeagent.address import Kept
+from bai_nodeagent.agent.given import Given
 from bai_nodeagent.journal import Journal
 from bai_nodeagent.reading import secrets_of
 from bai_nodeagent.redact import Redactor, strings_in
@@ -280,3 +281,21 @@ def test_no_log_shows_a_secret_not_even_in_a_traceback(
     assert "hunter2-secret" not in text
     if log_format == "json":
         assert json.loads(text)["level"] == "error"
+
+
+def test_a_secret_that_was_replaced_is_known_until_the_next_start(tmp_path: Path) -> None:
+    known: set[str] = set()
+    given = Given(tmp_path, known.update)
+    given.look('[etcd]\npassword = "first-one"\nuser = "u"\n[x]\ntokens = ["in-list", 5]')
+    assert known == {"first-one", "in-list"}
+    given.replaced('[etcd]\npassword = "first-one"', ())
+    given.replaced('[etcd]\npassword = "second-one"\n[a]\nb = "by-name"', [("a", "b")])
+    kept.flush(10)
+    assert (tmp_path / "agent-secrets.json").stat().st_mode & 0o777 == 0o600
+    known.clear()
+    Given(tmp_path, known.update).look('[etcd]\npassword = "third-one"')  # the next daemon
+    assert known == {"first-one", "second-one", "by-name", "third-one"}
+    given.begin()
+    known.clear()
+    Given(tmp_path, known.update).look("not TOML")
+    assert known == set()

@@ -18,6 +18,7 @@ from ..system import distributions, environments, inotify, output, process, sock
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
+from .given import Given
 from .guard import Guard
 from .record import Life, Notes, Record, config_text, installed, located, remembered_swarm
 from .search import Search, described
@@ -77,6 +78,7 @@ class Desk:
         self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / "agent.lock"
         self.log = host.state / "agent.log"
+        self.given = Given(host.runtime, host.learn)
         self.search = Search(spec, self.lock)
 
     def finds(self, launch: Launch) -> Inputs:
@@ -158,6 +160,7 @@ class Desk:
         self, record: Record, main: Process | None, lines: str, command: tuple[str, ...]
     ) -> dict[str, Any]:
         """The fields of Actual. `lines` is the output of this life; `command` what it runs."""
+        self.given.look(config_text(self.spec) or "")
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
         signs = await self._signs(main, record.life) if main and is_real else None

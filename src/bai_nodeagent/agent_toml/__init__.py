@@ -17,7 +17,7 @@ from typing import Any
 from .. import toml
 from ..model import UNSET, KeyPath, Refused
 from . import splice
-from .mask import diff, holds_secret
+from .mask import diff, holds_secret, secrets
 from .merge import merged, respelled
 from .places import (
     DEFAULT_PORTS,
@@ -48,6 +48,7 @@ __all__ = [
     "is_usable",
     "lookup",
     "managed",
+    "secrets",
     "spelled",
     "with_tables",
 ]

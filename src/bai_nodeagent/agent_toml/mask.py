@@ -14,7 +14,8 @@ from bisect import bisect
 from collections.abc import Collection, Iterator
 
 from .. import toml
-from ..desired.secrecy import is_secret_key
+from ..desired.places import walk
+from ..desired.secrecy import is_secret_key, is_secret_place
 from ..model import KeyPath
 from .places import is_same
 from .text import Node, Place, nodes, replaced, scan
@@ -30,6 +31,23 @@ def holds_secret(text: str, secret_paths: Collection[KeyPath] = ()) -> bool:
     """Whether a valid TOML text has a secret in it; empty strings and booleans are none."""
     found = _secrets(text, secret_paths)
     return any(text[node.value : node.end] not in _NOTHING for node in found)
+
+
+def secrets(text: str, secret_paths: Collection[KeyPath] = ()) -> frozenset[str]:
+    """Every string that came as a secret, or stands under a key that sounds like one.
+
+    None where the text is not TOML.
+    """
+    try:
+        found = walk(toml.loads(text))
+    except ValueError:
+        return frozenset()
+    return frozenset(
+        value
+        for place, value in found
+        if value and isinstance(value, str)
+        if is_secret_place(place) or any(place[: len(path)] == path for path in secret_paths)
+    )
 
 
 def diff(old: str | None, new: str, secret_paths: Collection[KeyPath], name: str) -> str:

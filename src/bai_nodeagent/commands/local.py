@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import orders
+from .. import identity, kept, orders
 from ..settings import Settings
+from ..site import NODE_ID
 from . import Answer
 
 
 def pause(settings: Settings, for_s: float | None) -> Answer:
     until_s = None if for_s is None else time.time() + for_s
-    end = "" if until_s is None else time.strftime(" until %H:%M:%S UTC", time.gmtime(until_s))
-    said = f"paused{end}: observed and reported, not changed"
+    said = f"paused{orders.Pause(until_s).end}: observed and reported, not changed"
     return _ordered(settings, lambda state: orders.pause(state, until_s), said)
 
 
@@ -48,4 +50,15 @@ def _ordered(settings: Settings, give: Callable[[Path], str | None], said: str =
     except OSError as error:
         text = f"{error.filename}: {error.strerror}"
         return Answer(2, value={"error": text}, notes=[text])
-    return Answer(0, [said], {"done": said})
+    node = _node(settings)
+    return Answer(0, [f"{node}: {said}"], {"done": said, "node": node})
+
+
+def _node(settings: Settings) -> str:
+    """Whose order it is: an admin has many terminals."""
+    if settings.node_id:
+        return settings.node_id
+    with contextlib.suppress(OSError, kept.Unreadable):
+        if found := kept.peek(settings.state / NODE_ID, identity.parse):
+            return found
+    return socket.gethostname()

@@ -128,6 +128,7 @@ class ChildAgent:
             how = desk.launch(as_before=as_before)
             life = Life(desk.finds(how), started_s=now_s, desired_digest=self.spec.desired_digest)
             desk.notes.update(lambda record: record.begins(life, cause, now_s))
+            desk.given.begin()
             output.rotate(desk.log)
             output.begin(desk.log, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             main = launch.start(
@@ -255,6 +256,7 @@ class UnitAgent:
         """Notes what a unit found at its start, unless its own gate has done so."""
         inputs = await self._desk.finds_now()
         await job
+        self._desk.given.begin()
         unit = await self._systemd.unit(self.spec.unit)
         life = Life(
             inputs,

@@ -35,6 +35,7 @@ from ..agent.config_plan import (
     plan,
     text_of,
 )
+from ..agent.given import Given
 from ..agent.guard import LAST_CONFIG, Guard
 from ..agent.opinions import Asker, readers
 from ..agent.signs import is_backendai
@@ -72,6 +73,7 @@ class AgentConfig:
         self._host = host
         self._redact = host.redact
         self._last = host.state / LAST_CONFIG
+        self._given = Given(host.runtime, host.learn)
         self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
 
     async def observe(self) -> Actual:
@@ -85,6 +87,8 @@ class AgentConfig:
             earlier, actual = actual, self._look()
             if earlier.file == actual.file and not is_open:
                 break
+        for file in (actual.file, actual.last):
+            self._given.look(text_of(file) or "")
         return await self._with_agent(actual)
 
     async def _with_agent(self, actual: Actual) -> Actual:
@@ -150,6 +154,8 @@ class AgentConfig:
             case Write(target, data, expected, mode, owner):
                 # Somebody else was faster: looking again is all that is right.
                 if self._is_still(target, expected):
+                    before = (expected or b"").decode(errors="replace")
+                    self._given.replaced(before, self.spec.secret_paths)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     files.replace(target, data, mode=mode, owner=owner)
                     self._remember(data, owner)

@@ -105,7 +105,8 @@ def _process(pid: int) -> str | None:
     them stands in parentheses and may hold anything.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        stat_line = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = stat_line.rpartition(b")")[2].decode("ascii").split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -122,10 +123,11 @@ def _unsealed(raw: bytes) -> bytes | None:
     """The value if the process that wrote it lives."""
     try:
         holder = json.loads(raw)
-        pid, started, value = int(holder["pid"]), holder["started"], str(holder["value"])
-    except (ValueError, TypeError, KeyError):
+        pid, started = int(holder["pid"]), holder["started"]
+        value = str(holder["value"]).encode()
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return value.encode() if started is not None and started == _process(pid) else None
+    return value if started is not None and started == _process(pid) else None
 
 
 # --- the store

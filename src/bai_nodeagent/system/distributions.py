@@ -90,6 +90,8 @@ def environment(rules: PluginRules) -> Environment | None:
         )
     except OSError as error:
         raise Unavailable(f"{error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Unavailable(f"what a package says of itself beside {python} is no UTF-8") from error
 
 
 def interpreter_of(command: Sequence[str]) -> Path | None:

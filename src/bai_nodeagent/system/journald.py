@@ -71,11 +71,18 @@ def written(entries: str, invocation_id: str) -> list[str]:
     return lines[::-1]
 
 
-def _text(message: str | list[int] | None) -> str:
-    """Numbers stand for bytes that are not all printable UTF-8, null for what is too long."""
-    if isinstance(message, list):
-        return bytes(message).decode(errors="replace")
-    return message or ""
+def _text(message: object) -> str:
+    """Numbers stand for bytes that are not all printable UTF-8, null for what is too long,
+    and a list for a field that the writer has given several times."""
+    match message:
+        case str():
+            return message
+        case [int(), *_]:
+            return bytes(int(str(byte)) for byte in message).decode(errors="replace")
+        case list():
+            return "\n".join(map(_text, message))
+        case _:
+            return ""
 
 
 def _read(command: Sequence[str], deadline_s: float) -> str:
