@@ -24,7 +24,7 @@ from bai_nodeagent.agent.record import Notes
 from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Plan, Refused, Status, Unavailable
 from bai_nodeagent.resources.agent import ChildAgent
-from bai_nodeagent.system import launch, output, process
+from bai_nodeagent.system import launch, output, process, rehearsal
 from bai_nodeagent.system.process import Process
 
 NODE = NodeSpec("i-one", "local", 1, "d", {}, {})
@@ -535,3 +535,54 @@ async def test_two_starts_at_once_are_one(bench: Bench) -> None:
         with pytest.raises(Unavailable, match="an earlier start still lives"):
             await agent.apply(plan.actions[0])
     assert not bench.born()
+
+
+# --- what is looked at before a healthy agent is stopped --------------------------------------
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"user": "nobody-knows-him"}, "nobody-knows-him"),
+        ({"workdir": Path("/no/such/folder")}, "/no/such/folder: No such file"),
+        ({"command": ("/no/such/program",)}, "finds no program /no/such/program"),
+        ({"command": ("no-such-program",)}, "finds no program no-such-program"),
+        ({"command": ("FOLDER/unread.sh",)}, "may not be executed"),
+        ({"command": ("FOLDER/orphan.sh",)}, "finds no program /no/such/interpreter"),
+        ({"env": {"BIG": "x" * 200_000}}, "BIG has more than 128 KiB"),
+        ({"env": {f"E{n}": "x" * 100_000 for n in range(40)}}, "too long for the kernel"),
+    ],
+    ids=lambda each: each[:40] if isinstance(each, str) else next(iter(each)),
+)
+async def test_a_start_that_would_fail_stops_no_healthy_agent(
+    bench: Bench, change: dict[str, Any], named: str
+) -> None:
+    (bench.root / "unread.sh").write_text("#!/bin/sh\n")
+    (bench.root / "orphan.sh").write_text("#!/no/such/interpreter\n")
+    (bench.root / "orphan.sh").chmod(0o755)
+    if "command" in change:
+        change["command"] = tuple(w.replace("FOLDER", str(bench.root)) for w in change["command"])
+    await bench.converge(bench.spec())
+    plan = await bench.converge(replace(bench.spec(), **change))
+    assert (plan.verdict.status, plan.verdict.reason) == (Status.FALSE, "Blocked")
+    assert named in plan.verdict.message
+    assert "xxx" not in plan.verdict.message
+    assert bench.alive() == bench.born()
+    assert len(bench.born()) == 1
+
+
+@pytest.mark.parametrize("broken", ["exit 3", "sleep 600"])
+def test_the_interpreter_of_an_environment_is_run_before_it_is_moved_into(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "LOOK_S", 0.3)
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{broken}\n")
+    (tmp_path / "python").chmod(0o755)
+
+    def obstacle(python: str) -> str:
+        tried = (python, "-c", "")
+        return rehearsal.obstacle(tried, user=None, env={}, workdir=tmp_path, tried=tried)
+
+    assert str(tmp_path / "python") in obstacle(str(tmp_path / "python"))
+    assert obstacle(sys.executable) == ""

@@ -143,3 +143,37 @@ def test_by_hand_means_another_thing_for_a_unit_that_has_to_move() -> None:
         actual = unit_looked(ACTIVE, Record("boot", life), environments=seen)
         plan = plan_unit(spec, replace(actual, wants=WANTED))
         assert says in plan.verdict.message
+
+
+@pytest.mark.parametrize("plan_of", [living, living_unit])
+def test_nothing_that_lives_is_stopped_for_a_start_that_would_fail(plan_of: Any) -> None:
+    plan = plan_of(BEFORE, READY, obstacle="/opt/venv.d/x/bin/python does not run")
+    assert plan.verdict.reason == "Blocked"
+    assert "the agent goes on as it is" in plan.verdict.message
+    assert "does not run" in plan.verdict.message
+    assert verbs(plan) == []
+    assert plan.look_again_in_s
+
+
+@pytest.mark.parametrize("plan_of", [dead, dead_unit])
+def test_after_a_switch_that_failed_it_starts_where_it_was(plan_of: Any) -> None:
+    assert verbs(plan_of(READY)) == ["switch", "start"]
+    assert verbs(plan_of(READY, not_switched=NEW)) == ["start"]
+
+
+@pytest.mark.parametrize("after_s", [0.1, 100.0])
+@pytest.mark.parametrize(
+    ("seen", "moves"), [(READY, ["switch", "start"]), (UNBUILT, ["start"])], ids=["built", "not"]
+)
+def test_a_crash_loop_is_left_as_soon_as_there_is_another_environment(
+    seen: Environments, moves: list[str], after_s: float
+) -> None:
+    now_s = looked(Record("boot")).now_s
+    deaths = (now_s - after_s - 20, now_s - after_s - 10, now_s - after_s)
+    life = Life(BEFORE, pid=71, is_over=True)
+    actual = looked(Record("boot", life, deaths=deaths), environments=seen)
+    plan: Plan[Any] = plan_child(SPEC, replace(actual, wants=WANTED))
+    is_due = seen is READY or after_s > 10
+    assert verbs(plan) == (moves if is_due else [])
+    if seen is UNBUILT and plan.actions:
+        assert plan.actions[0].cause == "died"

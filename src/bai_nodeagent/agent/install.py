@@ -208,6 +208,12 @@ def without_environment(inputs: Mapping[str, str]) -> Mapping[str, str]:
     return {part: value for part, value in inputs.items() if part != PART}
 
 
+def moved(program: str, link: Path, environment: Path) -> str:
+    """Where a program will be once the link leads to that environment."""
+    path = Path(program)
+    return str(environment / path.relative_to(link)) if path.is_relative_to(link) else program
+
+
 def due_switch(spec: InstallSpec | None, seen: Environments | None) -> str:
     """The environment that the link has to be put on before the next start; "": none."""
     if spec is None or seen is None or seen.strange:

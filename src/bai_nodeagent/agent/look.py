@@ -10,11 +10,19 @@ from typing import Any
 import anyio
 
 from ..blocking import in_thread
-from ..model import Host, Stuck, Unavailable, Wake
+from ..model import Host, Refused, Stuck, Unavailable, Wake
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part, wanted_part
-from ..system import distributions, environments, inotify, output, process, sockets
+from ..system import (
+    distributions,
+    environments,
+    inotify,
+    output,
+    process,
+    rehearsal,
+    sockets,
+)
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
@@ -80,6 +88,7 @@ class Desk:
         self.log = host.state / "agent.log"
         self.given = Given(host.runtime, host.learn)
         self.search = Search(spec, self.lock)
+        self.not_switched = self._why_not_switched = ""
 
     def finds(self, launch: Launch) -> Inputs:
         """The inputs that an agent which is started so now would find. Blocks."""
@@ -145,9 +154,48 @@ class Desk:
             async for _ in environments.changes(self.spec.install.path, f"{NAME} (watch)"):
                 wake()
 
+    async def obstacle(
+        self, launch: Launch | None, record: Record, wants: Inputs, seen: Environments | None
+    ) -> str:
+        """What would keep a start with the desired inputs from succeeding, asked before anything
+        that lives is stopped for it; "" for nothing, and where nothing is to be stopped.
+
+        An environment that is to be moved into is run in.
+        """
+        life = record.life
+        if life is None or launch is None or not differing(self.spec, wants, life.inputs):
+            return ""
+        command, tried = launch.command, tuple[str, ...]()
+        if self.spec.install and (name := install.due_switch(self.spec.install, seen)):
+            if name == self.not_switched:
+                return self._why_not_switched
+            there = environments.folder_of(self.spec.install.path) / name
+            command = (install.moved(command[0], self.spec.install.path, there), *command[1:])
+            tried = (str(there / "bin/python"), "-c", "")
+        try:
+            return await in_thread(
+                "agent: whether it could be started",
+                lambda: rehearsal.obstacle(
+                    command,
+                    user=launch.user,
+                    env=launch.env,
+                    workdir=Path(launch.workdir),
+                    tried=tried,
+                ),
+                rehearsal.DEADLINE_S,
+            )
+        except Stuck as error:
+            return str(error)
+
     async def switch(self, to: install.Switch) -> None:
-        if self.spec.install is not None:
+        """Raises as environments.switch; after Refused the agent is kept in the old one."""
+        if self.spec.install is None:
+            return
+        try:
             await environments.switch(environment_place(self.spec.install, self.host), to.name)
+        except Refused as error:
+            self.not_switched, self._why_not_switched = to.name, error.message
+            raise
 
     async def wake_at_swarm(self, wake: Wake) -> None:
         """Wakes when the node has come into a swarm."""
@@ -157,9 +205,15 @@ class Desk:
             wake()
 
     async def common(
-        self, record: Record, main: Process | None, lines: str, command: tuple[str, ...]
+        self,
+        record: Record,
+        main: Process | None,
+        lines: str,
+        command: tuple[str, ...],
+        launch: Launch | None,
     ) -> dict[str, Any]:
-        """The fields of Actual. `lines` is the output of this life; `command` what it runs."""
+        """The fields of Actual. `lines` is the output of this life; `command` what it runs,
+        `launch` how it is started, where that can be rehearsed."""
         self.given.look(config_text(self.spec) or "")
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
@@ -187,6 +241,8 @@ class Desk:
             "caution": await self.guard.look(command, record, finds),
             "sessions": await self._sessions(record, main, wants),
             "environments": seen,
+            "not_switched": self.not_switched,
+            "obstacle": await self.obstacle(launch, record, wants, seen),
         }
 
     async def _signs(self, main: Process, life: Life | None) -> Signs:

@@ -39,6 +39,8 @@ CRASH_WAIT_MOST_S = 300.0
 # Restarts for changed inputs, against a desired state that flaps.
 CHANGES_BURST = 3
 CHANGES_REFILL_S = 60.0
+# What is missing may be put there without an event.
+OBSTACLE_LOOK_S = 10.0
 _PARTS_TOLD = 5
 
 CAUSES: Mapping[Cause, str] = {
@@ -68,6 +70,8 @@ class Actual:
     caution     what a change would cost
     past        what there is to go back to
     environments  None: they are unmanaged, or can't be looked at
+    not_switched  an environment that the link could not be put on
+    obstacle    what would keep a start with other inputs than it has from succeeding
     """
 
     now_s: float
@@ -84,6 +88,8 @@ class Actual:
     caution: Caution = field(default_factory=Caution)
     past: Past = field(default_factory=Past)
     environments: Environments | None = None
+    not_switched: str = ""
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,7 @@ class NoteWell(Action):
 def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
     """What has to be done about the environment while no agent lives, before one is started."""
     name = due_switch(spec.install, actual.environments)
-    if spec.install is None or not name or actual.caution.held:
+    if spec.install is None or name in ("", actual.not_switched) or actual.caution.held:
         return ()
     return (Switch(path=spec.install.path, name=name),)
 
@@ -141,6 +147,8 @@ def judge_running(
         verdict = replace(
             held.verdict, message=f"{held.verdict.message}; the agent goes on as it is"
         )
+    elif actual.obstacle:
+        verdict, wait_s = blocked(actual.obstacle), OBSTACLE_LOOK_S
     elif spec.rolled_back and health.status is not Status.TRUE:
         return Plan(health, restart, facts=known)  # as one that is dead: there is nothing to spare
     else:
@@ -152,6 +160,12 @@ def judge_running(
         text = f"{health.message}; besides: {verdict.message}"
         return Plan(replace(health, message=text), (), look_again_in_s, known)
     return Plan(verdict, _news(actual), wait_s, known)
+
+
+def blocked(obstacle: str) -> Verdict:
+    """What can be looked at before a healthy agent is stopped is looked at before."""
+    text = f"the agent goes on as it is: a start as desired would fail, {obstacle}"
+    return Verdict(Status.FALSE, "Blocked", text)
 
 
 def _news(actual: Actual) -> tuple[NoteWell, ...]:
@@ -225,11 +239,18 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
         cause: Cause = "changed" if record.ending == "changed" else "first"
         return Verdict(Status.UNKNOWN, "Starting", "the agent does not run yet"), 0.0, cause
     crash_s, wait_s = crash_wait_s(record.deaths), crash_left_s(actual)
-    # Never stuck on a bad target after somebody has fixed it.
-    if wait_s > 0 and record.life and differing(spec, actual.wants, record.life.inputs):
+    # Never stuck on a bad target after somebody has fixed it, nor once more with it.
+    if len(record.deaths) > 1 and _is_news(spec, actual):
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
         return died(actual), wait_s, "changed"
     return died(actual, f", waits {crash_s:.0f} s before the next start"), wait_s, "died"
+
+
+def _is_news(spec: AgentSpec, actual: Actual) -> bool:
+    """Whether a start now is with other inputs than the last; not while they are being built."""
+    life = actual.record.life
+    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    return any(part != PART or switches(spec, actual) for part in differs)
 
 
 def is_looping(record: Record) -> bool:

@@ -20,10 +20,12 @@ from .install import Switch
 from .record import Cause
 from .rules import (
     CAUSES,
+    OBSTACLE_LOOK_S,
     Actual,
     NoteWell,
     adopted,
     astray,
+    blocked,
     died,
     facts,
     is_looping,
@@ -149,6 +151,8 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
     if not actual.is_child:
         text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
+    if spec.state == "running" and actual.obstacle:
+        return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S)
     text = f"process {outside.pid} makes way for {spec.unit}"
     cause: Cause = "stopped" if spec.state == "stopped" else "changed"
     return Plan(Verdict(Status.UNKNOWN, "Stopping", text), (stop(spec, outside, cause),))

@@ -35,6 +35,7 @@ from ..agent.record import Cause, Life, Record
 from ..agent.rules import NoteWell
 from ..agent.search import Around
 from ..agent.section import SCHEMA, SECTION
+from ..agent.sessions import Launch, launch_of
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
@@ -77,7 +78,9 @@ class ChildAgent:
         if main is None:
             around = await self._desk.search.around(record, self.spec.command)
         lines = output.tail(self._desk.log) if _is_to_be_read(record, main) else ""
-        common = await self._desk.common(record, main, lines, self.spec.command)
+        common = await self._desk.common(
+            record, main, lines, self.spec.command, launch_of(self.spec)
+        )
         self._ends.follow(main, common["signs"])
         return ChildActual(
             main=main,
@@ -193,7 +196,7 @@ class UnitAgent:
         around = await self._outside(record, unit, command)
         is_read = _is_to_be_read(record, main) and unit.load_state == "loaded"
         lines = await self._last_lines() if is_read else ""
-        common = await self._desk.common(record, main, lines, command)
+        common = await self._desk.common(record, main, lines, command, _launch_of_unit(unit))
         self._ends.follow(main, common["signs"])
         return UnitActual(
             unit=unit,
@@ -282,6 +285,15 @@ class UnitAgent:
     async def _wake_at_changes(self, wake: Wake) -> None:
         async for _ in self._systemd.changes(self.spec.unit):
             wake()
+
+
+def _launch_of_unit(unit: UnitState) -> Launch | None:
+    """As far as it can be told from outside; None where it can't be."""
+    command = next(iter(unit.exec_start), ())
+    if unit.is_apart or not command or not command[0].startswith("/"):
+        return None
+    user = None if unit.user.isdecimal() else unit.user or None
+    return Launch(command, unit.workdir or "/", user, {})
 
 
 def _with_run(record: Record, life: Life) -> Record:

@@ -42,6 +42,8 @@ class UnitState:
     n_restarts       automatic restarts since somebody last started it
     exec_start       argument lists of ExecStart=
     user             User=; "" stands for root
+    workdir          WorkingDirectory=; "" where none has to be there
+    is_apart         it has a root folder, or an account, of systemd's making
     """
 
     name: str
@@ -55,6 +57,8 @@ class UnitState:
     n_restarts: int
     exec_start: tuple[tuple[str, ...], ...] = ()
     user: str = ""
+    workdir: str = ""
+    is_apart: bool = False
 
 
 class Systemd:
@@ -230,6 +234,7 @@ async def _properties(bus: dbus.Conversation, name: str) -> dict[str, Any]:
 
 
 def _unit_state(properties: dict[str, Any]) -> UnitState:
+    workdir = str(properties.get("WorkingDirectory", ""))
     return UnitState(
         name=properties["Id"],
         load_state=properties["LoadState"],
@@ -242,6 +247,8 @@ def _unit_state(properties: dict[str, Any]) -> UnitState:
         n_restarts=properties.get("NRestarts", 0),
         exec_start=_commands(properties.get("ExecStart", ())),
         user=properties.get("User", ""),
+        workdir=workdir if workdir.startswith("/") else "",  # neither "~" nor "!/may/be/missing"
+        is_apart=any(properties.get(key) for key in ("DynamicUser", "RootDirectory", "RootImage")),
     )
 
 
