@@ -9,7 +9,6 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,7 +99,7 @@ class Bench:
 
     @property
     def notes(self) -> Notes:
-        return Notes(self.root / "runtime")
+        return Notes.of(self.host)
 
     def write_config(self, agent_id: str) -> None:
         (self.root / "agent.toml").write_text(f'[agent]\nid = "{agent_id}"\n')
@@ -340,9 +339,8 @@ async def started_by_hand(bench: Bench, *words: str) -> subprocess.Popen[bytes]:
 
 
 async def test_one_started_by_hand_is_adopted_in_step(bench: Bench) -> None:
-    old = time.time() - 5
-    os.utime(bench.root / "agent.toml", (old, old))
     child = await started_by_hand(bench, "worker")
+    os.utime(bench.root / "agent.toml")
     plan = await bench.converge(bench.spec("worker"))
     assert plan.facts["agent-pid"] == child.pid
     assert len(bench.born()) == 1
@@ -351,10 +349,10 @@ async def test_one_started_by_hand_is_adopted_in_step(bench: Bench) -> None:
     assert not bench.alive("worker")
 
 
-async def test_one_started_before_its_file_was_written_is_restarted(bench: Bench) -> None:
+async def test_one_started_before_we_brought_its_file_into_line_is_restarted(bench: Bench) -> None:
     child = await started_by_hand(bench)
-    later = time.time() + 5
-    os.utime(bench.root / "agent.toml", (later, later))
+    now_s = process.now_s()
+    bench.notes.update(lambda record: replace(record, wrote_s=now_s))
     agent = bench.agent(bench.spec())
     plan = agent.plan(await agent.observe())
     assert [action.verb for action in plan.actions] == ["adopt", "stop", "start"]

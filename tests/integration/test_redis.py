@@ -239,7 +239,7 @@ async def seen(bench: Bench) -> Plan[Action] | Outcome:
 
 def note_agent(bench: Bench, running_s: float) -> None:
     life = Life({}, pid=1, started_s=process.now_s() - running_s)
-    Notes(bench.folder).update(lambda record: replace(record, life=life))
+    Notes.of(bench.host).update(lambda record: replace(record, life=life))
 
 
 async def test_whether_the_manager_sees_the_agent(bench: Bench, redis: RedisServer) -> None:

@@ -52,7 +52,6 @@ def looked(record: Record | None = None, **seen: Any) -> ChildActual:
         record=record or Record("boot"),
         wants=WANTED,
         finds=WANTED,
-        written_s=NOW_S - 1000,
         **seen,
     )
 
@@ -169,20 +168,38 @@ def test_stopped_stops_without_needs() -> None:
 # --- child: who lives unnoted ------------------------------------------------------------
 
 
-def test_a_stray_older_than_its_file_is_not_known() -> None:
-    actual = replace(looked(stray=MAIN), written_s=NOW_S - 100)
-    plan = plan_child(SPEC, actual)
+@pytest.mark.parametrize(
+    ("finds", "wrote_s", "inputs"),
+    [
+        (WANTED, 0.0, WANTED),
+        (WANTED, NOW_S - 501, WANTED),
+        (WANTED, NOW_S - 499, {}),  # it is we who have brought the file into line since
+        (OTHER, 0.0, {}),
+    ],
+)
+def test_a_stray_is_in_step_where_its_file_is_in_line(
+    finds: dict[str, str], wrote_s: float, inputs: dict[str, str]
+) -> None:
+    record = Record("boot", wrote_s=wrote_s)
+    plan = plan_child(SPEC, replace(looked(record, stray=MAIN), finds=finds))
     adopt = plan.actions[0]
     assert isinstance(adopt, Adopt)
-    assert adopt.life.inputs == {}
-    assert verbs(plan) == ["adopt", "stop", "start"]
+    assert adopt.life == replace(LIFE, inputs=inputs, is_adopted=True)
+    assert verbs(plan) == (["adopt"] if inputs else ["adopt", "stop", "start"])
 
 
-def test_a_stray_younger_than_its_file_is_in_step() -> None:
-    plan = plan_child(SPEC, looked(stray=MAIN))
-    (adopt,) = plan.actions
+def test_a_stray_that_is_taken_as_it_is_is_restarted_for_the_next_change_alone() -> None:
+    spec = replace(SPEC, adopt="as-is")
+    seen = replace(looked(stray=MAIN), finds=OTHER)
+    (adopt,) = plan_child(spec, seen).actions
     assert isinstance(adopt, Adopt)
-    assert adopt.life == replace(LIFE, is_adopted=True)
+    assert (adopt.life.inputs, adopt.life.spared) == (OTHER, WANTED)
+    later = replace(looked(Record("boot", adopt.life), main=MAIN), finds=OTHER)
+    plan = plan_child(spec, later)
+    assert said(plan) == (Status.TRUE, "Running")
+    assert not plan.actions
+    third = replace(later, wants={**WANTED, "agent.toml agent.id": "i2"})
+    assert verbs(plan_child(spec, third)) == ["stop", "start"]
 
 
 def test_one_of_our_own_starts_keeps_what_was_noted_for_it() -> None:
@@ -323,7 +340,6 @@ def unit_looked(unit: UnitState, record: Record | None = None, **seen: Any) -> U
         record=record or Record("boot", RUN),
         wants=WANTED,
         finds=WANTED,
-        written_s=NOW_S - 1000,
         unit=unit,
         main=MAIN if unit.main_pid else None,
         **seen,
@@ -358,8 +374,8 @@ def test_another_invocation_is_adopted() -> None:
     assert (adopt.life.invocation_id, adopt.life.inputs) == ("cd", WANTED)
 
 
-def test_an_invocation_older_than_the_file_is_restarted() -> None:
-    actual = replace(unit_looked(ACTIVE, Record("boot")), written_s=NOW_S - 1)
+def test_an_invocation_beside_a_file_that_is_not_in_line_is_restarted() -> None:
+    actual = replace(unit_looked(ACTIVE, Record("boot")), finds=OTHER)
     assert verbs(plan_unit(UNIT_SPEC, actual)) == ["adopt", "restart"]
 
 

@@ -241,13 +241,28 @@ def test_notes_of_another_boot_are_none(tmp_path: Path) -> None:
     assert Notes(tmp_path, "after").read() == Record("after")
 
 
+def test_of_notes_under_another_key_no_life_is_known(tmp_path: Path, host: Host) -> None:
+    """As when the state folder is lost: what they say of inputs can't be compared any more."""
+    life = Life({"command": "c"}, pid=7, start_ticks=9)
+    Notes.of(host).update(lambda record: replace(record, life=life, deaths=(1.0,), wrote_s=2.0))
+    other = Notes.of(replace(host, digest=lambda value: f"other {digest(value)}"))
+    assert other.read() == replace(Notes.of(host).read(), key=other.key, life=None)
+    assert Notes.of(host).read().life == life
+
+
+def test_one_and_true_are_two_desired_states() -> None:
+    one, true = (node({"supervisor": "systemd"}, {("debug", "on"): on}) for on in (1, True))
+    assert agent_spec(one) == agent_spec(one)
+    assert agent_spec(one) != agent_spec(true)
+
+
 def test_the_gate_notes_what_the_unit_will_find(tmp_path: Path, host: Host) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(TEXT)
     desired = replace(node({"supervisor": "systemd"}, VALUES), agent_config_path=config)
-    Notes(tmp_path).update(lambda record: replace(record, deaths=(1.0,), ending="changed"))
+    Notes.of(host).update(lambda record: replace(record, deaths=(1.0,), ending="changed"))
     record_start(host, desired, "abcd")
-    record = Notes(tmp_path).read()
+    record = Notes.of(host).read()
     assert record.life is not None
     assert record.life.invocation_id == "abcd"
     assert not differing(SPEC, wanted(SPEC, digest), record.life.inputs)
@@ -259,7 +274,7 @@ def test_somebody_who_merely_asks_the_gate_changes_no_notes(
     tmp_path: Path, host: Host, supervisor: str, invocation: str
 ) -> None:
     record_start(host, node({"supervisor": supervisor, "command": ["/bin/agent"]}), invocation)
-    assert Notes(tmp_path).read().life is None
+    assert Notes.of(host).read().life is None
 
 
 # --- may-start ---------------------------------------------------------------------------

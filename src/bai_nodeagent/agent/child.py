@@ -23,7 +23,6 @@ from .rules import (
     CAUSES,
     Actual,
     NoteWell,
-    adopted,
     astray,
     facts,
     judge_dead,
@@ -32,6 +31,7 @@ from .rules import (
     pids,
     start_needs,
     switches,
+    taken_over,
 )
 from .sessions import SESSIONS_LOOK_S, Held
 from .signs import TROUBLE_LOOK_S, port_taken
@@ -196,7 +196,7 @@ def _in_the_way(unit: str) -> Verdict:
 def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[ChildAction]:
     noted = actual.record.life
     is_noted_start = actual.is_ours and noted is not None and noted.pid is None
-    life = noted if noted and is_noted_start else adopted(spec, actual, stray)
+    life = noted if noted and is_noted_start else taken_over(spec, actual, stray)
     life = replace(
         life,
         pid=stray.pid,

@@ -220,7 +220,8 @@ def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict
 def _costs(spec: AgentConfigSpec, actual: Actual, text: str) -> str:
     """The keys that are not as desired, and what it costs to bring each into line."""
     drifts = agent_toml.difference(text, spec.values, spec.optional)
-    return ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
+    told = ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
+    return f"{told}: {actual.caution.why}" if drifts and actual.caution.why else told
 
 
 def _rewrite(

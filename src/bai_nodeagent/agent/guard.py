@@ -7,21 +7,38 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
-from ..model import Host, KeyPath, Stuck, Unavailable
-from ..system import environments, files
+from .. import kept
+from ..agent_toml import is_readable
+from ..blocking import in_thread
+from ..model import Host, KeyPath, Refused, Stuck, Unavailable
+from ..system import environments, files, process, release
 from ..system.environments import Environments
 from .ids import every_id
 from .install import found_part, wanted_part
-from .record import Notes, Record, config_text
-from .sessions import Effect, Held, Launch, Sessions, effect_of, losing, permit_for
+from .record import Life, Notes, Record, adopted, config_text, due
+from .search import Search
+from .sessions import (
+    NOT_KNOWN,
+    Effect,
+    Held,
+    Launch,
+    Sessions,
+    effect_of,
+    ends_batch,
+    losing,
+    permit_for,
+)
 from .signs import is_backendai
-from .spec import AgentSpec, Inputs, found, part_of, wanted
+from .spec import AgentSpec, Inputs, differing, found, is_of_file, part_of, wanted
 
 _REAL = ("ai.backend.agent",)
 LAST_CONFIG = "agent-config.last"
+LOCK = "agent.lock"
+VERSION_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class Caution:
     wants   what it is to run with
     before  how the agent was started last
     is_last_config  agent.toml stands as it was when it was last in line
+    why     the cost is not that of the parts themselves, but what this says
     """
 
     held: Held | None = None
@@ -41,6 +59,7 @@ class Caution:
     wants: Inputs = field(default_factory=dict, repr=False)
     before: Launch | None = field(default=None, repr=False)
     is_last_config: bool = False
+    why: str = ""
 
     def effect(self, key: KeyPath) -> Effect:
         """What it costs to bring that key of agent.toml into line."""
@@ -55,46 +74,87 @@ class Guard:
         self._asker = asker
         self._wants = wanted(spec, host.digest)
         self._path = host.state / "agent-launch.json"
+        self._notes = Notes.of(host)
+        self._search = Search(spec, host.runtime / LOCK, f"{asker}'s guard")
 
     def keep(self, launch: Launch) -> None:
         """Remembers how the agent is started, secrets of its environment and all. Blocks."""
-        files.replace(self._path, json.dumps(asdict(launch)).encode(), mode=0o600)
+        kept.keep(self._path, json.dumps(asdict(launch)).encode())
 
     def kept(self) -> Launch | None:
-        data = files.read_if_there(self._path)
-        with contextlib.suppress(ValueError, TypeError):
-            fields = json.loads(data or b"")
-            return Launch(**{**fields, "command": tuple(fields["command"])})
-        return None
+        return kept.read(self._path, lambda raw: kept.typed(Launch, kept.json_value(raw)))
+
+    def note_write(self) -> None:
+        """Notes that agent.toml is about to be written: who runs now has not read it. Blocks."""
+        now_s = process.now_s()
+        self._notes.update(lambda record: replace(record, wrote_s=now_s))
 
     async def look(
         self,
         command: Sequence[str],
         record: Record | None = None,
         finds: Inputs | None = None,
+        wants: Inputs | None = None,
     ) -> Caution:
         """`command` is what runs the agent; where nobody knows, it is taken for the real one.
 
-        `finds` is what a start would find now, where it is for the agent that is asked.
+        `finds` is what a start would find now, and `wants` all inputs that are desired, where it
+        is for the agent that is asked.
         """
-        spec = self._spec
-        life = (record or Notes(self._host.runtime).read()).life
-        has = life.inputs if life and not life.is_over else None
-        digest, seen = self._host.digest, await self._environments()
-        wants = {**self._wants, **wanted_part(spec.install, seen, digest)}
-        if not is_backendai(spec.health, command or _REAL):
-            return Caution(has=has, wants=wants)
-        before, text, last_text = self.kept(), config_text(spec), self._last_text()
-        is_last_config = text is not None and text == last_text
+        spec, digest, seen = self._spec, self._host.digest, await self._environments()
+        record = record or self._notes.read()
+        wants = {**self._wants, **wanted_part(spec.install, seen, digest), **(wants or {})}
+        text, last_text = config_text(spec), self._last_text()
         stands = {**found(spec, text, digest), **found_part(seen, digest)}
-        last = (life.inputs if life else None) or stands
-        lost = losing(spec, wants, last, before, finds)
+        living = await self._living(record, command, wants, stands)
+        known = Caution(
+            has=living.inputs if living else None,
+            wants=wants,
+            before=self.kept(),
+            is_last_config=text is not None and text == last_text,
+        )
+        if not is_backendai(spec.health, command or _REAL):
+            return known
+        last = (living or record.life or Life({})).inputs or (stands if living is None else {})
+        lost, why = losing(spec, wants, last, known.before, finds), ""
+        parts = differing(spec, wants, last)
+        if not is_of_file(last) and is_of_file(parts) and (living or not is_readable(text)):
+            lost, why = parts, NOT_KNOWN
+        elif living and not lost and (lost := due(spec, wants, living)):
+            why = ends_batch(await self._version(command, living))
+            lost = lost if why else ()
         sessions = await self._sessions(text, last_text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
-            return Caution(None, (), has, wants, before, is_last_config)
+            return replace(known, why=why if why == NOT_KNOWN else "")
         permit = permit_for({**(finds or {}), **wants}, last, lost)
-        held = Held(lost, permit, sessions) if permit != spec.allow_session_loss else None
-        return Caution(held, lost, has, wants, before, is_last_config)
+        held = Held(lost, permit, sessions, why) if permit != spec.allow_session_loss else None
+        return replace(known, held=held, lost=lost, why=why)
+
+    async def _living(
+        self, record: Record, command: Sequence[str], wants: Inputs, stands: Inputs
+    ) -> Life | None:
+        """The life of an agent that runs, as it is noted or will be once that one is adopted."""
+        if record.life is not None:
+            return None if record.life.is_over else record.life
+        try:
+            stray = (await self._search.around(record, tuple(command))).stray
+        except (Stuck, Refused):
+            return Life({})
+        if stray is None:
+            return None
+        spec, at_s = self._spec, stray.started_s
+        return adopted(spec, wants, stands, at_s, record.wrote_s)
+
+    async def _version(self, command: Sequence[str], life: Life) -> str:
+        """Of the agent that runs; "" where that can't be told, or another is installed by now."""
+        started_s = time.time() - process.now_s() + life.started_s
+        with contextlib.suppress(Stuck):
+            return await in_thread(
+                f"{self._asker}: the version that runs",
+                lambda: _version_before(command, started_s),
+                VERSION_DEADLINE_S,
+            )
+        return ""
 
     def _last_text(self) -> str | None:
         """agent.toml as it was when it was last in line."""
@@ -124,3 +184,11 @@ class Guard:
         except Unavailable:
             return None
         return Sessions(len(since), min(since, default=0.0))
+
+
+def _version_before(command: Sequence[str], at_s: float) -> str:
+    """The version that a command line runs if it was installed before that Unix time. Blocks."""
+    with contextlib.suppress(OSError):
+        found = release.find(command)
+        return found.version if found and found.metadata.stat().st_mtime < at_s else ""
+    return ""

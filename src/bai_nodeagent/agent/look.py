@@ -27,8 +27,17 @@ from ..system.environments import Environments
 from ..system.process import Process
 from . import install
 from .given import Given
-from .guard import Guard
-from .record import Life, Notes, Record, config_text, installed, located, remembered_swarm
+from .guard import LOCK, Guard
+from .record import (
+    Life,
+    Notes,
+    Record,
+    config_text,
+    due,
+    installed,
+    located,
+    remembered_swarm,
+)
 from .search import Search, described
 from .sessions import Launch, launch_of
 from .signs import (
@@ -38,7 +47,7 @@ from .signs import (
     endpoints,
     is_backendai,
 )
-from .spec import AgentSpec, Inputs, differing, found, wanted, wanted_plugins
+from .spec import AgentSpec, Inputs, found, wanted, wanted_plugins
 
 NAME = "Agent"
 LINES_QUOTED = 10
@@ -81,10 +90,10 @@ class Desk:
     def __init__(self, spec: AgentSpec, host: Host) -> None:
         self.spec = spec
         self.host = host
-        self.notes = Notes(host.runtime)
+        self.notes = Notes.of(host)
         self._wants = wanted(spec, host.digest)
         self.guard = Guard(spec, host, NAME)
-        self.lock = host.runtime / "agent.lock"
+        self.lock = host.runtime / LOCK
         self.log = host.state / "agent.log"
         self.given = Given(host.runtime, host.learn)
         self.search = Search(spec, self.lock)
@@ -163,7 +172,7 @@ class Desk:
         An environment that is to be moved into is run in.
         """
         life = record.life
-        if life is None or launch is None or not differing(self.spec, wants, life.inputs):
+        if life is None or launch is None or not due(self.spec, wants, life):
             return ""
         command, tried = launch.command, tuple[str, ...]()
         if self.spec.install and (name := install.due_switch(self.spec.install, seen)):
@@ -234,12 +243,11 @@ class Desk:
             "record": record,
             "wants": wants,
             "finds": finds,
-            "written_s": _written_s(self.spec.config_path, epoch_s),
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
             "signs": signs,
-            "caution": await self.guard.look(command, record, finds),
-            "sessions": await self._sessions(record, main, wants),
+            "caution": await self.guard.look(command, record, finds, wants),
+            "sessions": await self._sessions(record, wants),
             "environments": seen,
             "not_switched": self.not_switched,
             "obstacle": await self.obstacle(launch, record, wants, seen),
@@ -295,11 +303,10 @@ class Desk:
         known = remembered_swarm(self.spec, self.host)
         return wanted_part(known, life.inputs, epoch_s + life.started_s, self.host.digest)
 
-    async def _sessions(self, record: Record, main: Process | None, wants: Inputs) -> int | None:
+    async def _sessions(self, record: Record, wants: Inputs) -> int | None:
         life = record.life
-        if self.spec.restart != "idle" or main is None or life is None:
-            return None
-        if not differing(self.spec, wants, life.inputs):
+        is_due = life is None or bool(due(self.spec, wants, life))
+        if self.spec.restart != "idle" or not is_due:
             return None
         sessions = await self.guard.sessions()
         return None if sessions is None else sessions.count
@@ -307,11 +314,3 @@ class Desk:
 
 def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:
     return environments.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")
-
-
-def _written_s(path: Path | None, epoch_s: float) -> float | None:
-    """When a file was last written, in seconds since boot; None: it is not there."""
-    try:
-        return path.stat().st_mtime - epoch_s if path else None
-    except OSError:
-        return None

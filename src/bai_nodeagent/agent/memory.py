@@ -52,7 +52,7 @@ class Memory:
 
     def keep(self, action: NoteHealthy | NoteUnhealthy | RollBack) -> None:
         """Raises Unavailable, where the disk is full for example. Blocks."""
-        notes = Notes(self._host.runtime)
+        notes = Notes.of(self._host)
         try:
             match action:
                 case NoteHealthy(healthy=healthy):

@@ -1,6 +1,7 @@
 """What is noted of the agent in `<runtime>/agent.json`: how it runs, how often it died.
 
-The notes are of this boot only. They are facts about a process, never orders:
+The notes are of this boot only, and their digests of one key: with another one
+nobody can tell what a life found. They are facts about a process, never orders:
 after a crash at any moment the next look at the node and at these notes says
 what is left to do. Who changes them reads and writes under a lock, since
 `may-start` does so beside the daemon.
@@ -28,7 +29,7 @@ from ..system import distributions, environments, files, process
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
-from .spec import AgentSpec, Inputs, agent_spec, found
+from .spec import AgentSpec, Inputs, agent_spec, differing, found, is_in_step
 from .words import Trouble
 
 # A process that lived longer than this starts the count of deaths anew.
@@ -50,6 +51,7 @@ class Life:
     is_over         it is dead, and that is accounted for
     well_s          when it was first seen to work; 0: not yet
     rpc             the address at which it answered then
+    spared          what was wanted when it was adopted as it is: no reason for a restart
     """
 
     inputs: Inputs
@@ -63,6 +65,7 @@ class Life:
     is_over: bool = False
     well_s: float = 0.0
     rpc: str = ""
+    spared: Inputs = field(default_factory=dict)
 
     @property
     def process(self) -> Process | None:
@@ -71,6 +74,31 @@ class Life:
             return None
         leads = self.pid if self.is_leader else 0
         return Process(self.pid, self.start_ticks, group=leads, session=leads)
+
+
+def due(spec: AgentSpec, wants: Inputs, life: Life) -> tuple[str, ...]:
+    """The parts of the inputs that a living agent is to be restarted for."""
+    return tuple(p for p in differing(spec, wants, life.inputs) if life.spared.get(p) != wants[p])
+
+
+def adopted(
+    spec: AgentSpec, wants: Inputs, finds: Inputs, started_s: float, wrote_s: float
+) -> Life:
+    """The life of an agent that somebody else started; `finds` is what a start would find now.
+
+    It is in step where agent.toml holds what is desired, whatever the file's times; but not when
+    it was we who have written that since. As-is, the document vouches for it. Else
+    nobody knows what it runs with.
+    """
+    is_vouched = spec.adopt == "as-is"
+    is_known = is_vouched or (is_in_step(spec, wants, finds) and wrote_s < started_s)
+    return Life(
+        inputs=finds if is_known else {},
+        started_s=started_s,
+        is_adopted=True,
+        desired_digest=spec.desired_digest,
+        spared=wants if is_vouched else {},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +127,8 @@ class Record:
     exit     how the last death came about, where that is known
     trouble  what the agent said of it
     trial    of inputs with which it is not healthy yet
+    wrote_s  when we last wrote agent.toml
+    key      a digest that says by which key the others were made
     """
 
     boot_id: str
@@ -109,6 +139,8 @@ class Record:
     exit: str = ""
     trouble: Trouble | None = None
     trial: Trial | None = None
+    wrote_s: float = 0.0
+    key: str = ""
 
     def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
         """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
@@ -156,10 +188,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Notes:
-    """The record on disk."""
+    """The record on disk. `key` as in Record."""
 
     runtime: Path
     boot_id: str = field(default_factory=process.boot_id)
+    key: str = ""
+
+    @staticmethod
+    def of(host: Host) -> Notes:
+        return Notes(host.runtime, key=host.digest("the key of these notes"))
 
     @property
     def path(self) -> Path:
@@ -168,10 +205,14 @@ class Notes:
     def read(self) -> Record:
         """The notes of this boot; a file that is missing or unreadable holds none.
 
-        Without notes a living agent is adopted, so losing them costs one restart at most.
+        Without notes, or with such as another key has made, a living agent is adopted.
         """
         record = kept.read(self.path, _parse)
-        return record if record and record.boot_id == self.boot_id else Record(self.boot_id)
+        if record is None or record.boot_id != self.boot_id:
+            return Record(self.boot_id, key=self.key)
+        if record.key != self.key:
+            return replace(record, key=self.key, life=None, trial=None)
+        return record
 
     def update(self, change: Callable[[Record], Record]) -> Record:
         """Changes the notes; nobody else does so at the same time. Gives the new ones.
@@ -262,7 +303,7 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
         started_s=now_s,
         desired_digest=node.digest,
     )
-    Notes(host.runtime).update(lambda record: replace(record, life=life, ending=""))
+    Notes.of(host).update(lambda record: replace(record, life=life, ending=""))
 
 
 def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:

@@ -23,7 +23,7 @@ from ..system.process import Process
 from .guard import Caution
 from .install import NAME as ENVIRONMENT
 from .install import PART, Switch, due_switch, without_environment
-from .record import Cause, Life, Record
+from .record import Cause, Life, Record, adopted, due
 from .rollback import Past
 from .sessions import SESSIONS_LOOK_S, launch_of
 from .signs import Signs, judge_signs
@@ -61,7 +61,6 @@ class Actual:
     epoch_s     the boot in Unix time, to tell times to people
     wants       the desired inputs
     finds       what an agent that starts now would find
-    written_s   when agent.toml was last written; None: it is not there, or unmanaged
     last_lines  of the agent's output, secrets masked; told of an agent that died
     output      of a Backend.AI agent, to read its troubles from; "" of any other
     signs       of a living Backend.AI agent; None: to live is enough
@@ -79,7 +78,6 @@ class Actual:
     record: Record
     wants: Inputs = field(repr=False)
     finds: Inputs = field(repr=False)
-    written_s: float | None = None
     last_lines: str = ""
     output: str = field(default="", repr=False)
     signs: Signs | None = None
@@ -135,11 +133,11 @@ def judge_running(
     """
     known = facts(actual, main)
     life = actual.record.life
-    health, look_again_in_s = _in_step(actual)
+    health, look_again_in_s = _in_step(spec, actual)
     if health.reason == "WorkerDead":
         left_s = crash_left_s(actual)
         return Plan(health, () if left_s > 0 else revive, left_s or None, known)
-    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    differs = due(spec, actual.wants, life) if life else ()
     if life is None or not differs:
         return Plan(health, _news(actual), look_again_in_s, known)
     wait_s: float | None = SESSIONS_LOOK_S
@@ -175,7 +173,7 @@ def _news(actual: Actual) -> tuple[NoteWell, ...]:
     return (NoteWell(at_s=actual.now_s, rpc=signs.at),)
 
 
-def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
+def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     record, life = actual.record, actual.record.life
     lived_s = actual.now_s - life.started_s if life else STARTING_S
     needed_s = RECOVERING_S if len(record.deaths) > 1 else STARTING_S
@@ -191,14 +189,24 @@ def _in_step(actual: Actual) -> tuple[Verdict, float | None]:
     if verdict.status is not Status.TRUE:
         return verdict, look_again_in_s
     if lived_s >= needed_s or (actual.signs is not None and len(record.deaths) < 2):
-        changed = unread(actual.wants, life.inputs, actual.finds) if life else ()
-        text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
-        return replace(verdict, message=text if changed else ""), look_again_in_s
+        return replace(verdict, message=_no_restart_for(spec, actual)), look_again_in_s
     if len(record.deaths) > 1:
         return died(actual, "; it runs again"), needed_s - lived_s
     return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
         needed_s - lived_s
     )
+
+
+def _no_restart_for(spec: AgentSpec, actual: Actual) -> str:
+    """What differs, and is left so while the agent runs; "" for nothing."""
+    life = actual.record.life
+    if life is None:
+        return ""
+    if spared := differing(spec, actual.wants, life.inputs):
+        return f"adopted as it is, no restart for what is not as desired: {_listed(spared)}"
+    changed = unread(actual.wants, life.inputs, actual.finds)
+    text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
+    return text if changed else ""
 
 
 def _by_hand(spec: AgentSpec, actual: Actual) -> str:
@@ -333,27 +341,18 @@ def change_wait_s(changes: tuple[float, ...], now_s: float) -> float:
     return max(0.0, full_s - (CHANGES_BURST - 1) * CHANGES_REFILL_S - now_s)
 
 
-def adopted(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
+def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
-    It found agent.toml as it is if that is older than itself; else nobody
-    knows what it found. For plugins that is told one by one, at each look. Its
-    environment is the one that the link leads to if nobody has moved that since.
+    What it runs with is told for plugins one by one, at each look. Its environment
+    is the one that the link leads to if nobody has moved that since.
     """
-    is_known = spec.config_path is None or (
-        main is not None and actual.written_s is not None and actual.written_s < main.started_s
-    )
+    started_s = main.started_s if main else actual.now_s
     seen = actual.environments
-    is_at_home = (
-        main is not None and seen is not None and (seen.linked_s - actual.epoch_s < main.started_s)
-    )
+    is_at_home = main and seen is not None and seen.linked_s - actual.epoch_s < started_s
     finds = actual.finds if is_at_home else without_environment(actual.finds)
-    return Life(
-        inputs=without_swarm(without_plugins(finds)) if is_known else {},
-        started_s=main.started_s if main else actual.now_s,
-        is_adopted=True,
-        desired_digest=spec.desired_digest,
-    )
+    finds = without_swarm(without_plugins(finds))
+    return adopted(spec, actual.wants, finds, started_s, actual.record.wrote_s)
 
 
 def facts(actual: Actual, main: Process | None) -> Mapping[str, Scalar]:

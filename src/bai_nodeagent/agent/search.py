@@ -35,15 +35,19 @@ class Around:
 
 
 class Search:
-    """`lock` is what an agent that we have started holds, with all that it forks."""
+    """`lock` is what an agent that we have started holds, with all that it forks; `asker` tells
+    apart who asks at the same time."""
 
-    def __init__(self, spec: AgentSpec, lock: Path) -> None:
+    def __init__(self, spec: AgentSpec, lock: Path, asker: str = "agent") -> None:
         self._spec = spec
         self._lock = lock
+        self._asker = asker
 
     async def around(self, record: Record, command: tuple[str, ...]) -> Around:
         return await in_thread(
-            "agent: who lives", lambda: self._search(record, command), process.SCAN_DEADLINE_S
+            f"{self._asker}: who lives",
+            lambda: self._search(record, command),
+            process.SCAN_DEADLINE_S,
         )
 
     def _search(self, record: Record, command: tuple[str, ...]) -> Around:

@@ -13,6 +13,7 @@ SCHEMA: Mapping[str, Any] = {
     "properties": {
         "state": {"enum": ["running", "stopped"]},
         "supervisor": {"enum": ["child", "systemd"]},
+        "adopt": {"enum": ["restart", "as-is"]},
         "health": {"enum": ["auto", "process", "backendai"]},
         "unit": {
             "title": 'the name of a service, such as "backendai-agent.service"',

@@ -4,9 +4,11 @@ At its start the agent destroys every container of its own (label
 `ai.backend.owner`) that its registry file lacks. Where it looks for that file
 follows from some keys of agent.toml, from its working directory and from the
 path of its virtual environment; and what another environment makes of what it
-finds nobody knows. While sessions run, a change of one of these
-is held back as a whole: agent.toml is not written at all, since the next
-crash would put it into force, and an agent that dies is started as before.
+finds nobody knows. Of an agent of which it is not known what it runs with, any
+change may be one of these; and some versions end sessions by being stopped.
+While sessions run, such a change is held back as a whole: agent.toml is not written
+at all, since the next crash would put it into force, and an agent that dies is
+started as before.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import Literal
 
 from ..desired import canonical
 from ..model import KeyPath, Status, Verdict
+from .dialect import Version, version_of
 from .install import PART
-from .spec import AgentSpec, Inputs, differing, is_met, part_of
+from .spec import AgentSpec, Inputs, differing, is_met, is_of_file, part_of
 
 SESSIONS_LOOK_S = 30.0
 
@@ -36,6 +39,14 @@ SACRED: Mapping[KeyPath, str | None] = {
     ("agent", "ipc-base-path"): "/tmp/backend.ai/ipc",  # noqa: S108  (Backend.AI's own)
     ("container", "scratch-root"): "./scratches",
 }
+
+NOT_KNOWN = "it is not known what it runs with"
+# Backend.AI up to there cancels the batch tasks of an agent that is stopped, and its manager
+# destroys their sessions; since then they are resumed (execute_batch in ai/backend/agent/agent.py).
+RESUMES_BATCH: Sequence[tuple[Version, Version]] = (
+    ((25, 6, 9), (25, 7)),
+    ((25, 9, 1), (1000,)),
+)
 
 # Of the agent's environment: where agent.toml is, and what stands above it.
 SACRED_VARIABLES = ("BACKEND_CONFIG_FILE", "BACKEND_SCRATCH_ROOT")
@@ -76,11 +87,13 @@ class Held:
     parts     of the inputs, that would cost sessions
     permit    what `allow-session-loss` has to say to let exactly this change through
     sessions  None: Docker can't be asked, so some are taken to run
+    why       a restart for whatever would cost them; "": it is these parts that do
     """
 
     parts: tuple[str, ...]
     permit: str
     sessions: Sessions | None
+    why: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -90,12 +103,25 @@ class Held:
             who = (
                 f"sessions run: {self.sessions.count}, the oldest since {since:%Y-%m-%dT%H:%M:%SZ}"
             )
+        what = f"a change of {', '.join(self.parts)} would lose the agent's sessions"
+        if self.why:
+            what = f"a restart may lose the agent's sessions, since {self.why}"
         text = (
-            f"a change of {', '.join(self.parts)} would lose the agent's sessions, and {who}; "
+            f"{what}, and {who}; "
             "nothing is changed until they have ended. Take the change back, or permit this very "
             f'one in the node\'s own document: [agent] allow-session-loss = "{self.permit}"'
         )
         return Verdict(Status.FALSE, "Blocked", text)
+
+
+def ends_batch(version: str) -> str:
+    """Why stopping an agent of that version ("": not known) costs its batch sessions, and "" where
+    it does not. Nothing about a container says of which type its session is."""
+    number = version_of(version)
+    if any(first <= number < end for first, end in RESUMES_BATCH):
+        return ""
+    who = f"agent {version}" if version else "an agent whose version is not known"
+    return f"stopping {who} ends batch sessions, and which ones are nobody can tell"
 
 
 def losing(
@@ -111,7 +137,7 @@ def losing(
     finds   what a start would find now: a key that no document names may have been changed
             by hand, and be put into force by a restart for another. None: nothing is started
     """
-    if not any(part.startswith("agent.toml ") for part in has):
+    if not is_of_file(has):
         return ()  # nobody knows what it ran with, if it ever did
     changed = differing(spec, wants, has)
     sacred = {part_of(key): key for key in SACRED}

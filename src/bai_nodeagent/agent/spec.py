@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,11 +49,13 @@ class AgentSpec:
 
     command         empty: only with the supervisor "systemd", whose unit has its own
     env             secrets filled in
+    adopt           whether one that is found running may be restarted for that alone
     allow_session_loss  the digest of the one change that may cost running sessions
     on_unhealthy, health_timeout_s  what becomes of inputs with which it does not get healthy
     rolled_back     why the inputs are those of an earlier state; "": they are not
     relies_on       condition types of what an agent can't be healthy without
     config_path     None: agent.toml is unmanaged, and `values` is empty
+    fingerprint     the values for comparison: 1 == True, but not here
     plugins         None: accelerator plugins are unmanaged
     install         None: the environment that it runs in is unmanaged
     is_in_swarm     the node is to be in a swarm, which the agent has to find
@@ -64,6 +66,7 @@ class AgentSpec:
     supervisor: Literal["child", "systemd"]
     state: Literal["running", "stopped"] = "running"
     restart: Literal["auto", "idle", "manual"] = "auto"
+    adopt: Literal["restart", "as-is"] = "restart"
     health: Literal["auto", "process", "backendai"] = "auto"
     unit: str = DEFAULT_UNIT
     command: tuple[str, ...] = ()
@@ -78,7 +81,8 @@ class AgentSpec:
     relies_on: tuple[str, ...] = ()
     agent_id: str = ""
     config_path: Path | None = None
-    values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False)
+    values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False, compare=False)
+    fingerprint: str = field(default="", repr=False)
     optional: frozenset[KeyPath] = frozenset()
     plugins: PluginRules | None = None
     install: InstallSpec | None = None
@@ -95,6 +99,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         supervisor=section["supervisor"],
         state=section.get("state", "running"),
         restart=section.get("restart", "auto"),
+        adopt=section.get("adopt", "restart"),
         health=section.get("health", "auto"),
         unit=section.get("unit", DEFAULT_UNIT),
         command=tuple(section.get("command", ())),
@@ -110,6 +115,7 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         agent_id=(values or {}).get(("agent", "id"), node.node_id),
         config_path=None if values is None else node.agent_config_path,
         values=values or {},
+        fingerprint=fingerprint(values or {}),
         optional=node.optional,
         plugins=plugin_rules(node.document),
         install=install_spec(section),
@@ -117,6 +123,11 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         needs=_needs(node),
         desired_digest=node.digest,
     )
+
+
+def fingerprint(values: Mapping[KeyPath, Any]) -> str:
+    """The same for equal values of the same types only. Holds secrets."""
+    return repr(sorted(values.items(), key=lambda item: item[0]))
 
 
 def _text(value: str | Mapping[str, str], secrets: Mapping[str, str]) -> str:
@@ -207,6 +218,16 @@ def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
                 above = above.setdefault(key, {})
             above[place[-1]] = value
     return table
+
+
+def is_in_step(spec: AgentSpec, wants: Inputs, finds: Inputs) -> bool:
+    """Whether agent.toml holds all that is desired in it: `finds` is what a start would find."""
+    return not is_of_file(differing(spec, wants, finds))
+
+
+def is_of_file(parts: Iterable[str]) -> bool:
+    """Whether any of these parts is a key of agent.toml."""
+    return any(part.startswith(f"{_FILE} ") for part in parts)
 
 
 def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from .rules import (
     OBSTACLE_LOOK_S,
     Actual,
     NoteWell,
-    adopted,
     astray,
     blocked,
     died,
@@ -34,6 +33,7 @@ from .rules import (
     moves_before_start,
     start_needs,
     switches,
+    taken_over,
 )
 from .signs import TROUBLE_LOOK_S, port_taken
 from .spec import AgentSpec
@@ -161,7 +161,9 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
 def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     life = actual.record.life
     if life is None or life.is_over or life.invocation_id != actual.unit.invocation_id:
-        fresh = replace(adopted(spec, actual, actual.main), invocation_id=actual.unit.invocation_id)
+        fresh = replace(
+            taken_over(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
+        )
         known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
         verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
         return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))

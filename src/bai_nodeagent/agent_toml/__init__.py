@@ -44,6 +44,7 @@ __all__ = [
     "difference",
     "edit",
     "holds_secret",
+    "is_readable",
     "is_same",
     "is_usable",
     "lookup",
@@ -74,6 +75,11 @@ def is_usable(raw: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return bool(text.strip())
+
+
+def is_readable(text: str | None) -> bool:
+    """Whether a text is TOML, be it an empty one; None stands for that."""
+    return text is None or not text.strip() or is_usable(text.encode(errors="replace"))
 
 
 def managed(text: str, values: Values) -> dict[KeyPath, Any]:

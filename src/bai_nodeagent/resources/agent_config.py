@@ -39,7 +39,7 @@ from ..agent.given import Given
 from ..agent.guard import LAST_CONFIG, Guard
 from ..agent.opinions import Asker, readers
 from ..agent.signs import is_backendai
-from ..agent.spec import AgentSpec, agent_spec
+from ..agent.spec import AgentSpec, agent_spec, fingerprint
 from ..model import (
     AnyResource,
     Host,
@@ -156,6 +156,8 @@ class AgentConfig:
                 if self._is_still(target, expected):
                     before = (expected or b"").decode(errors="replace")
                     self._given.replaced(before, self.spec.secret_paths)
+                    if self._guard:
+                        self._guard.note_write()
                     target.parent.mkdir(parents=True, exist_ok=True)
                     files.replace(target, data, mode=mode, owner=owner)
                     self._remember(data, owner)
@@ -196,7 +198,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         address=node.address,
         agent=agent_spec(node) if "agent" in node.document else None,
         rolled_back=node.rolled_back,
-        fingerprint=repr(sorted(node.agent_values.items(), key=lambda item: item[0])),
+        fingerprint=fingerprint(node.agent_values),
     )
     return [AgentConfig(spec, host)]
 

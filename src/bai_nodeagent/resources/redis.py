@@ -132,7 +132,7 @@ class Redis:
         return agent_ids(None, self.spec.said_of_ids, self.spec.agent_id)
 
     def _agent_s(self) -> float | None:
-        life = Notes(self._host.runtime).read().life
+        life = Notes.of(self._host).read().life
         is_running = life is not None and not life.is_over
         return process.now_s() - life.started_s if life and is_running else None
 
