@@ -142,6 +142,76 @@ def test_the_ports_that_an_agent_needs(text: str | None, rpc: Endpoint, others: 
     assert [each.port for each in found.others] == others
 
 
+@pytest.mark.parametrize(
+    ("version", "text", "ports"),
+    [
+        ((23, 9, 11), "", [49200]),
+        ((24, 9, 14), "[agent]\naiomonitor-webui-port = 49300", [49300]),
+        ((25, 6, 17), "", [6003, 39200]),
+        ((25, 6, 17), '[agent]\nservice-addr = "10.0.0.1:6013"', [6013, 39200]),
+        ((26, 8, 1), '[agent.internal-addr]\nhost = "0.0.0.0"', [6003, 39200]),
+        ((), "", []),
+        ((), "[agent]\naiomonitor-webui-port = 39201\nservice-addr = { port = 1 }", [1, 39201]),
+    ],
+)
+def test_each_version_has_ports_of_its_own(
+    version: tuple[int, ...], text: str, ports: list[int]
+) -> None:
+    found = endpoints(text, version)
+    assert [each.port for each in found.others if each.port not in (6007, 40128)] == ports
+
+
+def test_every_agent_of_a_process_has_its_ports() -> None:
+    text = """\
+[agent]
+rpc-listen-addr = "10.0.0.1:6001"
+[[agents]]
+agent = { id = "i-a" }
+[[agents]]
+agent = { id = "i-b", rpc-listen-addr = "10.0.0.1:6011", agent-sock-port = 6017 }
+[[agents]]
+"""
+    assert endpoints(text).ports == {6001, 6007, 6011, 6017, 40128}
+
+
+def test_variables_stand_above_the_file() -> None:
+    env = {"BACKEND_AGENT_PORT": "6021", "BACKEND_AGENT_HOST_OVERRIDE": "10.0.0.9"}
+    text = '[agent]\nrpc-listen-addr = "10.0.0.1:6001"\npid-file = "/run/one"'
+    assert endpoints(text, (), env).rpc == Endpoint("10.0.0.9", 6021)
+    assert endpoints(text, (), {"BACKEND_AGENT_PORT": "no"}).rpc == Endpoint("10.0.0.1", 6001)
+    assert pid_file(text, {"BACKEND_PID_FILE": "/run/other"}) == Path("/run/other")
+
+
+BIND = "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', {}): in use"
+
+
+def test_a_bind_error_of_an_agent_that_starts_is_told_at_once() -> None:
+    verdict, _ = judge_signs(STARTING, BIND.format(6003), "", 1, was_well=False)
+    assert (verdict.reason, "6003" in verdict.message) == ("PortTaken", True)
+    harmless, _ = judge_signs(STARTING, BIND.format(6007), "", 1, was_well=False)
+    assert harmless.reason == "Starting"
+
+
+WORKS = "INFO started handling RPC requests at 10.0.0.1:6001\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "exit_text", "reason"),
+    [
+        (f"{BIND.format(6003)}\n{WORKS}", "exit status 0", None),
+        (f"AioRpcError\n{WORKS}ModuleNotFoundError", "", "ImportFailed"),
+        ("ModuleNotFoundError", "killed by SIGKILL", None),
+        ("AioRpcError\n" + "INFO\n" * 100 + "ModuleNotFoundError: x", "", "ImportFailed"),
+        ("Cannot connect to Docker Engine\n" + "at\n" * 20 + "ImportError", "", "Docker"),
+    ],
+)
+def test_the_last_words_of_this_life_say_why(
+    output: str, exit_text: str, reason: str | None
+) -> None:
+    trouble = why_dead(output, exit_text)
+    assert (trouble.reason if trouble else "None").startswith(str(reason))
+
+
 def test_a_listener_is_in_the_way_where_both_can_t_bind() -> None:
     needed = Endpoints(Endpoint("10.0.0.1", 6001), (Endpoint("", 40128),))
     same, other = Listener("10.0.0.1", 6001, 7), Listener("10.0.0.2", 6001, 8)

@@ -222,7 +222,9 @@ def orphaned(orphans: tuple[Process, ...]) -> Verdict:
 
 
 def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
-    note = NoteEnd(at_s=actual.now_s, exit=actual.exit, trouble=why_dead(actual.output))
+    note = NoteEnd(
+        at_s=actual.now_s, exit=actual.exit, trouble=why_dead(actual.output, actual.exit)
+    )
     noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
     after = plan_child(spec, noted)
     return replace(after, actions=(note, *after.actions))

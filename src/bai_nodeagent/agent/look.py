@@ -26,6 +26,7 @@ from ..system import (
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
+from .dialect import Version
 from .given import Given
 from .guard import LOCK, Guard
 from .record import (
@@ -38,7 +39,7 @@ from .record import (
     located,
     remembered_swarm,
 )
-from .search import Search, described
+from .search import Search, described, version_at
 from .sessions import Launch, launch_of
 from .signs import (
     WORKER_TITLE,
@@ -226,7 +227,7 @@ class Desk:
         self.given.look(config_text(self.spec) or "")
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
-        signs = await self._signs(main, record.life) if main and is_real else None
+        signs = await self._signs(main, record.life, command) if main and is_real else None
         plugins, seen = await self._plugins(), await self._environments()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
@@ -253,14 +254,15 @@ class Desk:
             "obstacle": await self.obstacle(launch, record, wants, seen),
         }
 
-    async def _signs(self, main: Process, life: Life | None) -> Signs:
-        def look() -> tuple[list[Process], Process | None]:
+    async def _signs(self, main: Process, life: Life | None, command: tuple[str, ...]) -> Signs:
+        def look() -> tuple[list[Process], Process | None, Version]:
             family = process.below(main)
             worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
-            return family, next(worker, None)
+            return family, next(worker, None), version_at(command)
 
-        family, worker = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
-        wanted = endpoints(config_text(self.spec))
+        found_now = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
+        family, worker, version = found_now
+        wanted = endpoints(config_text(self.spec), version, self.spec.env)
         rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
         frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
         answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"
@@ -273,9 +275,10 @@ class Desk:
             if own and not rpc.host:
                 rpc = Endpoint(own.host, own.port)
                 answer = await sockets.ask(rpc.host, rpc.port)
-            taken = described(o for o in wanted.taken(found) if o.pid not in ours)
-        if taken and answer == "greets":
-            answer = "refuses"  # it is a stranger that does
+            strangers = [o for o in wanted.taken(found) if o.pid not in ours]
+            taken = described(strangers)
+            if answer == "greets" and any(o.port == rpc.port for o in strangers):
+                answer = "refuses"  # it is a stranger that does
         return Signs(worker, answer, str(rpc), frozen, taken)
 
     async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:

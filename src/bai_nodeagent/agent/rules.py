@@ -311,7 +311,7 @@ def died(actual: Actual, then: str = "") -> Verdict:
     is_loop = len(record.deaths) > 1
     times = f" {len(record.deaths)} times in a row" if is_loop else ""
     text = f"the agent died{times} ({how}){then if is_loop else ''}{said}"
-    if trouble := why_dead(actual.output) or record.trouble:
+    if trouble := why_dead(actual.output, record.exit) or record.trouble:
         return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
     return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)
 

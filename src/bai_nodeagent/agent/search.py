@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..blocking import in_thread
 from ..model import Refused, Stuck
-from ..system import executable, launch, process, sockets
+from ..system import executable, launch, process, release, sockets
 from ..system.executable import Executable, Traits
 from ..system.process import Process
 from ..text import clean
+from .dialect import Version, version_of
 from .record import Record, config_text
 from .signs import MAIN_TITLE, WORKER_TITLE, endpoints, is_backendai, pid_file
 from .spec import AgentSpec
@@ -64,11 +65,13 @@ class Search:
         estranged: set[Process] = set()
         found: tuple[sockets.Listener, ...] = ()
         if stray is None and is_backendai(self._spec.health, command):
-            text = config_text(self._spec)
-            needed = endpoints(text)
+            text, env = config_text(self._spec), self._spec.env
+            needed = endpoints(text, version_at(command), env)
             found = needed.taken(sockets.listeners(needed.ports))
             owners = {o.pid for o in found}
-            stray, estranged = self._by_title(others, wanted, owners, _noted_pid(pid_file(text)))
+            stray, estranged = self._by_title(
+                others, wanted, owners, _noted_pid(pid_file(text, env))
+            )
         if stray is not None:
             unit = process.unit_of(stray)
             return Around(stray=stray, unit=unit if unit == self._spec.unit else "")
@@ -170,6 +173,12 @@ class Search:
             return {0, os.geteuid(), launch.account(self._spec.user).uid}
         except Refused:
             return {0, os.geteuid()}
+
+
+def version_at(command: Sequence[str]) -> Version:
+    """Of the agent that a command runs; () where that can't be told. Blocks."""
+    found = release.find(command)
+    return version_of(found.version) if found else ()
 
 
 def _noted_pid(file: Path | None) -> int:

@@ -8,15 +8,19 @@ answers with ZeroMQ's greeting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
-from ..agent_toml import is_usable, managed
-from ..model import KeyPath, Status, Verdict
+from ..agent_toml import is_usable
+from ..agent_toml.places import as_address
+from ..model import Status, Verdict
 from ..system.process import Process
 from ..system.sockets import Answer, Listener
-from .words import what_it_waits_for
+from .dialect import Version
+from .words import not_bound, what_it_waits_for
 
 # The worker is forked once agent.toml is read and all of the agent imported, which
 # took 20 s on a machine with too much else to do.
@@ -30,13 +34,19 @@ LIVING_LOOK_S = 10.0
 MAIN_TITLE = "backend.ai: agent "
 WORKER_TITLE = "backend.ai: agent worker-"
 
-_HOST: KeyPath = ("agent", "rpc-listen-addr", "host")
-_RPC: KeyPath = ("agent", "rpc-listen-addr", "port")
+_AGENT = "agent"
 # key, the port by default, the address that the agent binds it to
-_OTHERS: tuple[tuple[KeyPath, int, str], ...] = (
-    (("agent", "agent-sock-port"), 6007, "127.0.0.1"),
-    (("agent", "metadata-server-port"), 40128, ""),
+_OTHERS = (
+    ("agent-sock-port", 6007, "127.0.0.1"),
+    ("metadata-server-port", 40128, ""),
 )
+# Read in the wheels of each: the agent's own HTTP server, and aiomonitor's, which
+# makes it hang where its port is taken.
+_SERVICE = ("service-addr", "internal-addr", "service_addr")
+_SERVES_SINCE: Version = (25, 6)
+_MONITOR = ("aiomonitor-webui-port", "aiomonitor_webui_port")
+_MONITOR_PORTS: tuple[tuple[Version, int], ...] = (((25, 6), 39200), ((), 49200))
+_VARIABLES = {"host": "BACKEND_AGENT_HOST_OVERRIDE", "port": "BACKEND_AGENT_PORT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +115,77 @@ def is_backendai(health: str, words: Sequence[str]) -> bool:
     return is_module or (is_cli and "start-server" in words and bool({"ag", "agent"} & {*words}))
 
 
-def endpoints(text: str | None) -> Endpoints:
-    """The ports of an agent that reads this agent.toml."""
-    places: dict[KeyPath, None] = dict.fromkeys([_HOST, _RPC, *(key for key, _, _ in _OTHERS)])
-    found = managed(text, places) if text and is_usable(text.encode()) else {}
+def endpoints(
+    text: str | None, version: Version = (), env: Mapping[str, str] | None = None
+) -> Endpoints:
+    """The ports of an agent of that version, and with these variables, that reads this agent.toml.
 
-    def port(key: KeyPath, default: int) -> int:
-        value = found.get(key, default)
-        return value if isinstance(value, int) else default
+    Of an unknown version ("()") only those count that every one has, or that the file names.
+    """
+    document = _document(text)
+    common = _table(document, _AGENT)
+    further = document.get("agents")
+    tables = further if isinstance(further, list) else []
+    # From 25.12 on one process may be several agents: each says what it has for itself.
+    said = [common, *(_table(each, _AGENT) for each in tables if isinstance(each, dict))]
+    rpc, *others = (_rpc(agent) for agent in said)
+    others += [each for agent in said for each in _local(agent, is_first=agent is common)]
+    others += [*_service(common, version), *_monitor(common, version)]
+    host = (env or {}).get(_VARIABLES["host"], rpc.host if rpc else "")
+    port = (env or {}).get(_VARIABLES["port"], "")
+    number = int(port) if port.isdecimal() else (rpc.port if rpc else 6001)
+    first = Endpoint(host, number)
+    return Endpoints(first, tuple(dict.fromkeys(o for o in others if o and o != first)))
 
-    others = tuple(Endpoint(host, port(key, default)) for key, default, host in _OTHERS)
-    return Endpoints(Endpoint(str(found.get(_HOST, "")), port(_RPC, 6001)), others)
+
+def _rpc(agent: Mapping[str, Any]) -> Endpoint | None:
+    return _address(agent.get("rpc-listen-addr"), 6001)
 
 
-def pid_file(text: str | None) -> Path | None:
-    """Where an agent with this agent.toml notes its pid, if it does."""
-    place: KeyPath = ("agent", "pid-file")
-    found = managed(text, {place: None}) if text and is_usable(text.encode()) else {}
-    value = found.get(place)
+def _local(agent: Mapping[str, Any], *, is_first: bool) -> Iterator[Endpoint]:
+    for key, default, host in _OTHERS:
+        if is_first or key in agent:
+            yield Endpoint(host, _port(agent.get(key), default))
+
+
+def _service(agent: Mapping[str, Any], version: Version) -> Iterator[Endpoint]:
+    said = next((agent[key] for key in _SERVICE if key in agent), None)
+    if version >= _SERVES_SINCE or (said is not None and not version):
+        yield _address(said, 6003) or Endpoint("", 6003)
+
+
+def _monitor(agent: Mapping[str, Any], version: Version) -> Iterator[Endpoint]:
+    said = next((agent[key] for key in _MONITOR if key in agent), None)
+    if version or said is not None:
+        default = next(port for since, port in _MONITOR_PORTS if version >= since)
+        yield Endpoint("127.0.0.1", _port(said, default))
+
+
+def _address(value: object, default: int) -> Endpoint | None:
+    """Of a table, "host:port" or a pair; what a table lacks is the default."""
+    table = value if isinstance(value, dict) else as_address(value)
+    if table is None:
+        return None
+    return Endpoint(str(table.get("host", "")), _port(table.get("port"), default))
+
+
+def _port(value: object, default: int) -> int:
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) < 6 else default
+
+
+def _document(text: str | None) -> Mapping[str, Any]:
+    return tomllib.loads(text) if text and is_usable(text.encode()) else {}
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def pid_file(text: str | None, env: Mapping[str, str] | None = None) -> Path | None:
+    """Where an agent with this agent.toml and these variables notes its pid, if it does."""
+    value = (env or {}).get("BACKEND_PID_FILE", _table(_document(text), _AGENT).get("pid-file"))
     return Path(value) if isinstance(value, str) and value.startswith("/") else None
 
 
@@ -144,6 +207,8 @@ def judge_signs(
         return Verdict(Status.TRUE, "Running"), LIVING_LOOK_S
     if signs.taken:
         return port_taken(signs.taken), TROUBLE_LOOK_S
+    if not was_well and (trouble := not_bound(output)):
+        return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_LOOK_S
     said = f"; its last lines:\n{last_lines}" if last_lines else ""
     answer = f"{signs.at} {signs.rpc}"
     if was_well:

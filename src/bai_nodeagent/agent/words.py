@@ -101,14 +101,49 @@ _WAITS: tuple[tuple[re.Pattern[str], Trouble | None], ...] = tuple(
     )
 )
 _LINES_LOOKED_AT = 30
+_TRACEBACK_LINES = 60
+_WORKS = re.compile(r"started handling RPC requests")
+# 26.9: each further agent of the process tries it, and goes on without.
+_HARMLESS = "6007"
 
 
-def why_dead(output: str) -> Trouble | None:
-    """Why an agent ended, from what it said; None where it said nothing that we know."""
-    if taken := _PORT.search(output):
-        port = taken["zmq"] or taken["tcp"]
-        return Trouble("PortTaken", f"port {port} is taken: the agent can't listen on it")
-    return next((trouble for pattern, trouble in _DEATHS if pattern.search(output)), None)
+def why_dead(output: str, exit_text: str = "") -> Trouble | None:
+    """Why an agent ended, from the last that it said; None where it said nothing that we know.
+
+    What it said before it worked has not kept it from working, and what a
+    signal has ended was not ended by words.
+    """
+    if exit_text.startswith("killed by"):
+        return None
+    lines = _after_work_began(output).splitlines()
+    last = next((n for n in range(len(lines) - 1, -1, -1) if _trouble_in(lines[n])), None)
+    if last is None:
+        return None
+    # Of one traceback, in which errors come as each other's causes, the more telling.
+    return _trouble_in("\n".join(lines[max(0, last - _TRACEBACK_LINES) :]))
+
+
+def _after_work_began(output: str) -> str:
+    return output[max((match.end() for match in _WORKS.finditer(output)), default=0) :]
+
+
+def _trouble_in(output: str) -> Trouble | None:
+    return _taken_in(output) or next(
+        (trouble for pattern, trouble in _DEATHS if pattern.search(output)), None
+    )
+
+
+def _taken_in(output: str, but: str = "") -> Trouble | None:
+    ports = [match["zmq"] or match["tcp"] for match in _PORT.finditer(output)]
+    port = next((port for port in ports if port != but), None)
+    if port is None:
+        return None
+    return Trouble("PortTaken", f"port {port} is taken: the agent can't listen on it")
+
+
+def not_bound(output: str) -> Trouble | None:
+    """That an agent which is starting could not bind a port: it may live on for ever."""
+    return _taken_in(_after_work_began(output), but=_HARMLESS)
 
 
 def what_it_waits_for(output: str) -> Trouble | None:
