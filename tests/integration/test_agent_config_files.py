@@ -220,6 +220,7 @@ async def test_another_writer_in_between_is_never_overwritten(path: Path) -> Non
 
 
 async def test_a_broken_file_that_somebody_mends_in_between_stays(path: Path) -> None:
+    await in_line(path)
     path.write_text("[agent")
     one = resource(path)
     keep, write = one.plan(await one.observe()).actions

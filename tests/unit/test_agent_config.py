@@ -19,7 +19,8 @@ from bai_nodeagent.agent.config_plan import (
 )
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Refused, Status, Verdict
 from bai_nodeagent.resources.agent_config import KIND, AgentConfig
-from bai_nodeagent.system.config_file import File
+from bai_nodeagent.system.launch import Account
+from bai_nodeagent.system.place import File, Owner
 
 PATH = Path("/etc/backend.ai/agent.toml")
 TARGET = Path("/srv/agent.toml")
@@ -49,7 +50,7 @@ def test_what_is_in_line_and_remembered_needs_nothing() -> None:
 def test_what_is_in_line_is_remembered() -> None:
     file = a_file(LINE)
     got = plan(spec(), actual(file, a_file("# older\n" + LINE)))
-    assert got.actions == (Remember(file),)
+    assert got.actions == (Remember(TARGET, file),)
     assert got.verdict.status is Status.TRUE
 
 
@@ -95,15 +96,101 @@ def test_without_a_last_good_content_the_values_alone_make_the_file(last: File |
 
 
 def test_broken_content_is_kept_before_it_is_replaced() -> None:
-    got = plan(spec(), actual(BROKEN))
+    got = plan(spec(), actual(BROKEN, a_file(LINE)))
     copy = Path("/srv/agent.toml.broken-20260102T030405Z")
     assert got.actions[0] == KeepBroken(TARGET, copy, BROKEN)
     assert isinstance(got.actions[1], Write)
 
 
 def test_what_is_kept_already_is_not_kept_again() -> None:
-    (write,) = plan(spec(), actual(BROKEN, is_kept=True)).actions
+    (write,) = plan(spec(), actual(BROKEN, a_file(LINE), is_kept=True)).actions
     assert isinstance(write, Write)
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        (b"[agent\n", "at line 1, column 7"),
+        (b"# ok\n# f\xfcr\n", "0xfc is no UTF-8 (at line 2, column 4)"),
+        (b'\xef\xbb\xbf[agent]\nid = "i-1"\n', "byte order mark (at line 1, column 1)"),
+        (b"[container.<name>]\n", "at line 1, column 12"),
+    ],
+)
+@pytest.mark.parametrize("last", [None, BROKEN, a_file("")])
+def test_a_broken_file_of_unknown_content_is_left_alone(
+    raw: bytes, where: str, last: File | None
+) -> None:
+    got = plan(spec(), actual(replace(BROKEN, raw=raw), last))
+    assert got.actions == ()
+    assert (got.verdict.status, got.verdict.reason) == (Status.FALSE, "Broken")
+    assert where in got.verdict.message
+    assert got.serves is None
+
+
+def test_ten_copies_are_kept_the_first_and_the_newest() -> None:
+    names = tuple(f"agent.toml.broken-20250102T0304{i:02}Z" for i in range(10))
+    keep = plan(spec(), actual(BROKEN, a_file(LINE), copies=names)).actions[0]
+    assert isinstance(keep, KeepBroken)
+    assert keep.dropped == (names[5],)
+    fewer = plan(spec(), actual(BROKEN, a_file(LINE), copies=names[:9])).actions[0]
+    assert isinstance(fewer, KeepBroken)
+    assert fewer.dropped == ()
+
+
+def test_set_aside_files_are_named_until_they_are_gone() -> None:
+    names = tuple(f"agent.toml.broken-20250102T0304{i:02}Z" for i in range(5))
+    said = plan(spec(), actual(a_file(LINE), a_file(LINE), copies=names)).verdict.message
+    assert f"{names[4]}, {names[3]}, {names[2]} and 2 more" in said
+
+
+def test_a_file_that_no_other_can_take_the_place_of_is_left_and_said() -> None:
+    spoiled = a_file(LINE.replace("i-1", "i-2"))
+    for found, reason in (
+        (replace(spoiled, is_mount=True), "MountedFile"),
+        (replace(spoiled, names=2), "HardLink"),
+    ):
+        got = plan(spec(), actual(found, a_file(LINE)))
+        assert (got.actions, got.verdict.reason) == ((), reason)
+    for found in (replace(a_file(LINE), is_mount=True), replace(a_file(LINE), names=2)):
+        assert plan(spec(), actual(found, a_file(LINE))).verdict.status is Status.TRUE
+
+
+BAI = Account("bai", 1100, 1101, (1101, 1102), "/")
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "wanted"),
+    [
+        ((0, 0), 0o640, (0, 1101)),
+        ((7, 8), 0o640, (7, 1101)),
+        ((0, 1102), 0o640, (0, 1102)),
+        ((1100, 0), 0o640, (1100, 0)),
+        ((0, 0), 0o644, (0, 0)),
+    ],
+)
+def test_the_group_is_that_of_the_agents_user_where_it_could_not_read(
+    owner: Owner, mode: int, wanted: Owner
+) -> None:
+    file = replace(a_file(LINE, mode), owner=owner)
+    got = plan(spec(), actual(file, file, user=BAI))
+    assert got.actions == (() if owner == wanted else (SetAccess(TARGET, mode, wanted),))
+
+
+def test_a_new_file_is_readable_for_the_agents_user() -> None:
+    (write,) = plan(spec(), actual(None, user=BAI)).actions
+    assert isinstance(write, Write)
+    assert (write.owner, write.mode) == ((0, 1101), 0o640)
+
+
+@pytest.mark.parametrize("by", [{"is_root": False}, {"owner": (0, 0)}])
+def test_a_file_that_the_agent_cannot_read_is_said(by: dict[str, Any]) -> None:
+    file = replace(a_file(LINE, 0o640), owner=(0, 0))
+    got = plan(spec(), actual(file, file, user=BAI, **by))
+    assert (got.verdict.status, got.verdict.reason) == (Status.FALSE, "Unreadable")
+    assert "bai" in got.verdict.message
+    assert "0640" in got.verdict.message
+    acl = replace(file, has_acl=True)
+    assert plan(spec(), actual(acl, acl, user=BAI, **by)).verdict.status is Status.TRUE
 
 
 def test_blank_content_is_not_worth_a_copy() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write, plan
 from bai_nodeagent.agent.dialect import MINIMAL, Opinion, faults, opinion, version_of
 from bai_nodeagent.model import Status
-from bai_nodeagent.system.config_file import File
+from bai_nodeagent.system.place import File
 from bai_nodeagent.system.validator import Answer
 
 OLD, NEW = "23.9.10", "26.8.3"

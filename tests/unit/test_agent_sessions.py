@@ -18,7 +18,7 @@ from bai_nodeagent.agent.spec import AgentSpec, found, wanted
 from bai_nodeagent.desired.evaluate import check_alone
 from bai_nodeagent.model import KeyPath, Status
 from bai_nodeagent.resources import KINDS
-from bai_nodeagent.system.config_file import File
+from bai_nodeagent.system.place import File
 from bai_nodeagent.system.process import Process
 
 VAR: KeyPath = ("agent", "var-base-path")

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from .. import agent_toml, toml
 from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
-from ..system.config_file import File, Owner
+from ..system.launch import Account
+from ..system.place import File, Owner
 from . import dialect
 from .dialect import Opinion
 from .guard import Caution
@@ -20,6 +21,10 @@ from .spec import AgentSpec
 CREATED_MODE = 0o640
 OTHERS = 0o007
 BROKEN = ".broken-"
+# Of the broken files that are kept beside: the first may be worth most, the newest is asked for.
+KEPT_FIRST = 5
+KEPT_NEWEST = 5
+_COPIES_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Actual:
     is_kept     a copy of this very content lies beside the file
     is_root     we may give files away
     at          the time of this look, as it stands in names of copies
+    copies      the names of broken files that lie beside, the oldest first
+    user        as whom the document lets the agent run; None: it does not say
+    is_being_written  somebody has the file open for that
     caution     what a change would cost
     is_real     it is Backend.AI's agent that reads it
     version     of that agent; "": that can't be told
@@ -70,6 +78,9 @@ class Actual:
     owner: Owner | None = None
     is_kept: bool = False
     is_root: bool = True
+    copies: tuple[str, ...] = ()
+    user: Account | None = None
+    is_being_written: bool = False
     caution: Caution = field(default_factory=Caution)
     is_real: bool = False
     version: str = ""
@@ -93,10 +104,13 @@ class Actual:
 
 @dataclass(frozen=True)
 class KeepBroken(Action):
+    """`dropped`: the names of copies that make room for this one."""
+
     verb: ClassVar[str] = "keep_broken"
     target: Path
     copy: Path
     file: File = field(repr=False)
+    dropped: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -144,6 +158,7 @@ class Remember(Action):
 
     verb: ClassVar[str] = "remember"
     is_note: ClassVar[bool] = True
+    target: Path
     file: File = field(repr=False)
 
     @property
@@ -168,17 +183,21 @@ def plan(
 ) -> Plan[AgentConfigAction]:
     """What is to be done. Raises Refused where the file's layout allows no edit."""
     file, text = actual.file, text_of(actual.file)
+    if file is not None and file.raw.strip() and text is None and text_of(actual.last) is None:
+        return Plan(_left_alone(spec, actual, file))
     if actual.caution.held:
         return _held(spec, actual, actual.caution.held, redact)
     texts = candidates(spec, actual)
     if file is None and not texts[0]:
-        return _in_line(spec, "")  # nobody asks that it be there
+        return _in_line(spec, actual, "")  # nobody asks that it be there
     fit = (each for each in texts if not actual.opinion(actual.reader, each).faults)
     wanted = next(fit, texts[0])
     if (opinion := actual.opinion(actual.reader, wanted)).faults:
         return Plan(_incompatible(spec, actual, opinion))
     mode, owner = _access(spec, actual, wanted)
     if file is None or file.raw != wanted.encode():
+        if file is not None and (bound := _bound(spec, actual, file)):
+            return Plan(bound)
         return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
         message = f"{spec.path} has {_spelled(file.owner, file.mode)}, not {_spelled(owner, mode)}"
@@ -190,18 +209,67 @@ def plan(
         and actual.last.raw == file.raw
         and (actual.last.owner == file.owner or not actual.is_root)
     )
-    return _in_line(spec, wanted, () if is_known else (Remember(file),))
+    notes = () if is_known else (Remember(actual.target, file),)
+    if actual.user and not file.has_acl and not _reads(actual.user, file.owner, file.mode):
+        return Plan(_unreadable(spec, actual.user, file), notes)
+    return _in_line(spec, actual, wanted, notes)
 
 
 def _in_line(
-    spec: AgentConfigSpec, text: str, actions: tuple[AgentConfigAction, ...] = ()
+    spec: AgentConfigSpec, actual: Actual, text: str, actions: tuple[AgentConfigAction, ...] = ()
 ) -> Plan[AgentConfigAction]:
     if spec.address:
         return Plan(Verdict(Status.FALSE, spec.address.reason, spec.address.message), actions)
     if spec.rolled_back:  # not as desired, and yet what the agent is to run with
         return Plan(Verdict(Status.FALSE, "RolledBack", spec.rolled_back), actions, serves=True)
     count = len(agent_toml.managed(text, spec.values))
-    return Plan(Verdict(Status.TRUE, "InSync", f"{count} values in line in {spec.path}"), actions)
+    message = f"{count} values in line in {spec.path}{_aside(actual)}"
+    return Plan(Verdict(Status.TRUE, "InSync", message), actions)
+
+
+def _aside(actual: Actual) -> str:
+    """What is said of set aside files until they are gone, as the end of a message."""
+    copies = actual.copies[::-1]
+    if not copies:
+        return ""
+    more = len(copies) - _COPIES_NAMED
+    named = ", ".join(copies[:_COPIES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"; broken files were set aside in {actual.target.parent}, see and delete them: {named}"
+
+
+def _left_alone(spec: AgentConfigSpec, actual: Actual, file: File) -> Verdict:
+    """What a broken file held is not known, so nothing can take its place."""
+    text = (
+        f"{spec.path} is not valid TOML: {agent_toml.fault(file.raw)}; what it is to hold is not "
+        f"known, so it is left alone, and no agent is started with it: mend it{_aside(actual)}"
+    )
+    return Verdict(Status.FALSE, "Broken", text)
+
+
+def _bound(spec: AgentConfigSpec, actual: Actual, file: File) -> Verdict | None:
+    """Why no new file can take the place of the one that is there."""
+    if file.is_mount:
+        why = "is mounted by itself (a bind mount of a single file), so it can't be replaced"
+        return Verdict(Status.FALSE, "MountedFile", f"{spec.path} {why}; mount its folder instead")
+    if file.names > 1:
+        why = f"has {file.names} names (hard links), and the others would keep the old content"
+        return Verdict(Status.FALSE, "HardLink", f"{spec.path} {why}; remove them, or use a link")
+    return None
+
+
+def _reads(user: Account, owner: Owner, mode: int) -> bool:
+    """By the bits of the first class that the account is in: path_resolution(7)."""
+    if user.uid in (0, owner[0]):
+        return user.uid == 0 or bool(mode & 0o400)
+    return bool(mode & (0o040 if owner[1] in user.groups else 0o004))
+
+
+def _unreadable(spec: AgentConfigSpec, user: Account, file: File) -> Verdict:
+    text = (
+        f"the agent's user {user.name} can't read {spec.path}, which has "
+        f"{_spelled(file.owner, file.mode)}; set [agent-config] owner or mode"
+    )
+    return Verdict(Status.FALSE, "Unreadable", text)
 
 
 def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:
@@ -211,7 +279,8 @@ def _verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict
         message = f"{spec.path} is not there; it is made from {source}"
         return Verdict(Status.FALSE, "Missing", message)
     if text is None:
-        fault = "is not valid TOML" if actual.file.raw.strip() else "is empty"
+        wrong = agent_toml.fault(actual.file.raw)
+        fault = f"is not valid TOML ({wrong})" if actual.file.raw.strip() else "is empty"
         return Verdict(Status.FALSE, "Broken", f"{spec.path} {fault}; it is made from {source}")
     costs = _costs(spec, actual, text) or "the form of an address, which the agent refuses"
     return Verdict(Status.FALSE, "Drift", f"not as desired in {spec.path}: {costs}")
@@ -231,7 +300,10 @@ def _rewrite(
     file, target = actual.file, actual.target
     if file and file.raw.strip() and text_of(file) is None and not actual.is_kept:
         copy = target.with_name(f"{target.name}{BROKEN}{actual.at}")
-        actions.append(KeepBroken(target, copy, file))
+        after = (*actual.copies, copy.name)
+        surplus = len(after) - KEPT_FIRST - KEPT_NEWEST
+        dropped = after[KEPT_FIRST : KEPT_FIRST + max(0, surplus)]
+        actions.append(KeepBroken(target, copy, file, dropped))
     old = file.raw.decode(errors="replace") if file else None
     changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
     mode, owner = _access(spec, actual, wanted)
@@ -293,7 +365,12 @@ def _access(spec: AgentConfigSpec, actual: Actual, text: str) -> tuple[int, Owne
     if agent_toml.holds_secret(text, spec.secret_paths):
         mode &= ~OTHERS
     model = actual.file or actual.last
-    return mode, actual.owner or (model.owner if model else None)
+    owner = actual.owner or (model.owner if model else None)
+    if actual.owner or not actual.user or not actual.is_root or (model and model.has_acl):
+        return mode, owner
+    uid, gid = owner or (0, 0)
+    is_read = mode & 0o040 == 0 or _reads(actual.user, (uid, gid), mode)
+    return mode, owner if is_read else (uid, actual.user.gid)
 
 
 def text_of(file: File | None) -> str | None:

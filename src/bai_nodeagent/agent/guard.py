@@ -15,8 +15,9 @@ from .. import kept
 from ..agent_toml import is_readable
 from ..blocking import in_thread
 from ..model import Host, KeyPath, Refused, Stuck, Unavailable
-from ..system import environments, files, process, release
+from ..system import environments, process, release
 from ..system.environments import Environments
+from . import last_config
 from .ids import every_id
 from .install import found_part, wanted_part
 from .record import Life, Notes, Record, adopted, config_text, due
@@ -36,7 +37,6 @@ from .signs import is_backendai
 from .spec import AgentSpec, Inputs, differing, found, is_of_file, part_of, wanted
 
 _REAL = ("ai.backend.agent",)
-LAST_CONFIG = "agent-config.last"
 LOCK = "agent.lock"
 VERSION_DEADLINE_S = 5.0
 
@@ -158,8 +158,8 @@ class Guard:
 
     def _last_text(self) -> str | None:
         """agent.toml as it was when it was last in line."""
-        kept = files.read_if_there(self._host.state / LAST_CONFIG)
-        return None if kept is None else kept.decode(errors="replace")
+        last = last_config.read(self._host.state)
+        return None if last is None else last.raw.decode(errors="replace")
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""

@@ -10,6 +10,7 @@ belongs to others and stays, byte by byte where possible. The invariants of
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ __all__ = [
     "diff",
     "difference",
     "edit",
+    "fault",
     "holds_secret",
     "is_readable",
     "is_same",
@@ -69,12 +71,22 @@ class Drift:
 
 def is_usable(raw: bytes) -> bool:
     """Whether a file's content is TOML with anything in it at all, be it a comment."""
+    return bool(raw.strip()) and not fault(raw)
+
+
+def fault(raw: bytes) -> str:
+    """Why a file's content is no TOML, with line and column; "" where it is."""
+    if raw.startswith(codecs.BOM_UTF8):
+        return "it begins with a byte order mark (at line 1, column 1); save it without"
     try:
-        text = raw.decode("utf-8")
-        toml.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return bool(text.strip())
+        toml.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        return f"the byte 0x{raw[error.start]:02x} is no UTF-8 (at line {line}, column {column})"
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def is_readable(text: str | None) -> bool:

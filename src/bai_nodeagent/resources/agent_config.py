@@ -6,40 +6,37 @@ Invariants:
   plan was made from. At no moment may others read a secret in it.
 - `<state>/agent-config.last` is the last content that was seen in line, so
   whatever breaks or deletes the file costs no unmanaged key and no comment.
+- What is not known holds: a broken file without such a content is left alone.
 - Broken content is replaced only once a copy of it lies beside the file.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import anyio
 
 from .. import agent_toml
 from ..agent import opinions
+from ..agent.config_disk import Disk
 from ..agent.config_plan import (
-    BROKEN,
     Actual,
     AgentConfigAction,
     AgentConfigSpec,
-    KeepBroken,
-    Remember,
-    SetAccess,
     Write,
     candidates,
     plan,
     text_of,
 )
 from ..agent.given import Given
-from ..agent.guard import LAST_CONFIG, Guard
+from ..agent.guard import Guard
 from ..agent.opinions import Asker, readers
 from ..agent.signs import is_backendai
 from ..agent.spec import AgentSpec, agent_spec, fingerprint
+from ..blocking import in_thread
 from ..model import (
     AnyResource,
     Host,
@@ -51,8 +48,7 @@ from ..model import (
     Unavailable,
     Wake,
 )
-from ..system import config_file, files, inotify
-from ..system.config_file import Owner
+from ..system import inotify
 from ..system.systemd import Systemd
 
 SECTION = "agent-config"
@@ -62,6 +58,9 @@ SETTLE_S = 0.2
 LOOKS_AT_MOST = 6
 # Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
 VALUES_AT_MOST = 2000
+DISK_DEADLINE_S = 5.0
+
+T = TypeVar("T")
 
 
 class AgentConfig:
@@ -72,24 +71,30 @@ class AgentConfig:
         self.spec = spec
         self._host = host
         self._redact = host.redact
-        self._last = host.state / LAST_CONFIG
         self._given = Given(host.runtime, host.learn)
+        self._disk = Disk(spec, host.state)
         self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
 
     async def observe(self) -> Actual:
         """Looks until its writer has closed the file, and what is not TOML has stood still."""
-        actual = self._look()
+        actual = await self._look()
         for _ in range(LOOKS_AT_MOST):
-            is_open = config_file.is_being_written(actual.target)
+            is_open = actual.is_being_written
             if actual.file is None or (agent_toml.is_usable(actual.file.raw) and not is_open):
                 break
             await anyio.sleep(SETTLE_S)
-            earlier, actual = actual, self._look()
+            earlier, actual = actual, await self._look()
             if earlier.file == actual.file and not is_open:
                 break
         for file in (actual.file, actual.last):
             self._given.look(text_of(file) or "")
         return await self._with_agent(actual)
+
+    async def _look(self) -> Actual:
+        return await self._asked("look at", self._disk.look)
+
+    async def _asked(self, what: str, call: Callable[[], T]) -> T:
+        return await in_thread(f"{self.name}: {what} {self.spec.path}", call, DISK_DEADLINE_S)
 
     async def _with_agent(self, actual: Actual) -> Actual:
         """What is to be known of the agent that reads the file."""
@@ -116,69 +121,25 @@ class AgentConfig:
             return agent.command, agent.user or ""  # for the condition Agent to say
         return agent.command or next(iter(unit.exec_start), ()), agent.user or unit.user or "root"
 
-    def _look(self) -> Actual:
-        try:
-            target = config_file.target_of(self.spec.path)
-            file = config_file.read(target)
-            is_broken = file is not None and text_of(file) is None
-            return Actual(
-                target,
-                time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
-                file,
-                config_file.read(self._last),
-                config_file.ids(self.spec.owner) if self.spec.owner else None,
-                is_broken and config_file.has_copy(target, file, BROKEN),
-                is_root=os.geteuid() == 0,
-            )
-        except OSError as error:
-            raise config_file.fault(error, self.spec.path) from error
-
     def plan(self, actual: Actual) -> Plan[AgentConfigAction]:
         made = plan(self.spec, actual, self._redact)
         known = {"agent-version": actual.version} if actual.version else {}
         return replace(made, facts=known)
 
     async def apply(self, action: AgentConfigAction) -> None:
-        try:
-            self._apply(action)
-        except OSError as error:
-            raise config_file.fault(error, self.spec.path) from error
+        if isinstance(action, Write):
+            before = (action.expected or b"").decode(errors="replace")
+            self._given.replaced(before, self.spec.secret_paths)
+        await self._asked("write", lambda: self._apply(action))
 
     def _apply(self, action: AgentConfigAction) -> None:
-        match action:
-            case KeepBroken(target, copy, file):
-                if self._is_still(target, file.raw):
-                    if copy.exists():
-                        raise Unavailable(f"{copy} is taken; tried again under the next second")
-                    files.replace(copy, file.raw, mode=0o600, owner=file.owner)
-            case Write(target, data, expected, mode, owner):
-                # Somebody else was faster: looking again is all that is right.
-                if self._is_still(target, expected):
-                    before = (expected or b"").decode(errors="replace")
-                    self._given.replaced(before, self.spec.secret_paths)
-                    if self._guard:
-                        self._guard.note_write()
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    files.replace(target, data, mode=mode, owner=owner)
-                    self._remember(data, owner)
-            case SetAccess(target, mode, owner):
-                config_file.set_access(target, mode=mode, owner=owner)
-            case Remember(file):
-                self._remember(file.raw, file.owner)
-
-    def _is_still(self, target: Path, expected: bytes | None) -> bool:
-        if config_file.target_of(self.spec.path) != target:
-            return False
-        file = config_file.read(target)
-        return (file.raw if file else None) == expected
-
-    def _remember(self, data: bytes, owner: Owner | None) -> None:
-        # It belongs to the same user as agent.toml, so that one that is deleted
-        # comes back as it was; the folder keeps everybody but us out all the same.
-        keeper = owner if os.geteuid() == 0 else None
-        files.replace(self._last, data, mode=0o600, owner=keeper)
+        if isinstance(action, Write) and self._guard:
+            self._guard.note_write()
+        self._disk.apply(action)
 
     async def watch(self, wake: Wake) -> None:
+        with contextlib.suppress(Refused, Unavailable, Stuck):  # for a look to say
+            await self._asked("sweep around", self._disk.sweep)
         async for _ in inotify.changes([self.spec.path]):
             wake()
 

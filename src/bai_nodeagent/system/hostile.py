@@ -38,6 +38,14 @@ _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+class NoFolder(FileNotFoundError):
+    """A folder on the way is not there; `path` is where the whole way would lead."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOENT, "no such folder", str(path))
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class _Folder:
     """`doubt`: who else could have put another one at its place; "" nobody."""
@@ -69,7 +77,7 @@ def place(path: Path, *, make: int | None = None) -> Iterator[Place]:
 
     Raises Refused: Untrusted for a link that others may have laid, DanglingLink
     for one that leads into a folder which is missing (that may be a share
-    that is not mounted yet, and nothing may be put below it).
+    that is not mounted yet, and nothing may be put below it). Raises NoFolder.
     """
     with contextlib.ExitStack() as opened:
         yield _Walk(opened, path, make, is_strict=False).to_the_end()
@@ -80,7 +88,7 @@ def folder(path: Path, *, make: int | None = None) -> Iterator[Place]:
     """A folder at whose place nobody but us can put another: to mount on, to run from.
 
     Its `fd` is the folder's own. `make`: the mode of missing ones, this one included.
-    Raises Refused: Untrusted, DanglingLink; FileNotFoundError, NotADirectoryError.
+    Raises Refused: Untrusted, DanglingLink; NoFolder, NotADirectoryError.
     """
     with contextlib.ExitStack() as opened:
         yield _Walk(opened, path, make, is_strict=True).into()
@@ -172,7 +180,7 @@ class _Walk:
                 f"create {shown(path)}, or mend the link",
             )
         if self._make is None:
-            raise FileNotFoundError(errno.ENOENT, "no such folder", str(path))
+            raise NoFolder(path.joinpath(*self._todo))
         os.mkdir(name, self._make, dir_fd=here.fd)
         fd = at(self._opened, name, here.fd)
         if fd is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..model import Refused
 from ..text import clean
+from . import files
 
 LIMIT = 1 << 20
 ACL = "system.posix_acl_access"
@@ -25,7 +26,8 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CARRIED = ("user.", "security.", ACL, "system.nfs4_acl")
+_ACLS = frozenset((ACL, "system.nfs4_acl"))
+_CARRIED = ("user.", "security.", *_ACLS)
 _OF_THE_CONTENT = ("security.ima", "security.evm")
 
 Owner = tuple[int, int]
@@ -37,6 +39,7 @@ class File:
 
     names     how many hard links it has
     is_mount  something is mounted on it, so that no other file can take its place
+    has_acl   more accounts than the mode tells may read or write it, or fewer
     """
 
     raw: bytes = field(repr=False)
@@ -44,6 +47,7 @@ class File:
     owner: Owner
     names: int = 1
     is_mount: bool = False
+    has_acl: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +81,21 @@ class Place:
             stat.S_IMODE(status.st_mode),
             (status.st_uid, status.st_gid),
             status.st_nlink,
-            _mount_of(self.fd) != _mount_of(self.folder),
+            is_mount=_mount_of(self.fd) != _mount_of(self.folder),
+            has_acl=not _ACLS.isdisjoint(_attributes(self.fd)),
         )
 
     def replace(self, data: bytes, *, mode: int, owner: Owner | None = None) -> None:
         """Puts a new file there, so that a crash at any moment leaves the old or the new one.
 
         It takes over the old one's ACL and extended attributes. `owner` None: whoever we are.
+        What a crash leaves of it is for `sweep`.
         """
         temporary = f".{self.name}.{secrets.token_hex(4)}.tmp"
         fd = os.open(temporary, _FRESH, 0o600, dir_fd=self.folder)
         try:
             with os.fdopen(fd, "wb") as file:
+                files.claim(fd)
                 if owner is not None:
                     os.fchown(fd, *owner)
                 if self.fd is not None and stat.S_ISREG(os.fstat(self.fd).st_mode):
@@ -148,6 +155,14 @@ class Place:
         fd = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.folder)
         try:
             return sorted(os.listdir(fd))  # noqa: PTH208  (of a descriptor)
+        finally:
+            os.close(fd)
+
+    def sweep(self, *owners: int) -> None:
+        """Removes what crashes have left of `replace`, of ours or of these accounts."""
+        fd = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.folder)
+        try:
+            files.sweep(fd, [self.name], owners)
         finally:
             os.close(fd)
 
