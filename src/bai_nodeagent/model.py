@@ -240,6 +240,7 @@ class Host:
     learn    tells `redact`, and all that leaves the process, of more secrets
     etcd     system.etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     standing  of the node as a whole
+    is_id_given  somebody has said the node's id; it does not merely follow from the node
     """
 
     state: Path
@@ -249,6 +250,7 @@ class Host:
     learn: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
     standing: Callable[[], Standing] = Standing
+    is_id_given: bool = True
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         redactor,
         learn=redactor.learn,
         etcd=_etcd_of(settings),
+        is_id_given=settings.node_id is not None,
     )
     return Site(settings, place, host, redactor, store_of(settings, writes=writes))
 

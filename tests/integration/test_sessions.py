@@ -4,6 +4,7 @@ Backend.AI's: in a virtual environment that says which version it is."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -178,8 +179,36 @@ def test_where_a_stop_ends_nothing_sessions_hold_no_plain_restart(node: SessionN
     node.begin()
     node.runs("one")
     node.session()
+    node.run("pause")
     node.desire(node.document("two"))
+    assert node.first_line() == "i-test01: 2 changes, would RESTART the agent; 1 session runs"
+    told = json.loads(node.run("plan", "--json").stdout)
+    assert (told["effect"], told["sessions"]) == ("restart", 1)
+    node.run("resume")
     node.runs("two")
+
+
+def test_an_id_that_merely_follows_from_the_node_takes_nobodys_place(node: SessionNode) -> None:
+    node.install("26.8.3")
+    text = IN_LINE.replace("i-test01", "i-old")
+    pid = node.by_hand(text)
+    derived = node.config.read_text().replace(f'node-id = "{node.id}"\n', "")
+    node.config.write_text(derived)
+    node.desire()
+    assert "held back by AgentConfig" in node.first_line()
+    node.start(*node.inside, str(PROGRAM))
+    told = node.soon("AgentConfig", "IdentityChanged")
+    assert "agent.id i-old" in told
+    assert "Set node-id" in told
+    node.wait("waits", lambda: "AgentConfig" in node.soon("Agent", "Blocked"))
+    assert node.agent_toml.read_text() == text
+    assert node.living() == [pid]
+    node.stop()
+    node.config.write_text(f'node-id = "i-old"\n{derived}')
+    (node.folder / "state/node-id").unlink()
+    node.start(*node.inside, str(PROGRAM))
+    node.soon("AgentConfig", "InSync")
+    assert node.living() == [pid]
 
 
 IN_LINE = """\
@@ -204,7 +233,11 @@ def test_an_agent_found_beside_a_file_in_line_is_adopted_whatever_the_files_time
     node.install("26.8.3")
     pid = node.by_hand(IN_LINE)
     os.utime(node.agent_toml)
-    node.begin()
+    node.desire()
+    plan = node.run("plan")
+    line = "i-test01: nothing would change; the running agent is adopted, no restart"
+    assert (plan.returncode, plan.stdout.splitlines()[0]) == (0, line)
+    node.start(*node.inside, str(PROGRAM))
     node.wait("adopted", lambda: node.status_now()["facts"].get("agent-pid") == pid)
     node.soon("AgentConfig", "InSync")
     node.desire(node.document(top="[meta]\nwhy = 'looked again'"))
@@ -228,6 +261,7 @@ def test_nothing_is_restarted_that_runs_with_what_nobody_knows(
     session = node.session()
     node.desire()
     plan = node.run("plan").stdout
+    assert plan.startswith("i-test01: nothing would change; ")
     assert "harmless" not in plan
     assert "would stop" not in plan
     node.start(*node.inside, str(PROGRAM))

@@ -320,3 +320,35 @@ def test_a_spec_never_shows_its_values(tmp_path: Path) -> None:
 def test_the_schema(section: object, is_right: bool) -> None:
     anything: dict[str, Any] = {"path": {}, "mode": {}}
     assert Draft202012Validator({**KIND.schema, "$defs": anything}).is_valid(section) is is_right
+
+
+# --- whose agent it is -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("standing", "last", "derived", "is_held"),
+    [
+        ('id = "i-old"', None, "i-host", True),
+        ('id = "i-old"', 'id = "i-old"', "i-host", True),
+        ('id = "i-old"', 'id = "i-host"', "i-host", False),  # drift, and put right
+        ('id = "i-old"', None, "", False),  # somebody has said node-id
+        ('id = "i-old"', None, "i-another", False),  # a document says the id
+        ('id = "i-host"', None, "i-host", False),
+        ('id = ""', None, "i-host", False),
+        ('region = "x"', None, "i-host", False),
+    ],
+)
+def test_a_standing_id_gives_way_to_none_that_nobody_has_said(
+    standing: str, last: str | None, derived: str, is_held: bool
+) -> None:
+    files = [
+        None if text is None else File(f"[agent]\n{text}\n".encode(), 0o640, (0, 0))
+        for text in (standing, last)
+    ]
+    spec = AgentConfigSpec(TARGET, None, None, {("agent", "id"): "i-host"}, derived_id=derived)
+    found = plan(spec, Actual(TARGET, "20260102T030405Z", files[0], files[1]))
+    assert (found.verdict.reason == "IdentityChanged") is is_held
+    if is_held:
+        assert not found.actions
+        assert "i-old" in found.verdict.message
+        assert "i-host" in found.verdict.message

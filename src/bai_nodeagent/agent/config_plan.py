@@ -19,6 +19,8 @@ from .sessions import SACRED, SESSIONS_LOOK_S, Effect, Held
 from .spec import AgentSpec
 
 CREATED_MODE = 0o640
+IDENTITY_CHANGED = "IdentityChanged"
+_ID: KeyPath = ("agent", "id")
 OTHERS = 0o007
 BROKEN = ".broken-"
 # Of the broken files that are kept beside: the first may be worth most, the newest is asked for.
@@ -35,6 +37,7 @@ class AgentConfigSpec:
     mode         None: as it is, 0640 for a new file
     agent        who reads the file; None: that is not for us to say
     rolled_back  why the values are those of an earlier state; "": they are not
+    derived_id   the node's id, where nobody has said it; "": somebody has
     fingerprint  the values for comparison: 1 == True, but not here
     """
 
@@ -47,6 +50,7 @@ class AgentConfigSpec:
     address: Verdict | None = None
     agent: AgentSpec | None = None
     rolled_back: str = ""
+    derived_id: str = ""
     fingerprint: str = field(default="", repr=False)
 
 
@@ -185,6 +189,8 @@ def plan(
     file, text = actual.file, text_of(actual.file)
     if file is not None and file.raw.strip() and text is None and text_of(actual.last) is None:
         return Plan(_left_alone(spec, actual, file))
+    if text and (changed := _identity_changed(spec, text, text_of(actual.last))):
+        return Plan(changed)
     if actual.caution.held:
         return _held(spec, actual, actual.caution.held, redact)
     texts = candidates(spec, actual)
@@ -213,6 +219,28 @@ def plan(
     if actual.user and not file.has_acl and not _reads(actual.user, file.owner, file.mode):
         return Plan(_unreadable(spec, actual.user, file), notes)
     return _in_line(spec, actual, wanted, notes)
+
+
+def _identity_changed(spec: AgentConfigSpec, text: str, last: str | None) -> Verdict | None:
+    """For the manager another id is another agent: what stands there gives way to an id that
+    somebody has said, or that stood there before; never to one that nobody has.
+    """
+    standing, kept = (_id_in(each) if each else UNSET for each in (text, last))
+    desired = spec.values.get(_ID, UNSET)
+    is_silent = spec.derived_id != "" and desired == spec.derived_id != kept
+    if not is_silent or not standing or standing in (UNSET, desired):
+        return None
+    text = (
+        f"{spec.path} holds agent.id {standing}, and this node's id is {desired}, which nobody has "
+        "said: for the manager that would be another agent, so nothing is written. Set node-id in "
+        f"the daemon's own configuration: {standing} to keep the agent that it knows (and remove "
+        f"node-id from the daemon's state folder), {desired} if the change is meant"
+    )
+    return Verdict(Status.FALSE, IDENTITY_CHANGED, text)
+
+
+def _id_in(text: str) -> Any:
+    return agent_toml.lookup(toml.loads(text), _ID)
 
 
 def _in_line(

@@ -51,6 +51,7 @@ class Caution:
     before  how the agent was started last
     is_last_config  agent.toml stands as it was when it was last in line
     why     the cost is not that of the parts themselves, but what this says
+    is_guarded  it is Backend.AI's agent, whose sessions are guarded
     """
 
     held: Held | None = None
@@ -60,6 +61,7 @@ class Caution:
     before: Launch | None = field(default=None, repr=False)
     is_last_config: bool = False
     why: str = ""
+    is_guarded: bool = False
 
     def effect(self, key: KeyPath) -> Effect:
         """What it costs to bring that key of agent.toml into line."""
@@ -115,6 +117,7 @@ class Guard:
         )
         if not is_backendai(spec.health, command or _REAL):
             return known
+        known = replace(known, is_guarded=True)
         last = (living or record.life or Life({})).inputs or (stands if living is None else {})
         lost, why = losing(spec, wants, last, known.before, finds), ""
         parts = differing(spec, wants, last)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from ..model import Action, Plan, Status, Verdict
 from .record import STABLE_S, Trial
-from .rollback import Healthy, Past, Rollback
+from .rollback import Healthy, Past, Rollback, encode
 from .rules import Actual, moment
 from .sessions import Held
 from .spec import AgentSpec, differing
@@ -101,7 +101,9 @@ def watched(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
 
 def _healthy(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
     life, past = actual.record.life, actual.past
-    if life is None or (past.present == past.healthy and actual.record.trial is None):
+    # As they are written: 1 == True, but not in agent.toml.
+    is_kept = past.healthy is not None and encode(past.present) == encode(past.healthy)
+    if life is None or (is_kept and actual.record.trial is None):
         return plan
     left_s = (life.well_s or life.started_s) + settled_after_s(spec) - actual.now_s
     if left_s > 0:

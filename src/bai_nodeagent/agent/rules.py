@@ -42,6 +42,8 @@ CHANGES_REFILL_S = 60.0
 # What is missing may be put there without an event.
 OBSTACLE_LOOK_S = 10.0
 _PARTS_TOLD = 5
+# Of AgentConfig: nothing is written, and what stands there is what the agent ran with.
+_AS_IT_WAS = ("Incompatible", "IdentityChanged")
 
 CAUSES: Mapping[Cause, str] = {
     "": "as desired",
@@ -286,7 +288,7 @@ def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
     if cause == "died":
         return life is not None and is_same_start(actual.finds, life.inputs)
     config = actual.past.verdicts.get("AgentConfig")
-    if cause != "first" or life is not None or config is None or config.reason != "Incompatible":
+    if cause != "first" or life is not None or config is None or config.reason not in _AS_IT_WAS:
         return False
     # The first life of this boot: of the one before, only these two are kept.
     is_same_launch = spec.supervisor == "systemd" or caution.before == launch_of(spec)

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import anyio
 
 from .. import journal, kept, orders
+from ..agent.child import Adopt
+from ..agent.guard import Guard
+from ..agent.look import NAME as AGENT
+from ..agent.spec import agent_spec
 from ..in_force import Known, judge, missing_layers
-from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Status, Unavailable
+from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Unavailable
 from ..reading import evaluate, find_address, read_all, resolve, secrets_of
 from ..reconcile import build, look
 from ..resources import KINDS
 from ..site import Site
 from ..store.base import Snapshot
 from . import STORE_DEADLINE_S, Answer
+from .summary import Part, Sessions, effect_of, summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +31,20 @@ class _Seen:
     found: Plan[Action] | Outcome
 
     @property
-    def actions(self) -> tuple[Action, ...]:
+    def part(self) -> Part:
+        is_known = isinstance(self.found, Plan)
         found = self.found.actions if isinstance(self.found, Plan) else ()
-        return tuple(action for action in found if not action.is_note)
+        actions = tuple(action for action in found if not action.is_note)
+        is_adopted = any(isinstance(action, Adopt) for action in found)
+        return Part(self.resource.name, self.found.verdict, actions, is_adopted, is_known)
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.part.actions
 
     @property
     def is_in_line(self) -> bool:
-        return not self.actions and self.found.verdict.status is Status.TRUE
+        return self.part.is_in_line
 
 
 async def plan(site: Site) -> Answer:
@@ -58,8 +70,32 @@ async def plan(site: Site) -> Answer:
         return Answer(4, value={"error": str(error)}, notes=[*notes, str(error)])
     site.redactor.learn(secrets_of(spec, KINDS))
     seen = await see(site, spec)
-    code = 0 if all(each.is_in_line for each in seen) else 3
-    return Answer(code, _lines(seen), _value(seen, spec), notes)
+    parts = [each.part for each in seen]
+    sessions = await _sessions(site, spec, parts)
+    first = summary(spec.node_id, parts, sessions)
+    code = 0 if all(part.is_in_line for part in parts) else 3
+    value = {
+        "summary": first,
+        "effect": effect_of(parts, sessions),
+        "sessions": sessions.count if sessions else None,
+        **_value(seen, spec),
+    }
+    return Answer(code, [first, *_lines(seen)], value, notes)
+
+
+async def _sessions(site: Site, spec: NodeSpec, parts: list[Part]) -> Sessions | None:
+    """Those that a change of the agent may concern; None where none is planned, or where it is
+    not Backend.AI's agent."""
+    is_concerned = any(part.name == AGENT and part.is_disruptive for part in parts)
+    if not is_concerned or "agent" not in spec.document:
+        return None
+    agent = agent_spec(spec)
+    guard = Guard(agent, site.host, "plan")
+    found = await guard.look(agent.command)
+    if not found.is_guarded:
+        return None
+    sessions = await guard.sessions()
+    return Sessions(sessions.count if sessions else None, are_at_risk=bool(found.lost))
 
 
 async def see(site: Site, spec: NodeSpec, only: str = "") -> list[_Seen]:

@@ -159,6 +159,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         address=node.address,
         agent=agent_spec(node) if "agent" in node.document else None,
         rolled_back=node.rolled_back,
+        derived_id="" if host.is_id_given else node.node_id,
         fingerprint=fingerprint(node.agent_values),
     )
     return [AgentConfig(spec, host)]
