@@ -526,6 +526,41 @@ async def test_output_is_cut_under_a_process_that_writes_it(bench: Bench) -> Non
     assert (await bench.main()).pid == bench.born()[0]
 
 
+async def test_output_is_cut_as_soon_as_it_grows(bench: Bench) -> None:
+    spec = bench.spec()
+    await bench.converge(spec)
+    log = bench.root / "state" / "agent.log"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.agent(spec).watch, lambda: None)
+        await anyio.sleep(0.2)
+        with log.open("ab") as file:
+            for _ in range(40):
+                file.write(b"x" * 2**20)
+        await until(lambda: log.stat().st_size <= output.BYTES_AT_MOST)
+        await until(lambda: log.with_name("agent.log.1").stat().st_size == output.BYTES_AT_MOST)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("obstacle", ["gone", "a file", "a folder in the log's place"])
+async def test_no_agent_stays_down_for_what_can_not_be_written(bench: Bench, obstacle: str) -> None:
+    state = bench.root / "state"
+    if obstacle == "a folder in the log's place":
+        (state / "agent.log").mkdir()
+    else:
+        state.rmdir()
+        if obstacle == "a file":
+            state.touch()
+    plan = await bench.converge(bench.spec())
+    while plan.verdict.reason == "Starting":
+        await anyio.sleep(plan.look_again_in_s or 0.1)
+        plan = await bench.converge(bench.spec())
+    assert plan.verdict.reason == "Running"
+    assert bench.alive() == bench.born()
+    if obstacle != "gone":
+        assert str(state / "agent.log") in plan.verdict.message
+        assert "what I have" in (bench.root / "runtime" / "agent.log").read_text()
+
+
 async def test_two_starts_at_once_are_one(bench: Bench) -> None:
     with launch.held(bench.root / "runtime" / "agent.lock"):
         agent = bench.agent(bench.spec())

@@ -315,10 +315,10 @@ def test_the_gate(desired: NodeSpec, verdicts: dict[str, Verdict], why: str | No
 
 def test_only_the_last_start_is_quoted(tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
-    output.begin(log, "2026-11-23T10:00:00Z")
+    output.begin([log], "2026-11-23T10:00:00Z")
     with log.open("a") as file:
         file.write("of the first\n")
-    output.begin(log, "2026-11-23T10:00:01Z")
+    output.begin([log], "2026-11-23T10:00:01Z")
     assert output.tail(log) == ""
     with log.open("a") as file:
         file.write("of the second\n")

@@ -95,7 +95,7 @@ class Desk:
         self._wants = wanted(spec, host.digest)
         self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / LOCK
-        self.log = host.state / "agent.log"
+        self.logs = (host.state / "agent.log", host.runtime / "agent.log")
         self.given = Given(host.runtime, host.learn)
         self.search = Search(spec, self.lock)
         self.not_switched = self._why_not_switched = ""

@@ -51,6 +51,8 @@ class Life:
     is_over         it is dead, and that is accounted for
     well_s          when it was first seen to work; 0: not yet
     rpc             the address at which it answered then
+    output          the file that what it says goes to; "" where that is not ours
+    unwritten       why that is not <state>/agent.log
     spared          what was wanted when it was adopted as it is: no reason for a restart
     """
 
@@ -65,6 +67,8 @@ class Life:
     is_over: bool = False
     well_s: float = 0.0
     rpc: str = ""
+    output: str = ""
+    unwritten: str = ""
     spared: Inputs = field(default_factory=dict)
 
     @property

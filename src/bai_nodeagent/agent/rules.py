@@ -204,6 +204,8 @@ def _no_restart_for(spec: AgentSpec, actual: Actual) -> str:
     life = actual.record.life
     if life is None:
         return ""
+    if life.unwritten:
+        return f"its output goes to {life.output}, since it can't go to {life.unwritten}"
     if spared := differing(spec, actual.wants, life.inputs):
         return f"adopted as it is, no restart for what is not as desired: {_listed(spared)}"
     changed = unread(actual.wants, life.inputs, actual.finds)

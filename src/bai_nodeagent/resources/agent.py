@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,13 +43,16 @@ from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActua
 from ..blocking import in_thread
 from ..desired import duration_s
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
-from ..system import launch, output, process
+from ..system import inotify, launch, output, process
 from ..system.process import Process
 from ..system.systemd import Systemd, UnitState
 from ..watches import together
 
 OBSERVE_DEADLINE_S = 20.0
-ROTATE_EVERY_S = 30.0
+ROTATE_DEADLINE_S = 30.0
+# Between two looks at a log that is being written.
+ROTATE_PAUSE_S = 0.2
+ROTATE_AGAIN_S = 30.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.
 _FORGOTTEN = "forgotten"
 
@@ -77,7 +82,8 @@ class ChildAgent:
         around = Around()
         if main is None:
             around = await self._desk.search.around(record, self.spec.command)
-        lines = output.tail(self._desk.log) if _is_to_be_read(record, main) else ""
+        log = Path(life.output) if life and life.output else self._desk.logs[0]
+        lines = output.tail(log) if _is_to_be_read(record, main) else ""
         common = await self._desk.common(
             record, main, lines, self.spec.command, launch_of(self.spec)
         )
@@ -132,40 +138,48 @@ class ChildAgent:
             life = Life(desk.finds(how), started_s=now_s, desired_digest=self.spec.desired_digest)
             desk.notes.update(lambda record: record.begins(life, cause, now_s))
             desk.given.begin()
-            output.rotate(desk.log)
-            output.begin(desk.log, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            log, unwritten = output.begin(
+                desk.logs, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            )
             main = launch.start(
                 how.command,
                 user=how.user,
                 env=how.env,
                 workdir=Path(how.workdir),
-                output=desk.log,
+                output=log,
                 lock_fd=lock_fd,
             )
             born = replace(
-                life, pid=main.pid, start_ticks=main.start_ticks, started_s=main.started_s
+                life,
+                pid=main.pid,
+                start_ticks=main.start_ticks,
+                started_s=main.started_s,
+                output=str(log),
+                unwritten=unwritten,
             )
             desk.notes.update(lambda record: replace(record, life=born))
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            self._keep_output_small,
+            *(partial(self._keep_small, log) for log in self._desk.logs),
             lambda: self._desk.wake_at_plugins(wake),
             lambda: self._desk.wake_at_environments(wake),
             lambda: self._desk.wake_at_swarm(wake),
             lambda: self._ends.wake(wake),
         )
 
-    async def _keep_output_small(self) -> None:
+    async def _keep_small(self, log: Path) -> None:
+        """By event: an agent in trouble writes hundreds of megabytes within a second."""
         while True:
             # A full or a hung disk is for others to tell; the next round tries again.
-            with contextlib.suppress(OSError, Stuck):
-                await in_thread(
-                    "agent: rotate its output",
-                    lambda: output.rotate(self._desk.log),
-                    ROTATE_EVERY_S,
-                )
-            await anyio.sleep(ROTATE_EVERY_S)
+            with contextlib.suppress(OSError, Stuck, Unavailable):
+                async with aclosing(inotify.written(log)) as events:
+                    async for _ in events:
+                        await in_thread(
+                            f"agent: rotate {log}", partial(output.rotate, log), ROTATE_DEADLINE_S
+                        )
+                        await anyio.sleep(ROTATE_PAUSE_S)
+            await anyio.sleep(ROTATE_AGAIN_S)
 
 
 class UnitAgent:

@@ -99,6 +99,27 @@ async def changes(
         raise Unavailable(f"inotify on {where}: {error.strerror}{hint}") from error
 
 
+async def written(path: Path) -> AsyncGenerator[None, None]:
+    """Yields when there is such a file and whenever somebody writes to it, closed or not.
+    Raises Unavailable."""
+    while True:
+        try:
+            with INotify(nonblocking=True) as inotify:
+                inotify.add_watch(path, flags.MODIFY | flags.DELETE_SELF | flags.MOVE_SELF)
+                gone = False
+                while not gone:
+                    yield
+                    await anyio.wait_readable(inotify.fileno())
+                    gone = any(event.mask & _OF_THE_FOLDER for event in inotify.read(timeout=0))
+        except FileNotFoundError:
+            async with aclosing(changes([path])) as events:
+                async for _ in events:
+                    if path.exists():
+                        break
+        except OSError as error:
+            raise Unavailable(f"inotify on {path}: {error.strerror}") from error
+
+
 async def _changes(wanted: list[Path], *, of_names_alone: bool) -> AsyncGenerator[None, None]:
     mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
     with INotify(nonblocking=True) as inotify:

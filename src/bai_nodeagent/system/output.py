@@ -8,8 +8,12 @@ break when we go, nor a signal to the process.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 BYTES_AT_MOST = 10 * 1024 * 1024
@@ -20,10 +24,31 @@ _MARK = b"[bai-nodeagent] started at "
 _NOT_TEXT = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 
 
-def begin(path: Path, when: str) -> None:
-    """Marks where a new process's output begins. Makes the file, 0600."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def begin(paths: Sequence[Path], when: str) -> tuple[Path, str]:
+    """Marks where a new process's output begins, in the first of the files that takes it: for the
+    sake of its output no process stays down. Gives that one, /dev/null if none does, and why it
+    is not the first.
+    """
+    why = ""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            rotate(path)
+        try:
+            _mark(path, when)
+        except OSError as error:
+            why = why or f"{path}: {error.strerror}"
+            continue
+        return path, why
+    return Path(os.devnull), why
+
+
+def _mark(path: Path, when: str) -> None:
+    """Makes the file, 0600."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
         os.write(fd, _MARK + when.encode() + b"\n")
     finally:
         os.close(fd)
@@ -38,11 +63,13 @@ def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
                 return
             file.seek(size - bytes_at_most)
             old = file.read()
-            before = path.with_name(f"{path.name}.1")
-            with os.fdopen(os.open(before, _FRESH, 0o600), "wb") as copy:
-                copy.write(old)
-            file.truncate(0)
-    except FileNotFoundError:
+            try:
+                before = path.with_name(f"{path.name}.1")
+                with os.fdopen(os.open(before, _FRESH, 0o600), "wb") as copy:
+                    copy.write(old)
+            finally:  # where the disk is full all the more
+                file.truncate(0)
+    except (FileNotFoundError, IsADirectoryError):
         return
 
 
@@ -55,8 +82,8 @@ def tail(path: Path) -> str:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - _TAIL_BYTES))
-            data = file.read()
-    except FileNotFoundError:
+            data = file.read(_TAIL_BYTES)
+    except OSError:  # a comfort; the verdict stands without it
         return ""
     mark = data.rfind(_MARK)
     if mark >= 0:
