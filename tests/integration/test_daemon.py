@@ -258,7 +258,7 @@ def test_without_etcd_the_journal_holds_and_drift_is_repaired(tmp_path: Path) ->
             assert "Degraded" in node.http("/readyz")[1]
             answer = node.run("status")
             assert (answer.returncode, "Degraded" in answer.stdout) == (3, True)
-            assert "local daemon" in answer.stderr
+            assert "says the daemon on this node" in answer.stdout
             # An agent that has just been started is under way, and not in line yet.
             node.wait("in line", lambda: node.run("plan").returncode == 0)
             server.start()

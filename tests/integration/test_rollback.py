@@ -78,7 +78,7 @@ def test_a_poisonous_value_is_rolled_back_and_stays_so(node: Node) -> None:
     node.desire(desired(node, "two"))
     node.wait_ready("two")
     assert not (node.folder / "state/rollback.toml").exists()
-    assert node.run("retry").stdout.strip() == "nothing was rolled back"
+    assert node.run("retry").stdout.strip() == f"{node.id}: nothing was rolled back"
 
 
 @pytest.mark.parametrize("verb", ["note_unhealthy", "roll_back"])
@@ -99,7 +99,7 @@ def test_retry_tries_again(node: Node) -> None:
     node.desire(desired(node, "poison"))
     rolled_back(node, "one")
     starts = len(node.starts)
-    assert node.run("retry").stdout.strip() == "what was given up is tried again"
+    assert node.run("retry").stdout.strip() == f"{node.id}: what was given up is tried again"
     node.wait("tried", lambda: any(m == "poison" for _, m in node.starts[starts:]))
     rolled_back(node, "one")
 
