@@ -9,6 +9,7 @@ until the first answer is there, so a hung server costs one thread, ever.
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,26 @@ from .model import Stuck
 T = TypeVar("T")
 
 _outstanding: dict[str, float] = {}
+
+
+def within(what: str, call: Callable[[], T], deadline_s: float) -> T:
+    """The same outside of an event loop, for what is asked once. Blocks. Raises Stuck."""
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=work, name=what, daemon=True).start()
+    try:
+        result, error = answers.get(timeout=deadline_s)
+    except queue.Empty:
+        raise Stuck(f"{what} did not answer within {deadline_s:g} s") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 async def in_thread(what: str, call: Callable[[], T], deadline_s: float) -> T:

@@ -7,14 +7,18 @@ person has looked.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import toml
+from .blocking import within
+from .model import Refused, Stuck
 from .settings import NODE_ID
+from .system import hostile
 
 AGENT_TOML = Path("/etc/backend.ai/agent.toml")
 DMI = Path("/sys/class/dmi/id")
+READ_DEADLINE_S = 5.0
 _LINE_AT_MOST = 4096
 
 
@@ -37,7 +41,12 @@ def resolve(configured: str | None, hostname: str, kept: str | None) -> Identity
     Backend.AI's own rule (src/ai/backend/common/identity.py): the instance id
     on a cloud, i-<hostname> elsewhere.
     """
-    now = configured or _from_agent_toml(AGENT_TOML) or _by_rule(hostname, DMI)
+    try:
+        now = configured or _from_agent_toml(AGENT_TOML) or _by_rule(hostname, DMI)
+    except Stuck as error:
+        if kept:
+            return Identity(kept)
+        raise NoIdentity(f"{error}, and it may hold the id; set node-id") from error
     if not NODE_ID.match(now):
         raise NoIdentity(f"node-id would be {now!r}, which is no allowed id; set node-id")
     return Identity(kept or now, now if kept not in (None, now) else None)
@@ -62,10 +71,12 @@ def first_line(path: Path) -> str:
 
 
 def _from_agent_toml(path: Path) -> str | None:
-    """[agent].id of an agent.toml that can be read and holds one."""
+    """[agent].id of an agent.toml that can be read and holds one. Raises Stuck."""
+    what = f"reading {path}"
     try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        file = within(what, lambda: hostile.read(path), READ_DEADLINE_S)
+        data = toml.loads(file.raw.decode()) if file else {}
+    except (OSError, ValueError, Refused):
         return None  # a broken file says nothing; the agent-config resource reports it
     agent = data.get("agent")
     found = agent.get("id") if isinstance(agent, dict) else None

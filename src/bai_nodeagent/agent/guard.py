@@ -20,7 +20,7 @@ from ..system.environments import Environments
 from . import last_config
 from .ids import every_id
 from .install import found_part, wanted_part
-from .record import Life, Notes, Record, adopted, config_text, due
+from .record import Life, Notes, Record, adopted, config_text_soon, due
 from .search import Search
 from .sessions import (
     NOT_KNOWN,
@@ -106,7 +106,7 @@ class Guard:
         spec, digest, seen = self._spec, self._host.digest, await self._environments()
         record = record or self._notes.read()
         wants = {**self._wants, **wanted_part(spec.install, seen, digest), **(wants or {})}
-        text, last_text = config_text(spec), self._last_text()
+        text, last_text = await self._text(), self._last_text()
         stands = {**found(spec, text, digest), **found_part(seen, digest)}
         living = await self._living(record, command, wants, stands)
         known = Caution(
@@ -159,6 +159,9 @@ class Guard:
             )
         return ""
 
+    async def _text(self) -> str | None:
+        return await config_text_soon(self._spec, f"{self._asker}'s guard")
+
     def _last_text(self) -> str | None:
         """agent.toml as it was when it was last in line."""
         last = last_config.read(self._host.state)
@@ -174,7 +177,7 @@ class Guard:
     async def sessions(self) -> Sessions | None:
         """Those of the agents as they are, as they were, and as they are to be: their ids may be
         what changes. None: Docker can't be asked."""
-        return await self._sessions(config_text(self._spec), self._last_text())
+        return await self._sessions(await self._text(), self._last_text())
 
     async def _sessions(self, *texts: str | None) -> Sessions | None:
         from ..system import docker  # heavy, and only for this question

@@ -34,6 +34,7 @@ from .record import (
     Notes,
     Record,
     config_text,
+    config_text_soon,
     due,
     installed,
     located,
@@ -112,8 +113,13 @@ class Desk:
         inputs = found(spec, config_text(spec), self.host.digest, installed(spec))
         return self._with_more(inputs, located(spec))
 
-    def _finds(self, plugins: Environment | None, seen: Environments | None) -> Inputs:
-        inputs = found(self.spec, config_text(self.spec), self.host.digest, plugins)
+    async def _text(self) -> str | None:
+        return await config_text_soon(self.spec, NAME)
+
+    def _finds(
+        self, text: str | None, plugins: Environment | None, seen: Environments | None
+    ) -> Inputs:
+        inputs = found(self.spec, text, self.host.digest, plugins)
         return self._with_more(inputs, seen)
 
     def _with_more(self, inputs: Inputs, seen: Environments | None) -> Inputs:
@@ -130,7 +136,7 @@ class Desk:
         return launch or wanted
 
     async def finds_now(self) -> Inputs:
-        return self._finds(await self._plugins(), await self._environments())
+        return self._finds(await self._text(), await self._plugins(), await self._environments())
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
@@ -224,10 +230,11 @@ class Desk:
     ) -> dict[str, Any]:
         """The fields of Actual. `lines` is the output of this life; `command` what it runs,
         `launch` how it is started, where that can be rehearsed."""
-        self.given.look(config_text(self.spec) or "")
+        text = await self._text()
+        self.given.look(text or "")
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
-        signs = await self._signs(main, record.life, command) if main and is_real else None
+        signs = await self._signs(main, record.life, command, text) if main and is_real else None
         plugins, seen = await self._plugins(), await self._environments()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
@@ -237,7 +244,7 @@ class Desk:
             **self._wanted_swarm(record, epoch_s),
             **install.wanted_part(self.spec.install, seen, self.host.digest),
         }
-        finds = self._finds(plugins, seen)
+        finds = self._finds(text, plugins, seen)
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
@@ -254,7 +261,9 @@ class Desk:
             "obstacle": await self.obstacle(launch, record, wants, seen),
         }
 
-    async def _signs(self, main: Process, life: Life | None, command: tuple[str, ...]) -> Signs:
+    async def _signs(
+        self, main: Process, life: Life | None, command: tuple[str, ...], text: str | None
+    ) -> Signs:
         def look() -> tuple[list[Process], Process | None, Version]:
             family = process.below(main)
             worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
@@ -262,7 +271,7 @@ class Desk:
 
         found_now = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
         family, worker, version = found_now
-        wanted = endpoints(config_text(self.spec), version, self.spec.env)
+        wanted = endpoints(text, version, self.spec.env)
         rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
         frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
         answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"

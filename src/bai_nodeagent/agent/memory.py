@@ -10,7 +10,7 @@ from .. import kept, orders
 from ..model import Host, NodeSpec, Unavailable
 from .guard import Guard
 from .health import NoteHealthy, NoteUnhealthy, RollBack
-from .record import Notes, config_text
+from .record import Notes, config_text_soon
 from .rollback import Healthy, Past, back, changes, decode_healthy, encode, healthy_with
 from .rules import Actual
 from .spec import AgentSpec, agent_spec, as_read
@@ -32,7 +32,8 @@ class Memory:
         `command` is what runs the agent.
         """
         life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
-        read = as_read(config_text(self._spec), life.inputs if life else {}, digest)
+        text = await config_text_soon(self._spec, "Agent's memory")
+        read = as_read(text, life.inputs if life else {}, digest)
         healthy = kept_healthy(self._host.state)
         changed = changes(self._node, healthy) if healthy else ()
         held = None

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 from .. import kept
-from ..model import Host, NodeSpec, Status, Unavailable, Verdict
+from ..blocking import in_thread, within
+from ..model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part
-from ..system import distributions, environments, files, process
+from ..system import distributions, environments, hostile, process
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
@@ -35,6 +36,7 @@ from .words import Trouble
 # A process that lived longer than this starts the count of deaths anew.
 STABLE_S = 60.0
 _TIMES_AT_MOST = 16
+CONFIG_DEADLINE_S = 5.0
 
 Cause = Literal["", "first", "died", "changed", "stopped"]
 
@@ -245,19 +247,29 @@ def _parse(raw: bytes) -> Record:
 
 
 def config_text(spec: AgentSpec) -> str | None:
-    """agent.toml as it stands; None when it is unmanaged, or there is none to be read.
+    """agent.toml as it stands; None when it is unmanaged, or there is none to be read. Blocks.
 
     Why it can't be read is for AgentConfig to say; the agent is kept alive without it.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Refused):
         return text_at(spec.config_path) if spec.config_path else None
     return None
 
 
+async def config_text_soon(spec: AgentSpec, asker: str) -> str | None:
+    """The same; None also where its disk does not answer. `asker` tells apart who asks at once."""
+    if spec.config_path is None:
+        return None
+    what = f"{asker}: read {spec.config_path}"
+    with contextlib.suppress(Stuck):
+        return await in_thread(what, lambda: config_text(spec), CONFIG_DEADLINE_S)
+    return None
+
+
 def text_at(path: Path) -> str | None:
-    """agent.toml at that path; None: there is none. Blocks. Raises OSError."""
-    data = files.read_if_there(path)
-    return None if data is None else data.decode(errors="replace")
+    """agent.toml at that path; None: there is none. Blocks. Raises OSError, Refused."""
+    file = hostile.read(path)
+    return None if file is None else file.raw.decode(errors="replace")
 
 
 def installed(spec: AgentSpec) -> Environment | None:
@@ -295,8 +307,10 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     spec = agent_spec(node)
     if spec.supervisor != "systemd":
         return  # the notes are of a process that we started
-    now_s = process.now_s()
-    inputs = found(spec, config_text(spec), host.digest, installed(spec))
+    now_s, text = process.now_s(), None
+    with contextlib.suppress(Stuck):
+        text = within("may-start: read agent.toml", lambda: config_text(spec), CONFIG_DEADLINE_S)
+    inputs = found(spec, text, host.digest, installed(spec))
     life = Life(
         inputs={
             **inputs,

@@ -140,7 +140,7 @@ class AgentConfig:
     async def watch(self, wake: Wake) -> None:
         with contextlib.suppress(Refused, Unavailable, Stuck):  # for a look to say
             await self._asked("sweep around", self._disk.sweep)
-        async for _ in inotify.changes([self.spec.path]):
+        async for _ in inotify.changes([self.spec.path], is_written_by_others=True):
             wake()
 
 

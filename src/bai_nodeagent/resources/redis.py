@@ -18,7 +18,7 @@ import anyio
 from ..agent.ids import agent_ids, said_of_ids
 from ..agent.record import Notes, text_at
 from ..blocking import in_thread
-from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Stuck, Wake
+from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
 from ..redis_rules import (
     NAMES,
     Actual,
@@ -124,7 +124,7 @@ class Redis:
         """All that agent.toml gives; of one that can't be read AgentConfig tells."""
         path = self.spec.config_path
         text = None
-        with contextlib.suppress(OSError, Stuck):
+        with contextlib.suppress(OSError, Refused, Stuck):
             if path is not None:
                 text = await in_thread("Redis: agent.toml", lambda: text_at(path), READ_S)
         with contextlib.suppress(ValueError):

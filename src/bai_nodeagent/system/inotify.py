@@ -13,14 +13,17 @@ import errno
 import os
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import anyio
 from inotify_simple import Event, INotify, flags
 
-from bai_nodeagent.model import Unavailable
+from ..blocking import in_thread
+from ..model import Stuck, Unavailable
 
-# MODIFY is left out on purpose: a file is judged after its writer has closed it.
+# MODIFY is left out on purpose: a file is judged after its writer has closed it. Where it
+# counts all the same, the look has to find out whether one is at it.
 _EVENTS = (
     flags.CLOSE_WRITE
     | flags.CREATE
@@ -33,6 +36,7 @@ _EVENTS = (
     | flags.ONLYDIR
 )
 _OF_THE_FOLDER = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.Q_OVERFLOW
+WALK_S = 5.0
 _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 
 # Both limits are those of a user: containers that run as root count as well.
@@ -77,7 +81,10 @@ def way_to(path: Path) -> _Way:
 
 
 async def changes(
-    paths: Iterable[Path], *, of_names_alone: bool = False
+    paths: Iterable[Path],
+    *,
+    of_names_alone: bool = False,
+    is_written_by_others: bool = False,
 ) -> AsyncGenerator[None, None]:
     """Yields once at the start of the watch, and then when one of the paths may have changed.
 
@@ -87,12 +94,19 @@ async def changes(
 
     `of_names_alone`: only what comes and goes counts. For /dev, where somebody
     closes /dev/null hundreds of times a second.
+
+    `is_written_by_others`: each write counts, also that of truncate(2), which opens
+    nothing; and the way is walked in a thread, since it may lead over a share that hangs.
     """
     wanted = list(paths)
+    mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
+    mask |= flags.MODIFY if is_written_by_others else 0
     try:
-        async with aclosing(_changes(wanted, of_names_alone=of_names_alone)) as events:
+        async with aclosing(_changes(wanted, mask, is_apart=is_written_by_others)) as events:
             async for _ in events:
                 yield
+    except Stuck as error:
+        raise Unavailable(str(error)) from error
     except OSError as error:
         where = ", ".join(map(str, wanted))
         hint = _HINTS.get(error.errno or 0, "")
@@ -120,18 +134,25 @@ async def written(path: Path) -> AsyncGenerator[None, None]:
             raise Unavailable(f"inotify on {path}: {error.strerror}") from error
 
 
-async def _changes(wanted: list[Path], *, of_names_alone: bool) -> AsyncGenerator[None, None]:
-    mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
+async def _changes(wanted: list[Path], mask: int, *, is_apart: bool) -> AsyncGenerator[None, None]:
     with INotify(nonblocking=True) as inotify:
         watched: dict[int, set[str]] = {}
-        _watch_again(inotify, watched, wanted, mask)
+
+        async def again() -> None:
+            if is_apart:
+                what = f"watch {', '.join(map(str, wanted))}"
+                await in_thread(what, partial(_watch_again, inotify, watched, wanted, mask), WALK_S)
+            else:
+                _watch_again(inotify, watched, wanted, mask)
+
+        await again()
         yield
         while True:
             await anyio.wait_readable(inotify.fileno())
             events = list(inotify.read(timeout=0))
             if not any(_matters(event, watched) for event in events):
                 continue
-            _watch_again(inotify, watched, wanted, mask)
+            await again()
             yield
 
 

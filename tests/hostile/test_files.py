@@ -1,0 +1,210 @@
+"""agent.toml as those lay it out who own its folder, or who break it: the real daemon as root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuse_server import FuseServer
+from node_under_test import WAIT_S, Node
+
+STRANGER = 61001
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+Lay = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A daemon that runs; each test gives it another path."""
+    node = Node(tmp_path_factory.mktemp("node"))
+    node.agent_toml.write_text("agent = {}\n")  # what the agent itself reads
+    node.start()
+    yield node
+    assert node.stop() == 0
+    node.close()
+
+
+def desire(node: Node, path: Path, marker: str = "one") -> None:
+    """An agent.toml at that path, and an agent that would read the node's own."""
+    node.desire(node.document(marker).replace(str(node.agent_toml), str(path)))
+
+
+def told(node: Node, reason: str, within_s: float = WAIT_S) -> str:
+    """By HTTP: changes without a new document are soon written only once in 30 s."""
+
+    def found() -> list[str]:
+        each = [c for c in node.status_now()["conditions"] if c["type"] == "AgentConfig"]
+        return [c["message"] for c in each if c["reason"] == reason]
+
+    node.wait(reason, found, within_s)
+    return "".join(found())
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, STRANGER, STRANGER)
+    return folder
+
+
+def as_stranger(path: Path) -> None:
+    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+
+
+def test_no_file_of_root_is_changed_or_given_away_by_a_link(
+    node: Node, tmp_path: Path, theirs: Path
+) -> None:
+    secret = tmp_path / "root-only"
+    secret.write_text("[agent]\npassword = 'of root'\n")
+    secret.chmod(0o600)
+    before = secret.stat()
+    (theirs / "agent.toml").symlink_to(secret)
+    as_stranger(theirs / "agent.toml")
+    desire(node, theirs / "agent.toml")
+    assert str(STRANGER) in told(node, "Untrusted")
+    assert secret.stat() == before
+    assert secret.read_text() == "[agent]\npassword = 'of root'\n"
+
+
+def test_no_file_is_made_where_a_link_of_others_leads(
+    node: Node, tmp_path: Path, theirs: Path
+) -> None:
+    (tmp_path / "root").mkdir(mode=0o700)
+    (theirs / "agent.toml").symlink_to(tmp_path / "root" / "new")
+    as_stranger(theirs / "agent.toml")
+    desire(node, theirs / "agent.toml")
+    told(node, "Untrusted")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_regular_file_in_a_folder_of_others_is_kept_in_line(node: Node, theirs: Path) -> None:
+    path = theirs / "agent.toml"
+    path.write_text("[agent]\nmine = true\n")
+    as_stranger(path)
+    desire(node, path)
+    node.wait("in line", lambda: "i-test01" in path.read_text())
+    assert "mine = true" in path.read_text()
+    assert path.stat().st_uid == STRANGER
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(5 << 29)
+
+
+@pytest.mark.parametrize(
+    ("lay", "reason"),
+    [
+        (os.mkfifo, "NotAFile"),
+        (os.mkdir, "NotAFile"),
+        (lambda path: path.symlink_to("/dev/zero"), "NotAFile"),
+        (sparse, "TooLarge"),
+    ],
+)
+def test_what_is_no_small_file_is_said_and_stops_nothing(
+    node: Node, tmp_path: Path, lay: Lay, reason: str
+) -> None:
+    lay(tmp_path / "agent.toml")
+    desire(node, tmp_path / "agent.toml")
+    node.wait_reason("AgentConfig", reason)
+    assert node.http("/livez")[0] == 200
+    desire(node, node.folder / "other.toml")
+    told(node, "InSync")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[agent\n", b"\xef\xbb\xbf[agent]\n", b"# f\xfcr\n[agent]\n", b"[container.<name>]\n"]
+)
+def test_a_broken_file_of_unknown_content_is_left_alone(
+    node: Node, tmp_path: Path, raw: bytes
+) -> None:
+    (tmp_path / "agent.toml").write_bytes(raw)
+    desire(node, tmp_path / "agent.toml", marker=f"m{len(raw)}")
+    assert "at line" in told(node, "Broken")
+    starts = len(node.starts)
+    time.sleep(1)  # a start takes a tenth of that
+    assert (tmp_path / "agent.toml").read_bytes() == raw
+    assert [p.name for p in tmp_path.iterdir()] == ["agent.toml"]
+    assert len(node.starts) == starts
+
+
+def test_the_content_of_another_path_is_not_used(node: Node, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text("[agent]\nof-one = 1\n")
+    desire(node, one)
+    node.wait("in line", lambda: "i-test01" in one.read_text())
+    told(node, "InSync")
+    two.write_text("[agent\n")
+    desire(node, two)
+    told(node, "Broken")
+    assert two.read_text() == "[agent\n"
+
+
+def test_ten_broken_files_are_kept_at_most(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    desire(node, path)
+    node.wait("in line", lambda: "i-test01" in path.read_text())
+    for i in range(11):
+        name = f"agent.toml.broken-20250101T0000{i:02}Z"
+        (tmp_path / name).write_text(f"old {i}")
+    path.write_text("[agent")
+    node.wait("mended", lambda: "i-test01" in path.read_text())
+    kept = sorted(tmp_path.glob("agent.toml.broken-*"))
+    assert len(kept) == 10
+    assert kept[0].read_text() == "old 0"
+    assert kept[-1].read_text() == "[agent"
+    name = kept[-1].name
+    node.wait("named", lambda: name in told(node, "InSync"))
+
+
+def test_a_file_that_is_truncated_by_path_is_mended_by_event(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    desire(node, path)
+    node.wait("in line", lambda: "i-test01" in path.read_text())
+    told(node, "InSync")
+    os.truncate(path, 0)
+    node.wait("mended", lambda: "i-test01" in path.read_text(), 15)  # the next look is after 48 s
+
+
+def test_a_share_that_freezes_holds_up_nothing_else(tmp_path: Path) -> None:
+    share, path = tmp_path / "share", tmp_path / "agent.toml"
+    share.mkdir()
+    try:
+        server = FuseServer(share)
+    except OSError:
+        pytest.skip("may not mount")
+    node = Node(tmp_path / "node")
+    try:
+        path.symlink_to(share / "agent.toml")
+        server.freeze()
+        desire(node, path)
+        node.start()
+        told(node, "Stuck", 30)
+        assert "daemon.ready" in node.log
+        assert node.http("/livez")[0] == 200
+    finally:
+        server.close()
+        subprocess.run(["umount", "-l", str(share)], check=True)
+    assert node.stop(signal.SIGTERM) == 0
+    node.close()
+
+
+def test_the_gate_answers_beside_a_pipe(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    desire(node, node.agent_toml)
+    node.start()
+    told(node, "InSync")
+    node.stop()
+    node.agent_toml.unlink()
+    os.mkfifo(node.agent_toml)
+    assert node.run("may-start").returncode == 0
+    node.close()
