@@ -561,6 +561,26 @@ async def test_no_agent_stays_down_for_what_can_not_be_written(bench: Bench, obs
         assert "what I have" in (bench.root / "runtime" / "agent.log").read_text()
 
 
+async def test_an_agent_that_goes_into_the_background_is_told_and_left_alone(
+    bench: Bench,
+) -> None:
+    worker = " ".join(bench.command())
+    script = bench.root / "start.sh"
+    script.write_text(f"#!/bin/sh\n{worker} &\n")
+    script.chmod(0o755)
+    spec = bench.spec(command=(str(script),))
+    for _ in range(3):
+        plan = await bench.converge(spec)
+        await anyio.sleep(0.2)
+    assert (plan.verdict.status, plan.verdict.reason) == (Status.FALSE, "InBackground")
+    assert "run it in the foreground" in plan.verdict.message
+    assert len(bench.born()) == 1
+    assert bench.alive() == bench.born()
+    await bench.converge(bench.spec())  # the document is mended
+    assert bench.alive() == bench.born()[1:]
+    assert len(bench.born()) == 2
+
+
 async def test_two_starts_at_once_are_one(bench: Bench) -> None:
     with launch.held(bench.root / "runtime" / "agent.lock"):
         agent = bench.agent(bench.spec())

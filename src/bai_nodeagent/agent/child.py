@@ -35,12 +35,16 @@ from .rules import (
 )
 from .sessions import SESSIONS_LOOK_S, Held
 from .signs import TROUBLE_LOOK_S, port_taken
-from .spec import AgentSpec
+from .spec import OWN, AgentSpec, differing
 from .words import Trouble, why_dead
 
 # exec on a slow disk; on a hung one it never comes back.
 START_DEADLINE_S = 30.0
 _SLACK_S = 10.0
+# Whoever goes into the background does so at once.
+BACKGROUND_S = 30.0
+BACKGROUND_LOOK_S = 10.0
+_ENDED_WELL = "exit status 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,18 @@ class NoteEnd(Action):
     @property
     def summary(self) -> str:
         return f"note that the agent ended ({self.exit or 'how is not known'})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteBackground(Action):
+    """Notes that the agent has left its main process, and lives on."""
+
+    verb: ClassVar[str] = "note_background"
+    is_note: ClassVar[bool] = True
+
+    @property
+    def summary(self) -> str:
+        return "note that the agent went into the background"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +129,7 @@ class Stop(Action):
         return f"stop the agent, process {self.process.pid} ({CAUSES[self.cause]})"
 
 
-ChildAction = Adopt | NoteEnd | NoteWell | EndOrphans | Start | Stop | Switch
+ChildAction = Adopt | NoteEnd | NoteWell | NoteBackground | EndOrphans | Start | Stop | Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +140,7 @@ class ChildActual(Actual):
     is_ours  of `stray`: it holds our lock, so inputs noted for a start are its own
     unit     the agent's systemd unit, when `stray` runs in that
     orphans  what is left of the noted life without its main process
+    background  those of `orphans` that may be the agent itself
     exit     how the noted life ended, where that is known
     """
 
@@ -132,6 +149,7 @@ class ChildActual(Actual):
     is_ours: bool = False
     unit: str = ""
     orphans: tuple[Process, ...] = ()
+    background: tuple[Process, ...] = ()
     exit: str = ""
 
 
@@ -211,9 +229,43 @@ def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[Ch
 
 
 def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.background and spec.state == "running" and not _is_moot(spec, actual):
+        verdict, life = _in_background(actual.background), actual.record.life
+        if life and life.is_background:
+            return Plan(verdict, look_again_in_s=BACKGROUND_LOOK_S)
+        if _went_into_background(actual):
+            return Plan(verdict, (NoteBackground(),))
     after = plan_child(spec, replace(actual, orphans=()))
     end = EndOrphans(processes=actual.orphans)
     return Plan(orphaned(actual.orphans), (end, *after.actions))
+
+
+def _went_into_background(actual: ChildActual) -> bool:
+    """Its main process has ended well, soon, and without having been told to."""
+    record = actual.record
+    lived_s = actual.now_s - record.life.started_s if record.life else BACKGROUND_S
+    return (
+        record.is_open
+        and not record.ending
+        and actual.exit == _ENDED_WELL
+        and lived_s < BACKGROUND_S
+    )
+
+
+def _is_moot(spec: AgentSpec, actual: ChildActual) -> bool:
+    """The document starts another one than that which is in the background."""
+    life = actual.record.life
+    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    may = not actual.caution.held and not actual.obstacle and spec.restart == "auto"
+    return may and any(part in OWN for part in differs)
+
+
+def _in_background(those: tuple[Process, ...]) -> Verdict:
+    text = (
+        f"it went into the background (process {pids(those)}), where it can't be kept running; "
+        "run it in the foreground: [agent] command must not end before the agent does"
+    )
+    return Verdict(Status.FALSE, "InBackground", text)
 
 
 def orphaned(orphans: tuple[Process, ...]) -> Verdict:

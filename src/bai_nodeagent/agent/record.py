@@ -54,6 +54,7 @@ class Life:
     well_s          when it was first seen to work; 0: not yet
     rpc             the address at which it answered then
     output          the file that what it says goes to; "" where that is not ours
+    is_background   its main process has ended by itself and left the agent behind
     unwritten       why that is not <state>/agent.log
     spared          what was wanted when it was adopted as it is: no reason for a restart
     """
@@ -70,6 +71,7 @@ class Life:
     well_s: float = 0.0
     rpc: str = ""
     output: str = ""
+    is_background: bool = False
     unwritten: str = ""
     spared: Inputs = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ class Around:
     is_ours: bool = False
     unit: str = ""
     orphans: tuple[Process, ...] = ()
+    background: tuple[Process, ...] = ()
     taken: tuple[str, ...] = ()
 
 
@@ -78,7 +79,17 @@ class Search:
         left |= estranged
         gone = {process.pid for process in left}
         taken = described(o for o in found if o.pid not in gone)
-        return Around(orphans=tuple(sorted(left)), taken=taken)
+        background = tuple(p for p in sorted(left) if self._may_be_whole(p, command))
+        return Around(orphans=tuple(sorted(left)), background=background, taken=taken)
+
+    def _may_be_whole(self, orphan: Process, command: tuple[str, ...]) -> bool:
+        """Whether it may be the agent itself, gone into the background, and no mere part of it."""
+        if not is_backendai(self._spec.health, command):
+            return True
+        title = process.title_of(orphan)
+        if title.startswith(WORKER_TITLE):
+            return False
+        return title.startswith(MAIN_TITLE) or is_backendai("auto", process.command_of(orphan))
 
     def _by_command(
         self, among: list[Process], command: tuple[str, ...], wanted: Executable

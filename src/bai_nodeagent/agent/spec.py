@@ -39,7 +39,7 @@ Inputs = Mapping[str, str]
 ABSENT = "absent"
 PRESENT = "present"
 _FILE = "agent.toml"
-_OWN = ("command", "env", "user", "workdir")
+OWN = ("command", "env", "user", "workdir")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -248,7 +248,7 @@ def is_met(part: str, rule: str, has: Inputs) -> bool:
 def is_same_start(one: Inputs, other: Inputs) -> bool:
     """Whether two starts read the same of agent.toml, and run the same."""
     starts = [
-        {part: value for part, value in each.items() if part in _OWN or part.startswith(_FILE)}
+        {part: value for part, value in each.items() if part in OWN or part.startswith(_FILE)}
         for each in (one, other)
     ]
     return bool(one) and starts[0] == starts[1]

@@ -24,6 +24,7 @@ from ..agent.child import (
     ChildAction,
     ChildActual,
     EndOrphans,
+    NoteBackground,
     NoteEnd,
     Start,
     Stop,
@@ -94,6 +95,7 @@ class ChildAgent:
             is_ours=around.is_ours,
             unit=around.unit,
             orphans=around.orphans,
+            background=around.background,
             taken=around.taken,
             exit=launch.exit_of(life.pid) if life and life.pid and main is None else "",
             **common,
@@ -111,6 +113,8 @@ class ChildAgent:
                 notes.update(lambda record: record.died(at_s, how, trouble))
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
+            case NoteBackground():
+                notes.update(_with_background)
             case EndOrphans(processes=left):
                 await process.end(left, lambda: self._desk.search.left_behind(notes.read()))
             case Start(cause=cause, as_before=as_before):
@@ -316,6 +320,10 @@ def _with_run(record: Record, life: Life) -> Record:
     if noted and not noted.is_over and noted.invocation_id == life.invocation_id:
         return record
     return replace(record, life=life, ending="")
+
+
+def _with_background(record: Record) -> Record:
+    return replace(record, life=record.life and replace(record.life, is_background=True))
 
 
 def _gate_has_noted(record: Record) -> bool:
