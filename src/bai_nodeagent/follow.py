@@ -66,6 +66,7 @@ class Follower:
         self._validated = anyio.Event()
         self._epoch_note = ""
         self._told: dict[str, str | None] = {}  # event -> the fault that it was logged with last
+        self._address = address.AgentAddress()
         self._turn = anyio.Lock()
 
     async def run(self) -> None:
@@ -279,11 +280,7 @@ class Follower:
 
     async def _resolved(self, newest: Desired, snapshot: Snapshot) -> NodeSpec:
         """Raises InvalidSpec. An address found is kept from now on."""
-        try:
-            found = await find_address(newest.merged or {}, self._place)
-        except Unavailable as error:
-            doubt = Verdict(Status.UNKNOWN, "Unavailable", str(error))
-            found = address.AgentAddress(doubt=doubt)
+        found = self._address = await self._found_address(newest)
         state = self._place.state
         if found.kept is not None and found.kept != orders.kept_address(state):
             orders.keep_address(state, found.kept)
@@ -292,6 +289,12 @@ class Follower:
         )
         self._redactor.learn(secrets_of(spec, self._kinds))
         return spec
+
+    async def _found_address(self, newest: Desired) -> address.AgentAddress:
+        try:
+            return await find_address(newest.merged or {}, self._place)
+        except Unavailable as error:
+            return address.AgentAddress(doubt=Verdict(Status.UNKNOWN, "Unavailable", str(error)))
 
     @property
     def _asks_for_address(self) -> bool:
@@ -314,7 +317,9 @@ class Follower:
             try:
                 async for _ in network.changes():
                     self._tell("network.watch_broke", None)
-                    await self._resolve_again()
+                    # Containers come and go all the time; few of them concern the address.
+                    if self._valid and await self._found_address(self._valid[0]) != self._address:
+                        await self._resolve_again()
             except Unavailable as error:
                 self._tell("network.watch_broke", str(error))
             await anyio.sleep(schedule.RECONNECT_S)

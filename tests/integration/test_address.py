@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from node_under_test import PROGRAM, Node
+from networks import Network, fresh_network
+from node_under_test import Node
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and iproute2"
 )
 
 
-class Network:
-    """One interface, v0, with 192.0.2.2, and a default route over it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def ip(self, *arguments: str) -> None:
-        subprocess.run(["ip", "-n", self.name, *arguments], check=True)
-
-    @property
-    def enter(self) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{self.name}", str(PROGRAM)]
-
-
 @pytest.fixture
 def network() -> Iterator[Network]:
-    network = Network(f"bai-test-{os.getpid()}")
-    subprocess.run(["ip", "netns", "add", network.name], check=True)
-    try:
-        network.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
-        for link in ("lo", "v0", "v1"):
-            network.ip("link", "set", link, "up")
-        network.ip("addr", "add", "192.0.2.2/24", "dev", "v0")
-        network.ip("route", "add", "default", "via", "192.0.2.1")
+    with fresh_network() as network:
         yield network
-    finally:
-        subprocess.run(["ip", "netns", "del", network.name], check=True)
 
 
 @pytest.fixture
