@@ -3,7 +3,8 @@
 An address is chosen once and kept: an agent that came back under another one
 would be a new agent for the manager. So a different route is ignored as long as
 the kept address is on the node, and when it is gone nobody guesses: a person
-changes `agent-ip` in a document, or says `bai-nodeagent rebind`.
+changes `agent-ip` in a document, or says `bai-nodeagent rebind`. Loopback alone
+is not kept when the manager has gone elsewhere: under it no agent can be reached.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class InterfaceAddress:
     def is_lasting(self) -> bool:
         """Fit to be known by others for long: global, and neither temporary nor on its way out."""
         unfit = IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED
-        if ipaddress.ip_address(self.address).version == 6:
+        if _version(self.address) == 6:
             unfit |= IFA_F_TEMPORARY
         return self.scope == RT_SCOPE_UNIVERSE and not self.flags & unfit
 
@@ -75,7 +76,8 @@ def choose(
     """The node's address under `[node] agent-ip = rule`: an address, "auto", "interface:NAME"."""
     if rule is None:
         return AgentAddress(kept=kept)
-    if kept is not None and kept.rule == rule:
+    is_far = _is_elsewhere(manager_ip, view)
+    if kept is not None and kept.rule == rule and not (is_far and is_loopback(kept.address)):
         return _still(kept, manager_ip, view)
     found, why_not = _found(rule, manager_ip, view)
     if found is None:
@@ -83,16 +85,45 @@ def choose(
     return AgentAddress(found, kept=Kept(rule, found))
 
 
+def is_loopback(text: str) -> bool:
+    """Of an address, in any spelling that leads to the machine itself."""
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    address = mapped or address
+    return address.is_loopback or address.is_unspecified
+
+
+def _is_elsewhere(manager_ip: str | None, view: NetworkView) -> bool:
+    return manager_ip is not None and not is_loopback(manager_ip) and view.interface != "lo"
+
+
 def _still(kept: Kept, manager_ip: str | None, view: NetworkView) -> AgentAddress:
-    if kept.address in view.local:
+    """The address stays, whatever is said of it."""
+    if kept.address not in view.local:
+        reason, what = "AddressChanged", f"was {kept.address}, which is no longer on it"
+    elif kept.rule != kept.address and not _is_of_family(kept.address, manager_ip, view):
+        reason = "OtherFamily"
+        what = f"is {kept.address}, and manager-ip {manager_ip} is of another family"
+    else:
         return AgentAddress(kept.address, kept=kept)
     now, _ = _found(kept.rule, manager_ip, view)
     instead = f"it would be {now} now; " if now else ""
     message = (
-        f"this node's address was {kept.address}, which is no longer on it; {instead}"
+        f"this node's address {what}; {instead}"
         "to accept another one set agent-ip in a document or run `bai-nodeagent rebind` here"
     )
-    return AgentAddress(kept.address, Verdict(Status.FALSE, "AddressChanged", message), kept)
+    return AgentAddress(kept.address, Verdict(Status.FALSE, reason, message), kept)
+
+
+def _is_of_family(address: str, manager_ip: str | None, view: NetworkView) -> bool:
+    """Where the manager is this very node, or nobody knows it, any will do."""
+    if manager_ip is None or not _is_elsewhere(manager_ip, view):
+        return True
+    return _version(address) == _version(manager_ip)
+
+
+def _version(address: str) -> int:
+    return ipaddress.ip_address(address).version
 
 
 def _found(rule: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
@@ -100,24 +131,31 @@ def _found(rule: str, manager_ip: str | None, view: NetworkView) -> tuple[str | 
         return _by_route(manager_ip, view)
     if rule.startswith("interface:"):
         return _by_interface(rule.removeprefix("interface:"), manager_ip, view)
-    if rule in view.local:
-        return rule, ""
-    return None, f"agent-ip is {rule}, which is not an address of this node"
+    if rule not in view.local:
+        return None, f"agent-ip is {rule}, which is not an address of this node"
+    if is_loopback(rule) and _is_elsewhere(manager_ip, view):
+        return None, (
+            f"agent-ip is {rule}, which is this node for itself alone, and the manager is "
+            f'{manager_ip}; allowed there: "auto", "interface:NAME", or an address that it reaches'
+        )
+    return rule, ""
 
 
 def _by_route(manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
     if manager_ip is None:
         return None, 'agent-ip = "auto" needs manager-ip, the address to find the route to'
     if view.source is None:
-        return None, f"this node has no route to manager-ip {manager_ip}"
+        return None, f"this node has no route to a host at manager-ip {manager_ip}"
     if view.interface == "lo":  # the manager is this very node
         return view.source, ""
-    here = [a for a in view.addresses if a.interface == view.interface]
-    if any(a.address == view.source and a.is_lasting for a in here):
+    # Not on the route's interface alone: an address of a host that speaks BGP stands on lo,
+    # and an unnumbered interface borrows that of another one.
+    if any(a.address == view.source and a.is_lasting for a in view.addresses):
         return view.source, ""
-    version = ipaddress.ip_address(view.source).version
-    for candidate in here:
-        if candidate.is_lasting and ipaddress.ip_address(candidate.address).version == version:
+    version = _version(view.source)
+    for candidate in view.addresses:
+        is_here = candidate.interface == view.interface and candidate.is_lasting
+        if is_here and _version(candidate.address) == version:
             return candidate.address, ""
     return None, (
         f"the route to manager-ip {manager_ip} leaves from {view.source}, which is a temporary, "
@@ -126,9 +164,9 @@ def _by_route(manager_ip: str | None, view: NetworkView) -> tuple[str | None, st
 
 
 def _by_interface(name: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
-    wanted = ipaddress.ip_address(manager_ip).version if manager_ip else None
+    wanted = _version(manager_ip) if manager_ip else None
     lasting = [a.address for a in view.addresses if a.interface == name and a.is_lasting]
-    fit = [a for a in lasting if wanted in (None, ipaddress.ip_address(a).version)]
+    fit = [a for a in lasting if wanted in (None, _version(a))]
     if fit:
         return fit[0], ""
     if any(a.interface == name for a in view.addresses):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from bai_nodeagent import address
 from bai_nodeagent.address import InterfaceAddress, Kept, NetworkView
 
@@ -92,3 +94,47 @@ def test_an_interface_gives_its_lasting_address_of_the_managers_family() -> None
 
 def test_without_a_rule_nothing_is_chosen() -> None:
     assert address.choose(None, "10.0.0.1", None, view()).value is None
+
+
+def test_the_source_of_the_route_may_stand_on_any_interface() -> None:
+    on_lo = InterfaceAddress("10.1.1.1", "lo", 0, 0x80)
+    found = address.choose("auto", "10.0.0.1", None, view("10.1.1.1", addresses=(*ALL, on_lo)))
+    assert found.value == "10.1.1.1"
+
+
+REMOTE = NetworkView(ALL, "10.0.0.5", "eth0", frozenset({"127.0.0.1", "10.0.0.5"}))
+HERE = NetworkView(ALL, "10.0.0.5", "lo", frozenset({"127.0.0.1", "10.0.0.5"}))
+LOCAL = NetworkView(ALL, "127.0.0.1", "lo", frozenset({"127.0.0.1", "10.0.0.5"}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "manager_ip", "kept", "seen", "value", "reason"),
+    [
+        ("auto", "10.0.0.1", "127.0.0.1", REMOTE, "10.0.0.5", None),
+        ("auto", "10.0.0.5", "127.0.0.1", HERE, "127.0.0.1", None),
+        ("auto", "127.0.0.1", "10.0.0.5", LOCAL, "10.0.0.5", None),
+        ("127.0.0.1", "10.0.0.1", "127.0.0.1", REMOTE, None, "NoAddress"),
+        ("127.0.0.1", "10.0.0.1", None, REMOTE, None, "NoAddress"),
+        ("127.0.0.1", "10.0.0.5", None, HERE, "127.0.0.1", None),
+        ("auto", "2001:db8::1", "10.0.0.5", REMOTE, "10.0.0.5", "OtherFamily"),
+        ("10.0.0.5", "2001:db8::1", "10.0.0.5", REMOTE, "10.0.0.5", None),
+        ("auto", "2001:db8::5", "10.0.0.5", HERE, "10.0.0.5", None),
+    ],
+)
+def test_a_manager_that_moves(
+    rule: str,
+    manager_ip: str,
+    kept: str | None,
+    seen: NetworkView,
+    value: str | None,
+    reason: str | None,
+) -> None:
+    found = address.choose(rule, manager_ip, Kept(rule, kept) if kept else None, seen)
+    assert (found.value, found.doubt and found.doubt.reason) == (value, reason)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "::ffff:0.0.0.0"]
+)
+def test_loopback_has_many_spellings(text: str) -> None:
+    assert address.is_loopback(text)

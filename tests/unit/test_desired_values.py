@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bai_nodeagent.desired import MASK, canonical, duration_s, is_secret_key, mask
+from bai_nodeagent.desired.formats import is_endpoint
 from bai_nodeagent.model import UNSET
 from fuzz import many
 
@@ -18,6 +19,22 @@ from fuzz import many
 )
 def test_a_duration_is_in_seconds(text: str, seconds: float) -> None:
     assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a.b-c_d:1", "a.b.:65535", "10.0.0.1:2379", "[fd00::1]", "[fd00::1]:2379"]
+)
+def test_an_endpoint(text: str) -> None:
+    assert is_endpoint(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a:0", "a:65536", "a,b:1", "a..b", "a" * 64, "10.0.0:1", "10.0.0.256", "fd00::1", "[::::]",
+     "[10.0.0.1]:1", "[fe80::1%eth0]:1", "a b", "u@a", "a:1\n"],
+)  # fmt: skip
+def test_anything_else_is_no_endpoint(text: str) -> None:
+    assert not is_endpoint(text)
 
 
 @pytest.mark.parametrize("text", ["", "10", "s", "1.5s", "-1s", "1 s", "1d", "1s\n", "٣s"])

@@ -30,6 +30,7 @@ def test_url_lists_endpoints(url: str, endpoints: tuple[str, ...]) -> None:
         "a:1",
         "etcd://a:1,,b:2",
         "etcd://::1:2379",  # grpc would take it for a host named ::1:2379
+        "etcd://[::::]:2379",
         "etcd://a:0",
         "etcd://a:65536",
         "etcd://a:port",

@@ -17,6 +17,11 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MODE = re.compile(r"[0-7]{3,4}")
 _INTERFACE = re.compile(r"interface:[^\s/]{1,15}")
 _CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*([0-9]{1,9}(?:\.[0-9]{1,9}){0,9})")
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _RELEASE = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 VERBATIM = frozenset({"host-address", "agent-ip", "versions"})
@@ -78,10 +83,33 @@ def is_address(text: str) -> bool:
 
 
 def _is_host_address(text: str) -> bool:
+    """One under which a host is known beyond its link."""
     if not is_address(text):
         return False
     address = ipaddress.ip_address(text)
-    return not (address.is_unspecified or address.is_multicast)
+    if address.is_multicast or address.is_link_local:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped is None and not address.is_unspecified
+    return address != _BROADCAST and address not in _THIS_NETWORK
+
+
+def is_endpoint(text: str) -> bool:
+    """HOST or HOST:PORT; an IPv6 address stands in brackets."""
+    found = _ENDPOINT.fullmatch(text)
+    if found is None or not (found["port"] is None or 0 < int(found["port"]) < 65536):
+        return False
+    if found["v6"] is not None:
+        return ":" in found["v6"] and is_address(found["v6"])
+    labels = found["name"].removesuffix(".").split(".")
+    is_number = all(label.isdigit() for label in labels)
+    is_name = all(0 < len(label) < 64 for label in labels)
+    return is_address(found["name"]) if is_number else is_name
+
+
+def _is_http_endpoint(text: str) -> bool:
+    rest = text.removeprefix("http://").removesuffix("/")
+    return rest != text and re.search(r":[0-9]+$", rest) is not None and is_endpoint(rest)
 
 
 def _is_agent_ip(text: str) -> bool:
@@ -105,6 +133,8 @@ _CHECKS = {
     "address": is_address,
     "host-address": _is_host_address,
     "agent-ip": _is_agent_ip,
+    "endpoint": is_endpoint,
+    "http-endpoint": _is_http_endpoint,
     "duration": lambda text: _DURATION.fullmatch(text) is not None,
     "mode": lambda text: _MODE.fullmatch(text) is not None,
     "versions": _is_versions,

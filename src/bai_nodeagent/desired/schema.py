@@ -73,7 +73,7 @@ _CORE: Mapping[str, Schema] = {
                 "uniqueItems": True,
             },
             "manager-ip": {
-                "title": "the IPv4 or IPv6 address of the manager's host",
+                "title": "the IPv4 or IPv6 address of the manager's host, and none of a link alone",
                 "type": "string",
                 "format": "host-address",
             },

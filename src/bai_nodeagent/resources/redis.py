@@ -311,9 +311,9 @@ BACKENDAI = Kind(
                         "title": 'a list such as ["http://10.20.30.1:2379"]',
                         "type": "array",
                         "items": {
-                            "title": 'an endpoint such as "http://10.20.30.1:2379"',
+                            "title": 'an endpoint such as "http://${manager-host}:2379"',
                             "type": "string",
-                            "pattern": r"^http://(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):[0-9]{1,5}/?$",
+                            "format": "http-endpoint",
                         },
                         "minItems": 1,
                     },

@@ -302,9 +302,9 @@ KIND = Kind(
                 "title": 'a list such as ["10.20.30.1:2377"]',
                 "type": "array",
                 "items": {
-                    "title": 'an address of a manager such as "10.20.30.1:2377"',
+                    "title": 'an address of a manager such as "${manager-host}:2377"',
                     "type": "string",
-                    "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?$",
+                    "format": "endpoint",
                 },
                 "minItems": 1,
             },

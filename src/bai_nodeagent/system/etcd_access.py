@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_PORT = 2379
-_ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:(?P<port>\d{1,5}))?")
+_ENDPOINT = re.compile(r"(?P<host>\[(?P<v6>[0-9A-Fa-f:.]+)\]|[^\s:/@\[\]]+)(:(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,16 @@ def parse_endpoints(url: str) -> tuple[str, ...]:
 
 def _parse_endpoint(text: str) -> str:
     found = _ENDPOINT.fullmatch(text)
-    if found is None:
+    if found is None or not _is_ipv6(found["v6"] or "::"):
         raise ValueError(f"{text!r} is not host:port; an IPv6 address stands in brackets")
     port = int(found["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
         raise ValueError(f"{text!r}: the port is not between 1 and 65535")
     return f"{found['host']}:{port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False

@@ -67,7 +67,7 @@ async def answers(host: str, port: int) -> bool:
             _, writer = await asyncio.open_connection(
                 host, port, ssl=context, server_hostname=_NAME
             )
-    except (TimeoutError, OSError):
+    except (TimeoutError, OSError, UnicodeError):  # the last of a name that is none: IDNA
         return False
     writer.transport.abort()
     return True
