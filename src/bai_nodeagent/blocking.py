@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import anyio
 
-from .model import Stuck
+from .model import Stuck, Unavailable
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ async def in_thread(what: str, call: Callable[[], T], deadline_s: float) -> T:
 
     `what` is for people and names the question: "docker: list containers".
     Raises Stuck when there is no answer in time, and at once as long as an
-    earlier call with the same `what` has not returned.
+    earlier call with the same `what` has not returned; Unavailable when the
+    system has no thread left.
     """
     if what in _outstanding:
         raise Stuck(f"{what} has not answered for {time.monotonic() - _outstanding[what]:.0f} s")
@@ -76,7 +77,11 @@ async def in_thread(what: str, call: Callable[[], T], deadline_s: float) -> T:
             loop.call_soon_threadsafe(settle, result, error)
 
     _outstanding[what] = time.monotonic()
-    threading.Thread(target=work, name=what, daemon=True).start()
+    try:
+        threading.Thread(target=work, name=what, daemon=True).start()
+    except RuntimeError as error:
+        del _outstanding[what]
+        raise Unavailable(f"{what}: {error}") from error
     with anyio.move_on_after(deadline_s):
         return await answer
     raise Stuck(f"{what} did not answer within {deadline_s:g} s")

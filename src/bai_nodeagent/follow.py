@@ -68,6 +68,7 @@ class Follower:
         self._told: dict[str, str | None] = {}  # event -> the fault that it was logged with last
         self._address = address.AgentAddress()
         self._turn = anyio.Lock()
+        self._is_checked = True  # False: checking the documents got stuck
 
     async def run(self) -> None:
         """Follows until cancelled."""
@@ -131,7 +132,7 @@ class Follower:
                     await self._lost(str(error) or f"{self._store.where} does not answer")
                 else:
                     await self._found(snapshot)
-                    if self._known.unkept is None:  # else it is tried again soon
+                    if self._is_checked and self._known.unkept is None:  # else soon again
                         wait_s = schedule.resync_s(random.random())  # noqa: S311
                     is_other = before is not None and not snapshot.goes_on_from(before)
                     if keys != watched or watch.cancel_called or is_other:
@@ -160,22 +161,23 @@ class Follower:
         self._metrics.store_up.set(1)
         self._metrics.store_last_contact.set(time.time())
         self._note_epoch(snapshot)
-        try:
-            newest = await self._checked(lambda: evaluate(self._place, snapshot, self._kinds))
-        except Stuck as error:
-            self._know(mistakes=(Mistake("documents", "", str(error)),))
-            return
-        revisions = {d.key: d.revision for d in newest.documents}
-        is_same = (
-            snapshot.epoch == self._journal.epoch and revisions == self._known.reading.documents
-        )
-        revision = self._known.reading.revision if is_same else snapshot.revision
+        self._is_checked = True
         store = Verdict(Status.TRUE, "Connected", self._epoch_note)
-        await self._consider(newest, replace(snapshot, revision=revision), store)
+        await self._consider(self._place, snapshot, store)
 
     async def _checked(self, check: Callable[[], T]) -> T:
-        """In a thread: the most twisted document that is allowed takes seconds to check."""
-        return await in_thread("checking the documents", check, CHECK_DEADLINE_S)
+        """In a thread: the most twisted document that is allowed takes seconds to check.
+
+        Its callers hold `_turn`: a second question beside the first would count as stuck.
+        """
+        try:
+            return await in_thread("checking the documents", check, CHECK_DEADLINE_S)
+        except (Stuck, Unavailable) as error:
+            self._is_checked = False  # asked again soon
+            raise InvalidSpec((Mistake("documents", "", str(error)),)) from error
+
+    async def _evaluated(self, place: Place, snapshot: Snapshot) -> Desired:
+        return await self._checked(lambda: evaluate(place, snapshot, self._kinds))
 
     def _note_epoch(self, snapshot: Snapshot) -> None:
         known = self._journal.epoch
@@ -197,35 +199,49 @@ class Follower:
 
     async def _restore(self, store: Verdict) -> None:
         """No store since this daemon started: the state that was valid last is in force."""
-        newest, snapshot = self._journaled()
-        newest = replace(newest, is_paused=newest.is_paused or self._journal.is_paused)
+        place, snapshot = self._journaled()
         log.info("journal.in_force", revision=snapshot.revision)
-        await self._consider(newest, snapshot, store)
+        await self._consider(place, snapshot, store)
 
-    def _journaled(self) -> tuple[Desired, Snapshot]:
-        """The documents that were valid last, under the groups that the node had then."""
-        snapshot = journal.snapshot(self._journal)
-        place = replace(self._place, groups=self._journal.groups)
-        return evaluate(place, snapshot, self._kinds), snapshot
+    def _journaled(self) -> tuple[Place, Snapshot]:
+        """The documents that were valid last, and the groups that the node had then."""
+        return replace(self._place, groups=self._journal.groups), journal.snapshot(self._journal)
 
-    async def _consider(self, newest: Desired, snapshot: Snapshot, store: Verdict) -> None:
+    async def _consider(self, place: Place, snapshot: Snapshot, store: Verdict) -> None:
         """Takes what was read as the newest, and puts it in force if it is valid.
 
         If it is not, and this daemon has put nothing in force yet, then what an
         earlier one held stays in force.
         """
-        reading = Reading(
-            snapshot.revision, newest.digest, {d.key: d.revision for d in newest.documents}
-        )
         async with self._turn:
-            mistakes = await self._put_in_force(newest, snapshot)
-            if self._spec is None and self._journal.raw:
-                await self._put_in_force(*self._journaled())
+            try:
+                newest = await self._evaluated(place, snapshot)
+                if snapshot.is_journaled:
+                    is_paused = newest.is_paused or self._journal.is_paused
+                    newest = replace(newest, is_paused=is_paused)
+                else:
+                    snapshot = replace(snapshot, revision=self._revision(newest, snapshot))
+                mistakes = await self._put_in_force(newest, snapshot)
+                if self._spec is None and self._journal.raw:
+                    place, last = self._journaled()
+                    await self._put_in_force(await self._evaluated(place, last), last)
+            except InvalidSpec as error:
+                self._know(mistakes=error.mistakes, store=store)
+                return
+            revisions = {d.key: d.revision for d in newest.documents}
+            reading = Reading(snapshot.revision, newest.digest, revisions)
             self._know(
                 newest=newest, reading=reading, mistakes=mistakes, spec=self._spec, store=store
             )
         if store.status is Status.TRUE:
             self._remember(newest, snapshot.epoch)
+
+    def _revision(self, newest: Desired, snapshot: Snapshot) -> int:
+        """At which the documents became what they are: others' writes don't count."""
+        revisions = {d.key: d.revision for d in newest.documents}
+        known = self._known.reading
+        is_same = snapshot.epoch == self._journal.epoch and revisions == known.documents
+        return known.revision if is_same else snapshot.revision
 
     async def _put_in_force(self, newest: Desired, snapshot: Snapshot) -> tuple[Mistake, ...]:
         """Fills in variables and secrets; gives the mistakes that kept it from being in force."""

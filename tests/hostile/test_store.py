@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,14 +88,26 @@ def last_contact_s(node: Node) -> float:
     return node.metric("bai_nodeagent_store_last_contact_timestamp_seconds")
 
 
+def desire_and_see(node: Node, marker: str) -> None:
+    node.desire(
+        f"""\
+api-version = 1
+[agent-config]
+path = "{node.agent_toml}"
+[agent-config.values.agent]
+marker = "{marker}"
+"""
+    )
+    node.wait(f"{marker} by an event", lambda: marker in node.agent_toml.read_text(), NO_RESYNC_S)
+
+
 def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
     server: EtcdServer, tmp_path: Path, prefix: str
 ) -> None:
     node = Node(tmp_path / "node", server, prefix)
     try:
-        node.desire()
         node.start()
-        node.wait_ready("one")
+        desire_and_see(node, "one")
         for n in range(WIPES):
             for _ in range(20):
                 server.etcdctl("put", "/else", "x")
@@ -102,11 +116,51 @@ def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
             server.start()
             node.wait("read again", lambda at=killed_s: last_contact_s(node) > at)  # type: ignore[misc]
             wipe(server)  # what was read is of the old one, and the watch comes to the new one
-            node.desire(node.document(f"wiped-{n}"))
-            node.wait(
-                f"wiped-{n} is taken by an event",
-                lambda n=n: node.starts[-1][1] == f"wiped-{n}",  # type: ignore[misc]
-                NO_RESYNC_S,
-            )
+            desire_and_see(node, f"wiped-{n}")
+            desire_and_see(node, f"watched-{n}")  # the next round begins with a watch that stands
     finally:
+        node.close()
+
+
+def test_no_document_is_lost_while_addresses_and_orders_are_resolved(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    variables = "\n".join(f'K{n} = "${{agent-ip}}"' for n in range(1000))  # their checks take long
+    stop = threading.Event()
+
+    def give_orders() -> None:
+        kept = node.folder / "state" / "agent-ip"
+        while not stop.wait(0.02):
+            kept.unlink(missing_ok=True)
+
+    def taken() -> int:
+        count: int = node.status_now()["desired"]["documents"].get("desired/cluster", 0)
+        return count
+
+    orders = threading.Thread(target=give_orders)
+    try:
+        node.start()
+        orders.start()
+        for n in range(20):
+            before = taken() if n else 0
+            node.desire(
+                f"""\
+api-version = 1
+[node]
+manager-ip = "127.0.0.1"
+agent-ip = "auto"
+[agent-config]
+path = "{node.agent_toml}"
+[agent]
+supervisor = "child"
+state = "stopped"
+command = ["{sys.executable}", "-c", "{n}"]
+[agent.env]
+{variables}
+"""
+            )
+            node.wait(f"document {n}", lambda before=before: taken() > before, NO_RESYNC_S)  # type: ignore[misc]
+        assert "has not answered" not in node.log
+    finally:
+        stop.set()
+        orders.join()
         node.close()

@@ -106,9 +106,12 @@ async def _run(
     end_with: signal.Signals = signal.SIGKILL,
 ) -> Finished:
     _reap()
-    lock_fd = await _taken(lock, patience_s) if lock else None
-    output = os.memfd_create("output")
-    try:
+    with contextlib.ExitStack() as ours:
+        lock_fd = await _taken(lock, patience_s) if lock else None
+        if lock_fd is not None:
+            ours.callback(os.close, lock_fd)  # the helper has its own
+        output = os.memfd_create("output")
+        ours.callback(os.close, output)
         child = subprocess.Popen(  # noqa: ASYNC220  (returns at exec; our programs are local)
             argv,
             stdin=subprocess.DEVNULL,
@@ -120,26 +123,21 @@ async def _run(
             start_new_session=True,
             **whose,
         )
-        await _ended(child, deadline_s, end_with)
+        try:
+            await _ended(child, deadline_s)
+        except BaseException:
+            _leave(child, end_with)
+            raise
         text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")
         return Finished(child.wait(), text)
-    finally:
-        os.close(output)
-        if lock_fd is not None:
-            os.close(lock_fd)  # the helper has its own
 
 
-async def _ended(
-    child: subprocess.Popen[bytes], deadline_s: float, end_with: signal.Signals
-) -> None:
+async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:
     pidfd = os.pidfd_open(child.pid)
     try:
         with anyio.move_on_after(deadline_s):
             return await anyio.wait_readable(pidfd)
-        raise Hangs(waits_for(child.pid))  # noqa: TRY301  (left behind in any case)
-    except BaseException:
-        _leave(child, end_with)
-        raise
+        raise Hangs(waits_for(child.pid))
     finally:
         os.close(pidfd)
 

@@ -1,0 +1,80 @@
+"""A system that has no thread, or no descriptor, left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WITHOUT_THREADS = """
+import os, resource
+import anyio
+from bai_nodeagent.blocking import in_thread
+from bai_nodeagent.model import Unavailable
+
+def limit(threads):
+    resource.setrlimit(resource.RLIMIT_NPROC, (threads, 4096))
+
+async def main():
+    limit(1)
+    try:
+        await in_thread("a question", lambda: 1, 5)
+    except Unavailable as error:
+        print(error)
+    limit(4096)
+    print(await in_thread("a question", lambda: 2, 5))
+
+resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
+anyio.run(anyio.sleep, 0)  # all is loaded while it can be read
+os.setuid(61001)  # root has no such limit
+anyio.run(main)
+"""
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+import anyio
+from bai_nodeagent.system import helper
+
+async def main():
+    lock = Path(sys.argv[1]) / "lock"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # the lock, and nothing beside it
+    try:
+        await helper.run(["/bin/true"], 5, lock)
+    except OSError as error:
+        print(error.strerror)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(await helper.run(["/bin/true"], 5, lock))
+
+anyio.run(main)
+"""
+
+
+def said_by(program: str, *arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_question_without_a_thread_is_asked_again() -> None:
+    assert said_by(WITHOUT_THREADS) == ["a question: can't start new thread", "2"]
+
+
+def test_a_helper_that_can_t_be_started_leaves_no_lock(tmp_path: Path) -> None:
+    assert said_by(WITHOUT_DESCRIPTORS, str(tmp_path)) == [
+        "Too many open files",
+        "Finished(code=0, output='')",
+    ]
