@@ -7,7 +7,6 @@ instead. One password is used for Redis and for its Sentinels alike.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .address import is_loopback
 from .model import Action, KeyPath, Plan, Scalar, Status, Verdict
 from .system.etcd_access import EtcdAccess
 
@@ -93,6 +93,11 @@ class Meeting:
     reason: str = ""
     text: str = ""
     role: str = "master"
+
+    @property
+    def outcome(self) -> tuple[Server, str, str]:
+        """What another attempt is compared by: texts and addresses may differ each time."""
+        return self.server, self.reason, self.role
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,7 @@ def _is_loopback(met: Meeting) -> bool:
 
 def _is_loopback_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+        return is_loopback(text.partition("%")[0])
     except ValueError:
         return text == "localhost"
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from bai_nodeagent.agent.record import Life, Notes
-from bai_nodeagent.model import Action, Host, Outcome, Plan, Status, Unavailable
-from bai_nodeagent.reconcile import look
-from bai_nodeagent.redis_rules import RedisSpec
-from bai_nodeagent.resources.redis import Redis
+from bai_nodeagent.model import Action, Outcome, Plan, Status
 from bai_nodeagent.system import process
 from bai_nodeagent.system.etcd_access import EtcdAccess
 from node_under_test import Node
+from redis_bench import Bench, settled, watched
 from redis_servers import RedisServer, SentinelServer
 from servers import Etcd, free_port
 
@@ -32,45 +28,6 @@ pytestmark = [
 
 ELSEWHERE = "192.0.2.1"  # a manager that is not this node: RFC 5737
 NO_RESYNC_S = 10.0  # an event takes milliseconds, the resync three quarters of a minute
-_numbers = itertools.count()
-
-
-@dataclass
-class Bench:
-    """One namespace of Backend.AI in etcd, and the resource that looks at it."""
-
-    etcd: Etcd
-    folder: Path
-    namespace: str = field(default_factory=lambda: f"t{time.time_ns()}-{next(_numbers)}")
-    learnt: list[str] = field(default_factory=list)
-
-    def publish(self, **keys: str) -> None:
-        for name, value in keys.items():
-            self.etcd.etcdctl("put", "--", self.spec().key(name), value)
-
-    def spec(self, manager_ip: str | None = None, *, is_seen_checked: bool = False) -> RedisSpec:
-        return RedisSpec(
-            EtcdAccess((self.etcd.endpoint,)),
-            self.namespace,
-            manager_ip,
-            "i-node01",
-            is_seen_checked=is_seen_checked,
-            is_agent_managed=True,
-            is_agent_desired=True,
-        )
-
-    def resource(self, spec: RedisSpec | None = None) -> Redis:
-        return Redis(spec or self.spec(), self.host)
-
-    @property
-    def host(self) -> Host:
-        return Host(self.folder, self.folder, str, str, learn=self.learnt.extend)
-
-    async def reason(self, manager_ip: str | None = None) -> str:
-        return (await self.look(self.spec(manager_ip))).verdict.reason
-
-    async def look(self, spec: RedisSpec | None = None) -> Plan[Action] | Outcome:
-        return await look(self.resource(spec))
 
 
 @pytest.fixture
@@ -283,55 +240,6 @@ async def test_what_is_no_time_is_never_unpickled(bench: Bench, redis: RedisServ
 
 
 # --- wake-ups ----------------------------------------------------------------------------
-
-
-@dataclass
-class Watched:
-    """A resource under watch; it is looked at whenever it wakes, as the loop does."""
-
-    resource: Redis
-    reasons: list[str] = field(default_factory=list)
-    wake: anyio.Event = field(default_factory=anyio.Event)
-
-    async def follow(self) -> None:
-        while True:
-            self.wake = anyio.Event()
-            found = await look(self.resource)
-            server = f" {found.facts['redis']}" if found.facts else ""
-            self.reasons.append(f"{found.verdict.reason}{server}")
-            await self.wake.wait()
-
-    async def watch(self) -> None:
-        while True:
-            try:
-                await self.resource.watch(lambda: self.wake.set())
-            except Unavailable:
-                await anyio.sleep(0.2)
-
-    async def until(self, holds: Callable[[str], bool], within_s: float = 15.0) -> float:
-        """Seconds until the newest reason is so."""
-        started_s = time.monotonic()
-        with anyio.move_on_after(within_s):
-            while not self.reasons or not holds(self.reasons[-1]):
-                await anyio.sleep(0.002)
-            return time.monotonic() - started_s
-        raise AssertionError(f"not within {within_s} s: {self.reasons}")
-
-
-@asynccontextmanager
-async def watched(bench: Bench) -> AsyncIterator[Watched]:
-    seen = Watched(bench.resource())
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(seen.watch)
-        tasks.start_soon(seen.follow)
-        yield seen
-        tasks.cancel_scope.cancel()
-
-
-async def settled(seen: Watched) -> None:
-    """The held connection is up: nothing wakes any more."""
-    await seen.until(lambda reason: reason.startswith("InSync"))
-    await anyio.sleep(0.3)
 
 
 async def test_a_key_that_changes_is_an_event(bench: Bench, redis: RedisServer) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..system.redis import Link
 
 RECONNECT_S = 2.0
+SENTINELS_S = 10.0  # between questions to them while the master is well
 READ_S = 5.0
 # Where the manager notes when it last heard of each agent.
 LIVE_DATABASE = 2
@@ -72,6 +73,7 @@ class Redis:
         self._host = host
         self._aim: Aim | None = None
         self._moved = anyio.Event()
+        self._told: Meeting | None = None  # by the newest look
 
     async def observe(self) -> Actual:
         if self.spec.access is None:
@@ -88,9 +90,11 @@ class Redis:
         try:
             async with _master(aim) as (meeting, _):
                 actual = replace(actual, meeting=meeting)
-            return await self._with_last_seen(actual, meeting.server, aim)
+            actual = await self._with_last_seen(actual, meeting.server, aim)
         except NotMet as error:
-            return replace(actual, meeting=error.meeting)
+            actual = replace(actual, meeting=error.meeting)
+        self._told = actual.meeting
+        return actual
 
     async def _published(self, client: EtcdClient) -> tuple[Published, Reading]:
         """The keys by their last part, and the reading that they are from."""
@@ -167,7 +171,7 @@ class Redis:
             aim, moved = self._aim, self._moved
             async with anyio.create_task_group() as tasks:
                 if aim is not None:
-                    tasks.start_soon(_hold, aim, wake)
+                    tasks.start_soon(self._hold, aim, wake)
                 await moved.wait()
                 tasks.cancel_scope.cancel()
 
@@ -176,23 +180,32 @@ class Redis:
             self._aim, moved, self._moved = aim, self._moved, anyio.Event()
             moved.set()
 
-
-async def _hold(aim: Aim, wake: Wake) -> None:
-    """Wakes when Redis goes, when it changes its role, and when it is back."""
-    is_away = False
-    while True:
-        try:
-            async with _master(aim) as (_, link):
-                if is_away:
+    async def _hold(self, aim: Aim, wake: Wake) -> None:
+        """Wakes when Redis goes, when it changes its role, and when it is back: whenever
+        what comes of a connection is not what the newest look has told."""
+        while True:
+            try:
+                async with _master(aim) as (meeting, link):
+                    self._compare(meeting, wake)
+                    await _until_other(aim, meeting.server, link)
                     wake()
-                is_away = False
-                await link.hold()
-                wake()
-        except NotMet:
-            if not is_away:
-                wake()
-            is_away = True
-        await anyio.sleep(RECONNECT_S)
+            except NotMet as error:
+                self._compare(error.meeting, wake)
+            await anyio.sleep(RECONNECT_S)
+
+    def _compare(self, found: Meeting, wake: Wake) -> None:
+        if self._told is not None and found.outcome != self._told.outcome:
+            wake()
+
+
+async def _until_other(aim: Aim, master: Server, link: Link) -> None:
+    """Returns when the server has another role, or the Sentinels another master. Raises NotMet."""
+    asked_s = anyio.current_time()
+    while await link.keeps_role():
+        if aim.target.service and anyio.current_time() - asked_s > SENTINELS_S:
+            asked_s = anyio.current_time()
+            if await _asked_of_sentinels(aim) != master:
+                return
 
 
 @asynccontextmanager

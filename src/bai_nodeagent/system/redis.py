@@ -15,10 +15,16 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
+from redis._parsers import _AsyncRESP2Parser  # no public name; `parser_class` takes it
 from redis.asyncio import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+)
 from redis.exceptions import TimeoutError as NoAnswer
 
 from ..redis_rules import Server
@@ -26,6 +32,10 @@ from ..redis_rules import Server
 CALL_DEADLINE_S = 3.0
 # How long a link is silent when all is well; its end is noticed at once.
 HOLD_S = 5.0
+POLL_S = 2.0
+# Of one reply; what we ask for is far below. Whoever sends more is no Redis.
+REPLY_AT_MOST = 1 << 20  # bytes
+DEPTH_AT_MOST = 8
 # A key that nobody writes: reading it waits, and says that the server lives.
 _NOBODY_S_KEY = "bai-nodeagent:nothing"
 _ROLES = {"master": "master", "slave": "replica", "sentinel": "sentinel"}
@@ -55,7 +65,7 @@ async def resolve(server: Server) -> tuple[str, ...]:
     except TimeoutError as error:
         text = f"{server.host}: no answer from name service within {CALL_DEADLINE_S:g} s"
         raise Unresolvable(text) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, RuntimeError) as error:  # the last: no thread left
         raise Unresolvable(f"{server.host}: {error}") from error
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -71,7 +81,8 @@ class Link:
     async def master_of(self, service: str) -> Server | None:
         """What a Sentinel knows."""
         found = await self._ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        return Server(str(found[0]), int(found[1])) if found else None
+        with _as_of_redis(self._server):
+            return Server(str(found[0]), int(found[1])) if found else None
 
     async def text(self, key: str, field: str) -> str | None:
         """A field of a hash."""
@@ -80,18 +91,24 @@ class Link:
 
     async def now_s(self) -> float:
         """The server's clock, in Unix time."""
-        seconds, microseconds = await self._ask("TIME")
-        return int(seconds) + int(microseconds) / 1e6
+        answer = await self._ask("TIME")
+        with _as_of_redis(self._server):
+            seconds, microseconds = answer
+            return int(seconds) + int(microseconds) / 1e6
 
-    async def hold(self) -> None:
-        """Returns when the server has changed its role; its end raises Unreachable.
+    async def keeps_role(self) -> bool:
+        """Whether the server's role is what it was, after a wait of HOLD_S at most.
 
-        Both show within milliseconds: Redis ends the waits of its clients when
-        it becomes a replica. One that hangs shows after HOLD_S and a deadline.
+        That it ends raises Unreachable. Both show within milliseconds: Redis ends
+        the waits of its clients when it becomes a replica. One that hangs shows after
+        HOLD_S and a deadline; where this user may not wait, the server is polled.
         """
-        while await self._role() == self.role:
-            wait_ms = str(int(HOLD_S * 1000))
+        wait_ms = str(int(HOLD_S * 1000))
+        try:
             await self._ask("XREAD", "BLOCK", wait_ms, "STREAMS", _NOBODY_S_KEY, "$", wait_s=HOLD_S)
+        except _MayNot:
+            await anyio.sleep(POLL_S)
+        return await self._role() == self.role
 
     async def _role(self) -> str:
         return await _role(self._server, self._connection)
@@ -110,6 +127,7 @@ async def linked(server: Server, password: str | None, database: int = 0) -> Asy
         password=password,
         socket_timeout=None,  # its own makes "no answer" and "the answer None" look the same
         retry=Retry(NoBackoff(), 0),
+        parser_class=_Bounded,
         protocol=2,  # 3 begins with a command that Redis 5 doesn't know
         decode_responses=True,
         encoding_errors="replace",
@@ -129,13 +147,51 @@ async def _role(server: Server, connection: Connection) -> str:
         answer = await _ask(server, connection, "ROLE")
     except _MayNot:
         return ""
-    return _ROLES.get(str(answer[0]), str(answer[0]))
+    with _as_of_redis(server):
+        return _ROLES[answer[0]]
 
 
 async def _ask(server: Server, connection: Connection, *words: str, wait_s: float = 0.0) -> Any:
     with _translated(server), anyio.fail_after(CALL_DEADLINE_S + wait_s):
         await connection.send_command(*words)
         return await connection.read_response()
+
+
+class _Bounded(_AsyncRESP2Parser):
+    """redis-py's parser with bounds: it reads, and allocates, whatever a server announces."""
+
+    def __init__(self, socket_read_size: int) -> None:
+        super().__init__(socket_read_size)
+        self._left = self._depth = 0
+
+    async def read_response(self, *args: Any, **more: Any) -> Any:
+        self._left, self._depth = REPLY_AT_MOST, 0
+        return await super().read_response(*args, **more)
+
+    async def _read_response(self, *args: Any, **more: Any) -> Any:
+        self._depth += 1
+        if self._depth > DEPTH_AT_MOST:
+            raise InvalidResponse("lists in lists")
+        try:
+            return await super()._read_response(*args, **more)
+        except ValueError as error:  # no number where one has to be, or a line without end
+            raise InvalidResponse(str(error)) from error
+        finally:
+            self._depth -= 1
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        self._take(len(line))
+        return line
+
+    async def _read(self, length: int) -> bytes:
+        self._take(length)
+        return await super()._read(length)
+
+    def _take(self, length: int) -> None:
+        self._left -= abs(length)
+        if self._left < 0:
+            raise InvalidResponse(f"a reply of more than {REPLY_AT_MOST} bytes")
 
 
 class _MayNot(Unreachable):
@@ -152,5 +208,20 @@ def _translated(server: Server) -> Iterator[None]:
         raise _MayNot(f"{server}: {error}") from error
     except (NoAnswer, TimeoutError) as error:
         raise Unreachable(f"{server}: no answer within {CALL_DEADLINE_S:g} s") from error
+    except InvalidResponse as error:
+        raise Unreachable(_stranger(server)) from error
     except (RedisError, OSError) as error:
         raise Unreachable(f"{server}: {error}") from error
+
+
+@contextmanager
+def _as_of_redis(server: Server) -> Iterator[None]:
+    """While an answer is taken apart: one of another form is no Redis's."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise Unreachable(_stranger(server)) from error
+
+
+def _stranger(server: Server) -> str:
+    return f"{server}: something else than Redis answers there"
