@@ -9,11 +9,14 @@ import hmac
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import structlog
 
 from . import identity, kept
 from .desired import canonical
@@ -31,6 +34,8 @@ DIGEST_KEY = "digest.key"
 KEY_BYTES = 32
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class CannotStart(Exception):
@@ -61,6 +66,8 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         if writes:
             for folder in (settings.state, settings.runtime):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _check_own(folder)
+            _warn_of_readers(settings.store.password_file)
         was = _found(settings.state / NODE_ID, identity.parse, writes=writes)
         who = identity.resolve(settings.node_id, socket.gethostname(), was)
         key = _found(settings.state / DIGEST_KEY, _key, writes=writes)
@@ -87,6 +94,24 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         is_id_given=settings.node_id is not None,
     )
     return Site(settings, place, host, redactor, store_of(settings, writes=writes))
+
+
+def _check_own(folder: Path) -> None:
+    """What lies in our folders is believed, so nobody else may put anything there."""
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (0, os.geteuid()):
+        raise CannotStart(
+            f"{folder}: it has uid {status.st_uid} and mode {mode:04o}, so others can put files "
+            f"there that this daemon would believe; look through it, then chown and chmod 0700 it"
+        )
+
+
+def _warn_of_readers(password_file: Path | None) -> None:
+    mode = stat.S_IMODE(password_file.stat().st_mode) if password_file else 0
+    if mode & stat.S_IRWXO:
+        what = "others can read the password: chmod 0600, and change it"
+        log.warning("password-file.open", file=str(password_file), mode=f"{mode:04o}", message=what)
 
 
 def store_of(settings: Settings, *, writes: bool) -> Store:

@@ -208,3 +208,24 @@ def test_the_gate_answers_beside_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(node.agent_toml)
     assert node.run("may-start").returncode == 0
     node.close()
+
+
+def test_a_state_folder_that_others_can_write_in_is_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    (node.folder / "state").mkdir()
+    (node.folder / "state").chmod(0o777)
+    done = node.run("run")
+    assert done.returncode not in (0, 1)
+    assert f"{node.folder}/state" in done.stderr
+    assert "0777" in done.stderr
+
+
+def test_a_password_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    password = tmp_path / "password"
+    password.write_text("x")
+    password.chmod(0o644)
+    node.configure(store=f'user = "u"\npassword-file = "{password}"')
+    node.start()
+    node.wait("warned", lambda: "password-file.open" in node.log)
+    node.close()

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bai_nodeagent.agent import begun_write
 from bai_nodeagent.agent.config_plan import KeepBroken, Write
 from bai_nodeagent.model import Action, Host, NodeSpec, Refused, Status, Unavailable, Verdict
 from bai_nodeagent.resources.agent_config import KIND, AgentConfig
@@ -371,3 +372,52 @@ def test_owners_by_number_need_no_account() -> None:
     assert config_file.ids("root") == (0, 0)
     with pytest.raises(Refused):
         config_file.ids("12345")
+
+
+async def test_a_file_with_other_names_is_written_only_in_place(path: Path) -> None:
+    other = path.with_name("other")
+    other.hardlink_to(path)
+    path.write_text(path.read_text().replace("i-node01", "x"))
+    one = resource(path)
+    plan = one.plan(await one.observe())
+    assert (plan.actions, plan.verdict.reason) == ((), "HardLink")
+    await in_line(path, section={"write": "in-place"})
+    assert path.samefile(other)
+    assert 'id = "i-node01"' in other.read_text()
+
+
+@pytest.mark.root
+async def test_a_file_that_is_mounted_by_itself_is_written_only_in_place(
+    path: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source.toml"
+    source.write_text("[agent]\n")
+    if os.geteuid() != 0 or subprocess.run(["mount", "-B", source, path], check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        one = resource(path)
+        plan = one.plan(await one.observe())
+        assert (plan.actions, plan.verdict.reason) == ((), "MountedFile")
+        assert "in-place" in plan.verdict.message
+        await in_line(path, section={"write": "in-place"})
+        assert "i-node01" in source.read_text()
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize("cut", [0, 800, 900])
+async def test_a_write_in_place_that_was_cut_off_is_brought_to_its_end(
+    path: Path, cut: int
+) -> None:
+    await in_line(path)
+    good = path.read_bytes()
+    before = good.replace(b"i-node01", b"x") + b"# a longer end\n"
+    path.write_bytes(before)
+    begun_write.begin(path.parent.parent / "state", path, before, good)
+    assert good.index(b"i-node01") < 800 < 900 < len(good)
+    path.write_bytes(good[:cut] + before[cut:] if cut else good[: len(good) // 2])
+    await in_line(path, section={"write": "in-place"})
+    assert path.read_bytes() == good
+    path.write_bytes(good + b"# mine\n")
+    await in_line(path, section={"write": "in-place"})
+    assert path.read_bytes() == good + b"# mine\n"

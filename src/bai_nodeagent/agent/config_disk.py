@@ -14,7 +14,7 @@ from ..model import Refused, Unavailable
 from ..system import config_file, hostile, launch
 from ..system.launch import Account
 from ..system.place import File, Place
-from . import last_config
+from . import begun_write, last_config
 from .config_plan import (
     BROKEN,
     Actual,
@@ -57,7 +57,8 @@ class Disk:
         )
 
     def _actual(self, target: Path, file: File | None, **more: Any) -> Actual:
-        last = last_config.read(self._state)
+        last, begun = last_config.read(self._state), begun_write.read(self._state)
+        is_torn = file is not None and begun is not None and begun.is_torn(target, file.raw)
         return Actual(
             target,
             time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
@@ -66,6 +67,8 @@ class Disk:
             config_file.ids(self._spec.owner) if self._spec.owner else None,
             is_root=os.geteuid() == 0,
             user=self._user(),
+            is_begun=begun is not None,
+            torn=begun.text if begun and is_torn else None,
             **more,
         )
 
@@ -85,13 +88,22 @@ class Disk:
                 case KeepBroken(file=file) if _is_still(place, action.target, file.raw):
                     _keep(place, action)
                 case Write() if _is_still(place, action.target, action.expected):
-                    place.replace(action.data, mode=action.mode, owner=action.owner)
+                    self._write(place, action)
                     owner = action.owner or (os.geteuid(), os.getegid())
                     self._remember(place.path, File(action.data, action.mode, owner))
                 case SetAccess(mode=mode, owner=owner) if place.path == action.target:
                     place.set_access(mode=mode, owner=owner)
                 case _:  # somebody else was faster: looking again is all that is right
                     return
+
+    def _write(self, place: Place, action: Write) -> None:
+        if action.expected is None or not action.is_in_place:
+            place.replace(action.data, mode=action.mode, owner=action.owner)
+            return
+        begun_write.begin(self._state, place.path, action.expected, action.data)
+        if action.owner is not None:
+            place.set_access(mode=action.mode, owner=action.owner)
+        place.overwrite(action.data)
 
     def sweep(self) -> None:
         """Removes what crashes have left of writes."""
@@ -105,6 +117,7 @@ class Disk:
 
     def _remember(self, target: Path, file: File) -> None:
         last_config.keep(self._state, self._spec.path, target, file)
+        begun_write.end(self._state)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ BROKEN = ".broken-"
 KEPT_FIRST = 5
 KEPT_NEWEST = 5
 _COPIES_NAMED = 3
+_OR_IN_PLACE = ', or let it be written into: [agent-config] write = "in-place"'
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class AgentConfigSpec:
     agent        who reads the file; None: that is not for us to say
     rolled_back  why the values are those of an earlier state; "": they are not
     derived_id   the node's id, where nobody has said it; "": somebody has
+    is_in_place  the file is written into, instead of being replaced by a new one
     fingerprint  the values for comparison: 1 == True, but not here
     """
 
@@ -51,6 +53,7 @@ class AgentConfigSpec:
     agent: AgentSpec | None = None
     rolled_back: str = ""
     derived_id: str = ""
+    is_in_place: bool = False
     fingerprint: str = field(default="", repr=False)
 
 
@@ -68,6 +71,8 @@ class Actual:
     copies      the names of broken files that lie beside, the oldest first
     user        as whom the document lets the agent run; None: it does not say
     is_being_written  somebody has the file open for that
+    is_begun    a write in place is noted, done or not
+    torn        what that was to write, where the file holds neither that nor the old content
     caution     what a change would cost
     is_real     it is Backend.AI's agent that reads it
     version     of that agent; "": that can't be told
@@ -85,6 +90,8 @@ class Actual:
     copies: tuple[str, ...] = ()
     user: Account | None = None
     is_being_written: bool = False
+    is_begun: bool = False
+    torn: str | None = field(default=None, repr=False)
     caution: Caution = field(default_factory=Caution)
     is_real: bool = False
     version: str = ""
@@ -138,6 +145,7 @@ class Write(Action):
     costs: str = ""
     diff: str = field(default="", repr=False)
     needs: tuple[str, ...] = ()
+    is_in_place: bool = False
 
     @property
     def summary(self) -> str:
@@ -187,6 +195,10 @@ def plan(
 ) -> Plan[AgentConfigAction]:
     """What is to be done. Raises Refused where the file's layout allows no edit."""
     file, text = actual.file, text_of(actual.file)
+    if file is not None and actual.torn is not None:
+        message = f"a write into {spec.path} was cut off; it is brought to its end"
+        actions = _rewrite(spec, actual, actual.torn, redact)
+        return Plan(Verdict(Status.FALSE, "Broken", message), actions)
     if file is not None and file.raw.strip() and text is None and text_of(actual.last) is None:
         return Plan(_left_alone(spec, actual, file))
     if text and (changed := _identity_changed(spec, text, text_of(actual.last))):
@@ -202,7 +214,7 @@ def plan(
         return Plan(_incompatible(spec, actual, opinion))
     mode, owner = _access(spec, actual, wanted)
     if file is None or file.raw != wanted.encode():
-        if file is not None and (bound := _bound(spec, actual, file)):
+        if file is not None and (bound := _bound(spec, file)):
             return Plan(bound)
         return Plan(_verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
@@ -212,6 +224,7 @@ def plan(
     # Its owner is remembered only by the one who can give it back.
     is_known = (
         actual.last is not None
+        and not actual.is_begun
         and actual.last.raw == file.raw
         and (actual.last.owner == file.owner or not actual.is_root)
     )
@@ -274,14 +287,18 @@ def _left_alone(spec: AgentConfigSpec, actual: Actual, file: File) -> Verdict:
     return Verdict(Status.FALSE, "Broken", text)
 
 
-def _bound(spec: AgentConfigSpec, actual: Actual, file: File) -> Verdict | None:
+def _bound(spec: AgentConfigSpec, file: File) -> Verdict | None:
     """Why no new file can take the place of the one that is there."""
+    if spec.is_in_place:
+        return None
     if file.is_mount:
         why = "is mounted by itself (a bind mount of a single file), so it can't be replaced"
-        return Verdict(Status.FALSE, "MountedFile", f"{spec.path} {why}; mount its folder instead")
+        return Verdict(
+            Status.FALSE, "MountedFile", f"{spec.path} {why}; mount its folder{_OR_IN_PLACE}"
+        )
     if file.names > 1:
         why = f"has {file.names} names (hard links), and the others would keep the old content"
-        return Verdict(Status.FALSE, "HardLink", f"{spec.path} {why}; remove them, or use a link")
+        return Verdict(Status.FALSE, "HardLink", f"{spec.path} {why}; remove them{_OR_IN_PLACE}")
     return None
 
 
@@ -340,7 +357,15 @@ def _rewrite(
     costs = _costs(spec, actual, text) if text and not actual.caution.held else ""
     needs = _needs(actual, wanted)
     write = Write(
-        target, wanted.encode(), expected, mode, owner, costs, redact(changes), needs=needs
+        target,
+        wanted.encode(),
+        expected,
+        mode,
+        owner,
+        costs,
+        redact(changes),
+        needs,
+        is_in_place=spec.is_in_place,
     )
     return (*actions, write)
 
@@ -359,7 +384,7 @@ def _held(
     found = {key: agent_toml.lookup(document, key) for key in SACRED}
     sacred = {key: value for key, value in found.items() if value is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)
-    if actual.file is not None and actual.file.raw == kept.encode():
+    if actual.file and (actual.file.raw == kept.encode() or _bound(spec, actual.file)):
         return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
     return Plan(verdict, _rewrite(spec, actual, kept, redact), SESSIONS_LOOK_S)
 

@@ -159,6 +159,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         address=node.address,
         agent=agent_spec(node) if "agent" in node.document else None,
         rolled_back=node.rolled_back,
+        is_in_place=section.get("write") == "in-place",
         derived_id="" if host.is_id_given else node.node_id,
         fingerprint=fingerprint(node.agent_values),
     )
@@ -187,6 +188,7 @@ KIND = Kind(
                 "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$",
             },
             "mode": {"$ref": "#/$defs/mode"},
+            "write": {"enum": ["replace", "in-place"]},
             "values": {"title": "a table of agent.toml's keys", "type": "object"},
         },
         "additionalProperties": False,

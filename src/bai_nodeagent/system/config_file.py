@@ -49,6 +49,8 @@ def fault(error: OSError, path: Path) -> Refused | Unavailable:
                 "NotAFile",
                 f"{shown(path)}, or something on its way, is no regular file; move it away",
             )
+        case errno.EBUSY:
+            return Refused("MountedFile", f"{text}; something is mounted on it: mount its folder")
         case errno.EAGAIN:
             return Unavailable(f"{shown(path)}: another program keeps it to itself (a lease)")
         case _:
