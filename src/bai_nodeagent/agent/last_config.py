@@ -20,7 +20,7 @@ NAME = "agent-config.last"
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """`path` as it is configured, `target` what that led to."""
+    """`path` as it is configured, `target` what that led to, both as `_named` writes them."""
 
     path: str
     target: str
@@ -40,7 +40,9 @@ class Last:
         """As a content of that file; None: it is of another. Of one that is
         gone, with the link that led there, the path alone can tell."""
         whose = self.whose
-        if whose is None or whose.path != str(path) or (is_there and whose.target != str(target)):
+        if whose is None or whose.path != _named(path):
+            return None
+        if is_there and whose.target != _named(target):
             return None
         return File(self.raw, whose.mode, whose.owner)
 
@@ -60,13 +62,18 @@ def read(state: Path) -> Last | None:
 
 def keep(state: Path, path: Path, target: Path, file: File) -> None:
     """Blocks. Raises OSError."""
-    whose = Whose(str(path), str(target), file.owner, file.mode, _digest(file.raw))
+    whose = Whose(_named(path), _named(target), file.owner, file.mode, _digest(file.raw))
     kept.write(state / NAME, file.raw)
     kept.write(_beside(state), json.dumps(asdict(whose)).encode())
 
 
 def _beside(state: Path) -> Path:
     return state / f"{NAME}.json"
+
+
+def _named(path: Path) -> str:
+    """Of each path another text, in ASCII: names of files need be no UTF-8."""
+    return ascii(str(path))
 
 
 def _digest(raw: bytes) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import anyio
@@ -196,20 +196,20 @@ def shown(report: Report, source: str) -> Answer:
 async def _from_daemon(settings: Settings, me: str) -> Report:
     """The local daemon's own word. Raises Unavailable."""
     host, port = settings.listen
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/status"
 
     def ask() -> bytes:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=HTTP_DEADLINE_S) as response:
-            return bytes(response.read(WHOLE_AT_MOST + 1))
+        with closing(HTTPConnection(host, port, timeout=HTTP_DEADLINE_S)) as connection:
+            connection.request("GET", "/status")
+            return connection.getresponse().read(WHOLE_AT_MOST + 1)
 
+    where = f"{host}:{port}"
     try:
-        raw = await blocking.in_thread(url, ask, HTTP_DEADLINE_S)
+        raw = await blocking.in_thread(where, ask, HTTP_DEADLINE_S)
     except (OSError, HTTPException, Stuck) as error:
-        raise Unavailable(str(error)) from error
+        raise Unavailable(f"{where}: {error}") from error
     report = read(me, raw, is_alive=True, limit=WHOLE_AT_MOST)
     if report.document.get("node") != me:
-        raise Unavailable(f"{url}: something else answers there")
+        raise Unavailable(f"{where}: something else answers there")
     return report
 
 
