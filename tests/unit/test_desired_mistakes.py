@@ -156,6 +156,13 @@ NOT_SECRET = (
             "[[mount]]\nname = 'a'\n[[mount]]\nname = 'a'",
             ["mount.a: stands more than once; allowed: each name once"],
         ),
+        (
+            "agent-config.values.x.y = [{ name = 'a' }, { name = 'b' }, { name = 'a' }]",
+            [
+                f"agent-config.values.x.y[{at}]: stands more than once; allowed: each name once"
+                for at in (0, 2)
+            ],
+        ),
         ("[[mount]]\nname = 'a'\nstate = 'lazy'", ["mount.a.state: is not supported yet"]),
         (
             "[[mount]]\nname = 'a'\nmode = '0888'",

@@ -193,7 +193,9 @@ def test_two_addresses_give_the_settings_of_a_second_node() -> None:
     ("explicit", "replaced", "values"),
     [
         ("etcd.addr.host = 'x'", ETCD_HOST, {ETCD_HOST: "x"}),
-        ("etcd.addr = 'x:1'", ETCD_HOST, {("etcd", "addr"): "x:1"}),
+        ("etcd.addr = 'x:1'", ETCD_HOST, {ETCD_HOST: "x", ("etcd", "addr", "port"): 1}),
+        ("etcd.addr = ['x', 1]", ETCD_HOST, {ETCD_HOST: "x", ("etcd", "addr", "port"): 1}),
+        ("etcd.addr = ['x:1', 'y:1']", ETCD_HOST, {("etcd", "addr"): ["x:1", "y:1"]}),
         ("etcd.addr.host.deep = 1", ETCD_HOST, {(*ETCD_HOST, "deep"): 1}),
         ("etcd.addr = { unset = true }", ETCD_HOST, {("etcd", "addr"): UNSET}),
         ("container.bind-host = { unset = true }", BIND_HOST, {BIND_HOST: UNSET}),

@@ -405,6 +405,25 @@ def test_no_message_shows_a_token() -> None:
         assert "SWMTKN-1-a" not in f"{found} {spec}"
 
 
+@pytest.mark.parametrize(
+    ("advertised", "known", "is_other"),
+    [
+        ("10.0.0.7", "10.0.0.5", True),
+        ("10.0.0.7", "10.0.0.7", False),
+        ("fd00::1", "fd00:0::1", False),
+        ("eth1", "10.0.0.5", False),
+        ("", "10.0.0.5", False),
+        ("10.0.0.7", "", False),
+    ],
+)
+def test_an_address_that_the_swarm_does_not_know_yet_is_said(
+    advertised: str, known: str, is_other: bool
+) -> None:
+    found = plan(replace(SPEC, advertise_addr=advertised), local(IN, address=known))
+    assert (found.verdict.reason, found.actions) == ("InSync", ())
+    assert ("differs from advertise-addr" in found.verdict.message) is is_other
+
+
 def test_blocked_says_who_and_what_to_do() -> None:
     many = tuple(f"kernel{n:02}" for n in range(12))
     message = plan(SPEC, replace(FOREIGN, users=many)).verdict.message

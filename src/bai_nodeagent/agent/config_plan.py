@@ -12,6 +12,7 @@ from ..model import UNSET, Action, KeyPath, Plan, Status, Verdict
 from ..system.launch import Account
 from ..system.place import File, Owner
 from . import dialect
+from .derived import derived, left_behind
 from .dialect import Opinion
 from .guard import Caution
 from .install import NAME as ENVIRONMENT
@@ -184,10 +185,23 @@ AgentConfigAction = KeepBroken | Write | SetAccess | Remember
 def candidates(spec: AgentConfigSpec, actual: Actual) -> tuple[str, ...]:
     """The texts that are in line, the one to be preferred first: with every address in the form
     that stands there, and with the form that all versions take. Raises Refused."""
-    text, last = text_of(actual.file), text_of(actual.last)
-    blank = dialect.MINIMAL if actual.is_real and spec.values else ""
-    wanted = agent_toml.edit(text or last or blank, spec.values, spec.optional, last)
+    spec = fitted(spec, actual)
+    wanted = agent_toml.edit(_start(spec, actual), spec.values, spec.optional, text_of(actual.last))
     return tuple(dict.fromkeys([wanted, agent_toml.with_tables(wanted, spec.values)]))
+
+
+def fitted(spec: AgentConfigSpec, actual: Actual) -> AgentConfigSpec:
+    """With the values that follow from its own for this very file."""
+    if not actual.is_real:
+        return spec
+    more = derived(_start(spec, actual), spec.values, actual.reader)
+    return replace(spec, values={**spec.values, **more})
+
+
+def _start(spec: AgentConfigSpec, actual: Actual) -> str:
+    """The text that is edited."""
+    blank = dialect.MINIMAL if actual.is_real and spec.values else ""
+    return text_of(actual.file) or text_of(actual.last) or blank
 
 
 def plan(
@@ -205,7 +219,7 @@ def plan(
         return Plan(changed)
     if actual.caution.held:
         return _held(spec, actual, actual.caution.held, redact)
-    texts = candidates(spec, actual)
+    texts, spec = candidates(spec, actual), fitted(spec, actual)
     if file is None and not texts[0]:
         return _in_line(spec, actual, "")  # nobody asks that it be there
     fit = (each for each in texts if not actual.opinion(actual.reader, each).faults)
@@ -264,7 +278,8 @@ def _in_line(
     if spec.rolled_back:  # not as desired, and yet what the agent is to run with
         return Plan(Verdict(Status.FALSE, "RolledBack", spec.rolled_back), actions, serves=True)
     count = len(agent_toml.managed(text, spec.values))
-    message = f"{count} values in line in {spec.path}{_aside(actual)}"
+    other = f"; {'; '.join(kept)}" if (kept := left_behind(text, spec.values)) else ""
+    message = f"{count} values in line in {spec.path}{other}{_aside(actual)}"
     return Plan(Verdict(Status.TRUE, "InSync", message), actions)
 
 
@@ -335,6 +350,8 @@ def _costs(spec: AgentConfigSpec, actual: Actual, text: str) -> str:
     """The keys that are not as desired, and what it costs to bring each into line."""
     drifts = agent_toml.difference(text, spec.values, spec.optional)
     told = ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
+    if lost := agent_toml.lost_endpoints(text, spec.values):
+        told += f" (and no more {', '.join(lost)})"
     return f"{told}: {actual.caution.why}" if drifts and actual.caution.why else told
 
 

@@ -23,6 +23,9 @@ Document = Mapping[str, Any]
 PYDANTIC: Version = (25, 12)
 """From here on agent.toml is checked anew: other keys are required, and text is no range."""
 
+ANNOUNCES: Version = (25, 12)
+"""From here on an agent tells others where its own service is: agent.announce-addr."""
+
 # A file that is made from nothing: with an id and the address of etcd it starts.
 MINIMAL = """\
 [etcd]

@@ -33,10 +33,12 @@ from .places import (
     lookup,
     owned,
     rest,
+    standing,
 )
 from .splice import spelled
 
 __all__ = [
+    "DEFAULT_PORTS",
     "Drift",
     "Values",
     "as_address",
@@ -50,6 +52,7 @@ __all__ = [
     "is_same",
     "is_usable",
     "lookup",
+    "lost_endpoints",
     "managed",
     "secrets",
     "spelled",
@@ -97,7 +100,7 @@ def is_readable(text: str | None) -> bool:
 def managed(text: str, values: Values) -> dict[KeyPath, Any]:
     """The managed places as they stand in the text, addresses in one form; absent ones lack."""
     document = toml.loads(text)
-    found = {path: lookup(document, path) for path in sorted(values)}
+    found = {path: standing(document, path, values) for path in sorted(values)}
     return {path: value for path, value in found.items() if value is not UNSET}
 
 
@@ -107,7 +110,8 @@ def difference(text: str, values: Values, optional: Collection[KeyPath] = ()) ->
     `optional` places differ only where the file has their top-level table.
     """
     document = toml.loads(text)
-    pairs = [(p, lookup(document, p), v) for p, v in _asked(text, values, optional).items()]
+    asked = _asked(text, values, optional)
+    pairs = [(p, standing(document, p, values), v) for p, v in asked.items()]
     return tuple(Drift(*pair) for pair in pairs if not is_met(*pair[1:]))
 
 
@@ -139,6 +143,17 @@ def edit(
         "EditFailed",
         f"the file's layout does not let {', '.join(map(str, drifts))} be changed without "
         "touching other keys, so nothing was written; give these keys a [table] of their own",
+    )
+
+
+def lost_endpoints(text: str, values: Values) -> tuple[str, ...]:
+    """Of lists of addresses that will give way to a single one: the others, for people."""
+    document, changed = toml.loads(text), {d.path[:-1] for d in difference(text, values)}
+    return tuple(
+        f"{joined(each) or each['host']} of {'.'.join(place)}"
+        for place in sorted(changed & addresses(values))
+        for each in as_endpoints(lookup(document, place))
+        if each["host"] != values.get((*place, "host"))
     )
 
 
@@ -181,11 +196,14 @@ def _set(text: str, path: KeyPath, values: Values) -> str:
     value = values[path]
     if is_of_an_address(path):
         place = path[:-1]
-        standing = lookup(toml.loads(text), place)
-        if address := as_address(standing):
+        found = lookup(toml.loads(text), place)
+        if address := as_address(found):
             whole = _present({**address, path[-1]: value})
-            return splice.put(text, place, _in_form_of(standing, whole))
-        if path[-1] == "host" and place in DEFAULT_PORTS and not isinstance(standing, dict):
+            return splice.put(text, place, _in_form_of(found, whole))
+        if many := as_endpoints(found):
+            asked = {n: values[key] for n in ("host", "port") if (key := (*place, n)) in values}
+            return splice.put(text, place, _present({**many[0], **asked}))
+        if path[-1] == "host" and place in DEFAULT_PORTS and not isinstance(found, dict):
             port = values.get((*place, "port"), DEFAULT_PORTS[place])
             return splice.put(text, place, _present({"host": value, "port": port}))
     return splice.remove(text, path) if value is UNSET else splice.put(text, path, value)
@@ -195,9 +213,9 @@ def _present(table: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if value is not UNSET}
 
 
-def _in_form_of(standing: object, address: dict[str, Any]) -> object:
+def _in_form_of(found: object, address: dict[str, Any]) -> object:
     """An address in the form that stands there, or as a table where that form can't say it."""
-    if isinstance(standing, str):
+    if isinstance(found, str):
         return joined(address) or address
     whole = list(address.values())
     return whole if is_same(as_address(whole), address) else address

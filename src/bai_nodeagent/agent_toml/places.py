@@ -102,6 +102,18 @@ def as_endpoints(value: object) -> tuple[dict[str, Any], ...]:
     return tuple(each for each in found if each and {"host", "port"} <= each.keys())
 
 
+def standing(document: Mapping[str, Any], path: KeyPath, values: Values) -> Any:
+    """As `lookup`; of a list of endpoints it is the desired one, or the first if it isn't there."""
+    place = path[:-1]
+    if is_of_an_address(path) and (many := as_endpoints(lookup(document, place))):
+        asked = {
+            name: values[key] for name in ("host", "port") if (key := (*place, name)) in values
+        }
+        fit = (each for each in many if all(is_same(each[n], v) for n, v in asked.items()))
+        return next(fit, many[0])[path[-1]]
+    return lookup(document, path)
+
+
 def joined(address: Mapping[str, Any]) -> str | None:
     """The address as "host:port"; None where that would not say the same as the table."""
     host = address.get("host")

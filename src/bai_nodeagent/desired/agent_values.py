@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..agent_toml.places import DEFAULT_PORTS, as_address
 from ..model import UNSET, KeyPath, Kind
 from .evaluate import addresses
 from .places import SECRET_KEY, VALUES, is_secret, is_unset, secret_names, walk
@@ -55,7 +56,7 @@ def agent_values(
     }
     is_managed = "agent-config" in document or derived or addresses(document) != (None, None)
     return AgentValues(
-        values={**known, **derived} if is_managed else None,
+        values={**dict(_apart(known)), **derived} if is_managed else None,
         optional=frozenset(p for p in derived if not _is_created(p, known)),
         secret_paths=frozenset(
             place
@@ -75,6 +76,16 @@ def _leaves(table: Mapping[str, Any], place: KeyPath) -> Iterator[tuple[KeyPath,
             yield from _leaves(value, here)
         else:
             yield here, value
+
+
+def _apart(values: Mapping[KeyPath, Any]) -> Iterator[tuple[KeyPath, Any]]:
+    """Addresses by host and port, so that each stands in a form that the version takes."""
+    for place, value in values.items():
+        address = as_address(value) if place in DEFAULT_PORTS else None
+        if address is None:
+            yield place, value
+        else:
+            yield from (((*place, name), part) for name, part in address.items())
 
 
 def _derived(

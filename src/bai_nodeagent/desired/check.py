@@ -59,6 +59,7 @@ class Rules:
             known,
             _marker_faults(document, self),
             _item_faults(document, self.named),
+            _faults_of_lists(document),
             _variable_faults(document, self),
             _faults_of_shared(layer, document),
         )
@@ -188,6 +189,20 @@ def _item_faults(document: Mapping[str, Any], sections: Collection[str]) -> Iter
                 yield Fault((section, index, "name"), f"{what}; {wanted}")
             elif counts[name] > 1:
                 yield Fault((section, index), "stands more than once; allowed: each name once")
+
+
+def _faults_of_lists(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """Items below the values of agent.toml that bear one name, which are one item twice."""
+    section = document.get("agent-config")
+    values = section.get("values") if isinstance(section, Mapping) else None
+    for place, items in walk(values, VALUES):
+        if not isinstance(items, list):
+            continue
+        names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
+        counts = Counter(name for name in names if isinstance(name, str))
+        for index, name in enumerate(names):
+            if isinstance(name, str) and counts[name] > 1:
+                yield Fault((*place, index), "stands more than once; allowed: each name once")
 
 
 def _variable_faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:

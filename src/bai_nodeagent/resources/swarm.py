@@ -124,6 +124,7 @@ class Swarm:
             cluster=info.cluster,
             availability=await docker.availability(info.node) if is_asked else "",
             error=self._redact(info.error),
+            address=info.address,
         )
 
     async def _membership(self, actual: Actual, authority: bytes) -> Membership | None:

@@ -54,6 +54,7 @@ class Local:
     managers      addresses of those that it knows; while it joins, the one that it was told
     cluster       only a manager knows it
     availability  "active", "pause", "drain"; only a manager knows it
+    address       by which the others know this node
     """
 
     state: str
@@ -63,6 +64,7 @@ class Local:
     cluster: str = ""
     availability: str = ""
     error: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -270,7 +272,28 @@ def _active(spec: SwarmSpec, actual: Actual) -> Verdict:
     digest = digest_in_token(spec.token)
     if actual.ca and spec.token and digest != actual.ca:
         text += f"; the token in the secret {spec.token_name} is not of its present authority"
-    return Verdict(Status.TRUE, "InSync", text)
+    return Verdict(Status.TRUE, "InSync", text + _other_address(spec, actual))
+
+
+def _other_address(spec: SwarmSpec, actual: Actual) -> str:
+    """Docker keeps the address that it joined with, or takes another by itself when it starts."""
+    known, wanted = actual.local.address, spec.advertise_addr
+    if "" in (known, wanted) or not _is_address(wanted) or _same_address(known, wanted):
+        return ""
+    return (
+        f"; the others know it as {known}, which differs from advertise-addr {wanted}: that counts "
+        "when this node joins the next time"
+    )
+
+
+def _is_address(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False  # of an interface, Docker finds the address
+
+
+def _same_address(one: str, other: str) -> bool:
+    return _is_address(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
 def is_late(certificate: Certificate, now_s: float) -> bool:

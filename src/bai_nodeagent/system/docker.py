@@ -50,6 +50,7 @@ class Info:
     state     "inactive", "pending", "active", "error" or "locked"
     managers  addresses
     cluster   "" on a worker, which can't know it
+    address   by which the others know this node
     """
 
     root: Path
@@ -59,6 +60,7 @@ class Info:
     managers: tuple[str, ...]
     cluster: str
     error: str
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def _info(answer: Mapping[str, Any]) -> Info:
         managers=tuple(m["Addr"] for m in swarm.get("RemoteManagers") or ()),
         cluster=(swarm.get("Cluster") or {}).get("ID") or "",
         error=swarm.get("Error") or "",
+        address=swarm.get("NodeAddr") or "",
     )
 
 
