@@ -13,6 +13,7 @@ from bai_nodeagent.agent.install import (
     PART,
     EnvironmentActual,
     InstallSpec,
+    Remove,
     due_switch,
     found_part,
     install_spec,
@@ -33,11 +34,12 @@ SPEC = InstallSpec(
 OTHER = replace(SPEC, packages=("backend.ai-agent==26.8.3", "plug==2.0"))
 VERSIONS = (("backend-ai-agent", "26.8.3"), ("plug", "1.0"))
 A, B = SPEC.recipe, OTHER.recipe
+C = replace(SPEC, packages=("plug==3.0",)).recipe
 
 
 def built(name: str, *, is_usable: bool = True, by_hand: str = "") -> Built:
     now = (VERSIONS[0], ("plug", by_hand)) if by_hand else VERSIONS
-    return Built(name, now, VERSIONS, is_usable)
+    return Built(name, now, VERSIONS, "" if is_usable else "is gone")
 
 
 def stands(*there: Built, link: str = "", unfinished: tuple[str, ...] = ()) -> Environments:
@@ -124,9 +126,19 @@ def test_drift_says_what_was_changed() -> None:
 
 
 REMOVALS: dict[str, tuple[Environments, str, tuple[str, ...]]] = {
-    "nothing before it is known what the agent was healthy with": (
-        stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"),
+    "what is not in use, of an agent that was never healthy": (
+        stands(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1"),
         "",
+        (f"{C}-1",),
+    ),
+    "what nobody wants any more, before another one is built": (
+        stands(built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1", unfinished=(f"{C}-2",)),
+        "",
+        (f"{C}-1", f"{C}-2"),
+    ),
+    "never the way back while it is moved to another one": (
+        stands(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{C}-1"),
+        B,
         (),
     ),
     "not the way back": (stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"), B, ()),
@@ -157,7 +169,9 @@ REMOVALS: dict[str, tuple[Environments, str, tuple[str, ...]]] = {
 def test_what_is_removed(case: str) -> None:
     seen, healthy, names = REMOVALS[case]
     actions = plan_environment(SPEC, EnvironmentActual(seen, healthy)).actions
-    assert [name for action in actions for name in action.names] == list(names)  # type: ignore[union-attr]
+    removals = [action for action in actions if isinstance(action, Remove)]
+    assert [name for action in removals for name in action.names] == list(names)
+    assert removals == list(actions[: len(removals)])
 
 
 def test_an_environment_is_an_input_under_one_name_before_and_after_it_is_built() -> None:
@@ -206,6 +220,9 @@ def test_a_right_document() -> None:
     assert told(command="${hostname}/bin/python") == []
 
 
+SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -220,7 +237,10 @@ def test_a_right_document() -> None:
         ({"packages": '"--pre==1.0"'}, "a package with its version"),
         ({"packages": '"plug @ file:///x==1"'}, "a package with its version"),
         ({"packages": ""}, "agent.install.packages"),
-        ({"more": 'index = "https://me:pass@here/simple"'}, "without user and password"),
+        ({"more": 'index = "https://me:pass@here/simple"'}, "without user, password or token"),
+        ({"more": 'index = "https://here/simple?t=pass"'}, "without user, password or token"),
+        *(({"path": path, "command": f"{path}/bin/python"}, "the system's") for path in SYSTEMS),
+        *(({"path": path}, "can't be an environment's") for path in ("/opt/a:b", f"/{'x' * 252}")),
         ({"more": 'index = "file:///x"'}, "an http:// or https:// address"),
         ({"more": 'index = "http://here"\nwheels = "/w"'}, "agent.install.index: stands beside"),
         ({"more": "wheel = 1"}, "wheels"),
@@ -228,6 +248,7 @@ def test_a_right_document() -> None:
 )
 def test_each_mistake_is_told(changes: dict[str, str], says: str) -> None:
     assert any(says in mistake for mistake in told(**changes)), told(**changes)
+    assert not any("pass" in mistake.replace("password", "") for mistake in told(**changes))
     assert not any("pass@" in mistake for mistake in told(**changes))
 
 

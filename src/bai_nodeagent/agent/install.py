@@ -12,6 +12,7 @@ environment has a folder of its own, named after what it is made from.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 
 from ..desired import canonical
 from ..model import Action, Plan, Scalar, Status, Verdict
+from ..mount.targets import SYSTEM, hidden_by
 from ..system.environment_tool import AGENT, normalised
 from ..system.environments import INSTALL_DEADLINE_S, TOOL_DEADLINE_S, Environments, folder_of
 
@@ -27,6 +29,8 @@ NAME = "AgentEnvironment"
 PART = "environment"
 """Of the inputs of an agent."""
 _RECIPE_DIGITS = 12
+# A file's name has 255, and ours end with ".new" for a moment.
+NAME_BYTES_AT_MOST = 251
 _STEPS = 4
 _NAMED = re.compile(rf"(?P<recipe>[0-9a-f]{{{_RECIPE_DIGITS}}})-(?P<number>[1-9][0-9]*)")
 
@@ -50,9 +54,9 @@ SCHEMA: Mapping[str, Any] = {
         },
         "wheels": {"$ref": "#/$defs/path"},
         "index": {
-            "title": "an http:// or https:// address, without user and password",
+            "title": "an http:// or https:// address, without user, password or token",
             "type": "string",
-            "pattern": r"^https?://[^\s@]+$",
+            "pattern": r"^https?://[^\s@?#]+$",
         },
     },
     "required": ["path", "python", "packages"],
@@ -132,8 +136,15 @@ def mistakes(agent: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], 
 
 
 def _misplaced(link: str, program: str | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if not PurePosixPath(link).name:
+    name = PurePosixPath(link).name
+    if not name:
         yield ("install", "path"), "is the root folder; allowed: the path of a link below it"
+    elif folder := hidden_by(link, SYSTEM):
+        text = f"lies in or above {folder}, which is the system's; allowed: another place"
+        yield ("install", "path"), text
+    elif ":" in link or len(os.fsencode(name)) > NAME_BYTES_AT_MOST:
+        text = f"allowed: a path without ':', whose name has {NAME_BYTES_AT_MOST} bytes at most"
+        yield ("install", "path"), f"can't be an environment's; {text}"
     # What is spelled by a variable is not known yet.
     is_known = program is not None and "${" not in f"{program}{link}"
     if is_known and not PurePosixPath(str(program)).is_relative_to(link):
@@ -296,19 +307,20 @@ def plan_environment(spec: InstallSpec, actual: EnvironmentActual) -> Plan[Envir
         )
         return Plan(Verdict(Status.FALSE, "NotOurs", text), facts=facts)
     wanted = target(spec, seen)
+    stale = _stale(spec, actual, wanted.name)
+    removals = (Remove(folder=folder, names=stale),) if stale else ()
     listed = ", ".join(spec.packages)
     if not wanted.is_ready:
         why = _why_built(spec, seen)
         verdict = Verdict(Status.FALSE, why[0], f"{why[1]}; wanted: {listed}")
         kind = BuildBeside if seen.link else Build
         build = kind(folder=folder, name=wanted.name, diff=_diff(spec, seen))
-        return Plan(verdict, (build,), facts=facts)
+        return Plan(verdict, (*removals, build), facts=facts)
     if wanted.name != seen.link:
         text = f"{folder / wanted.name} is built and verified; the agent's next start is in it"
-        return Plan(Verdict(Status.UNKNOWN, "Built", text), facts=facts, serves=True)
-    stale = _stale(spec, actual)
-    actions = (Remove(folder=folder, names=stale),) if stale else ()
-    return Plan(Verdict(Status.TRUE, "InSync", f"{listed} in {spec.path}"), actions, facts=facts)
+        verdict = Verdict(Status.UNKNOWN, "Built", text)
+        return Plan(verdict, removals, facts=facts, serves=True)
+    return Plan(Verdict(Status.TRUE, "InSync", f"{listed} in {spec.path}"), removals, facts=facts)
 
 
 def _why_built(spec: InstallSpec, seen: Environments) -> tuple[str, str]:
@@ -316,7 +328,10 @@ def _why_built(spec: InstallSpec, seen: Environments) -> tuple[str, str]:
     if used is None or _recipe(used.name) != spec.recipe:
         return ("Missing", f"there is no environment at {spec.path} that holds what is wanted")
     if not used.is_usable:
-        return ("Broken", f"the interpreter of {spec.path} is gone; it is built anew")
+        return (
+            "Broken",
+            f"the interpreter of {spec.path} {used.fault}; it is built anew beside it",
+        )
     now, then = dict(used.now), dict(used.then)
     changed = ", ".join(
         f"{name} {now.get(name, 'is gone')} instead of {then[name]}"
@@ -338,15 +353,18 @@ def _diff(spec: InstallSpec, seen: Environments) -> str:
     return "\n".join(lines)
 
 
-def _stale(spec: InstallSpec, actual: EnvironmentActual) -> tuple[str, ...]:
-    """What may go: of our names alone, and only once it is known what the way back is."""
+def _stale(spec: InstallSpec, actual: EnvironmentActual, wanted: str) -> tuple[str, ...]:
+    """What may go: all of our names but what is in use, what is wanted, and the way back.
+
+    Whole ones of the recipes that are wanted and that the agent was healthy with are kept.
+    """
     seen = actual.seen
     kept = {spec.recipe, actual.healthy}
     names = [*(built.name for built in seen.built), *seen.unfinished]
     return tuple(
         name
         for name in sorted(names)
-        if actual.healthy and _recipe(name) and name != seen.link
+        if _recipe(name) and name not in (seen.link, wanted)
         if _recipe(name) not in kept or name not in _whole(seen)
     )
 

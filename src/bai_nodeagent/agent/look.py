@@ -143,7 +143,7 @@ class Desk:
         spec = self.spec.install
         try:
             return await environments.look(spec.path, NAME) if spec else None
-        except (Unavailable, Stuck):
+        except (Refused, Unavailable, Stuck):
             return None
 
     async def _plugins(self) -> Environment | None:

@@ -286,7 +286,7 @@ def installed(spec: AgentSpec) -> Environment | None:
 
 def located(spec: AgentSpec) -> Environments | None:
     """The agent's environments; None when they are unmanaged, or can't be looked at. Blocks."""
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(Refused, Unavailable):
         return environments.environments(spec.install.path) if spec.install else None
     return None
 

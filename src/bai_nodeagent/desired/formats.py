@@ -117,7 +117,7 @@ def _is_agent_ip(text: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith("/") and ".." not in PurePosixPath(text).parts
+    return text.startswith("/") and text.isprintable() and ".." not in PurePosixPath(text).parts
 
 
 def _is_versions(text: str) -> bool:

@@ -22,7 +22,8 @@ from .secrecy import Place, is_secret_place
 
 NOT_YET = "is not supported yet"
 _LONGEST_QUOTED = 64
-_LOGIN = re.compile(r"://[^/\s@]+@")
+# A password, or a token in a query.
+_LOGIN = re.compile(r"://([^/\s@]+@|\S*[?#])")
 _WORDS = {
     "string": "text",
     "integer": "a whole number",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..blocking import in_thread
 from ..model import Refused, Stuck, Unavailable
-from . import environment_tool, helper, inotify, launch
+from . import environment_tool, helper, hostile, inotify, launch
 from .helper import Finished, Hangs, Outstanding
 from .launch import Account
 from .output import quoted
@@ -33,6 +33,8 @@ TOOL_DEADLINE_S = 120.0
 INSTALL_DEADLINE_S = 1800.0
 # The end of a build shows a moment before its last process is gone.
 LOCK_PATIENCE_S = 5.0
+# With less, nothing of an environment could be written.
+ROOM_BYTES = 1 << 20
 MARKER = environment_tool.MARKER
 # Read now: the file may be gone or another one after an upgrade.
 _TOOL = Path(environment_tool.__file__).read_text()
@@ -44,15 +46,19 @@ _DIST_INFO = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.dist-info")
 class Built:
     """An environment that was once whole and verified.
 
-    now        versions of what was asked for, by normalised name, as they are installed
-    then       as they were when it was verified
-    is_usable  its interpreter is still there
+    now    versions of what was asked for, by normalised name, as they are installed
+    then   as they were when it was verified
+    fault  what is wrong with its interpreter, as a clause; "": nothing
     """
 
     name: str
     now: tuple[tuple[str, str], ...] = ()
     then: tuple[tuple[str, str], ...] = ()
-    is_usable: bool = True
+    fault: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        return not self.fault
 
     @property
     def is_whole(self) -> bool:
@@ -100,7 +106,10 @@ def folder_of(path: Path) -> Path:
 
 
 async def look(path: Path, asker: str) -> Environments:
-    """Raises Unavailable, Stuck. `asker` tells apart who asks at the same time."""
+    """Raises Unavailable, Stuck, and Refused where others may lead the way to it elsewhere.
+
+    `asker` tells apart who asks at the same time.
+    """
     what = f"{asker}: environments at {path}"
     return await in_thread(what, lambda: environments(path), LOOK_DEADLINE_S)
 
@@ -133,14 +142,42 @@ def _link(path: Path, folder: Path) -> tuple[str, float, str]:
 
 def _built(environment: Path) -> Built | None:
     try:
-        then = json.loads((environment / MARKER).read_bytes())["packages"]
+        marker = hostile.read(environment / MARKER)
+        then = json.loads(marker.raw if marker else b"")["packages"]
         wanted = tuple(sorted((str(name), str(version)) for name, version in then.items()))
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+    except Refused as error:
+        if error.reason == "Untrusted":
+            raise
+        return None  # a pipe, a device, too large: none that we have finished
+    except (NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     here = _installed(environment)
     now = tuple((name, here[name]) for name, _ in wanted if name in here)
-    is_usable = (environment / "bin/python").exists()
-    return Built(environment.name, now, wanted, is_usable)
+    return Built(environment.name, now, wanted, _fault(environment))
+
+
+def _fault(environment: Path) -> str:
+    python = environment / "bin/python"
+    if not python.exists():
+        return "is gone"
+    version = version_of(python)
+    made_for = sorted(p.parent.name for p in environment.glob("lib/python3*/site-packages"))
+    if version and f"python{version}" not in made_for:
+        return f"is Python {version} now, and the packages are for {', '.join(made_for) or 'none'}"
+    return ""
+
+
+def version_of(python: Path) -> str:
+    """Such as "3.11", by names alone: of the interpreter itself, or of its library.
+
+    "" where they don't tell. Blocks.
+    """
+    real = python.resolve()
+    named = re.fullmatch(r"python(3\.\d+)", real.name)
+    libraries = {p.parent.name for p in real.parent.parent.glob("lib*/python3.*/os.py")}
+    if named:
+        return named[1]
+    return libraries.pop().removeprefix("python") if len(libraries) == 1 else ""
 
 
 def _installed(environment: Path) -> dict[str, str]:
@@ -164,7 +201,7 @@ async def changes(path: Path, asker: str) -> AsyncGenerator[None, None]:
                     yield
                     if _watched(path, await look(path, asker)) != watched:
                         break
-    except (Stuck, OSError) as error:
+    except (Refused, Stuck, OSError) as error:
         raise Unavailable(f"{asker}: {error}") from error
 
 
@@ -203,8 +240,30 @@ async def build(
         ("NotVerified", (*pip, "check"), TOOL_DEADLINE_S),
         ("NotVerified", _tool(own, "verify", str(place.path), *packages), TOOL_DEADLINE_S),
     )
-    for reason, argv, deadline_s in steps:
-        await _run(place, who, argv, deadline_s, reason, what)
+    try:
+        for reason, argv, deadline_s in steps:
+            await _run(place, who, argv, deadline_s, reason, what)
+    except Refused as error:
+        full = await in_thread(
+            "environments: is a disk full", lambda: _full(environment, who), LOOK_DEADLINE_S
+        )
+        text = f"{full}{error.message}"
+        try:
+            await remove(place, (name,))
+        except Refused as also:
+            text = f"{text}; {also.message}"
+        raise Refused(error.reason, text) from error
+
+
+def _full(environment: Path, who: Account) -> str:
+    """Which file system has no room for a build, as the beginning of a sentence. Blocks."""
+    for path in (environment.parent, Path("/tmp"), Path(who.home)):  # noqa: S108
+        if path.exists():
+            found = os.statvfs(path)
+            if found.f_bavail * found.f_frsize < ROOM_BYTES or not found.f_favail:
+                mount = next(p for p in (path, *path.parents) if p.is_mount())
+                return f"there is no space left on the file system at {mount}: "
+    return ""
 
 
 async def switch(place: Place, name: str) -> None:
