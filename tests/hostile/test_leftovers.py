@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.system import helper, launch
+from bai_nodeagent.system import environments, helper, launch
 from bai_nodeagent.system.launch import Account
 from servers import wait_until
-from wheels import USER, public_folder
+from wheels import DEBIAN_PYTHON, USER, public_folder
 
 pytestmark = pytest.mark.root
 
@@ -68,6 +68,22 @@ def test_a_step_ends_with_the_daemon(who: Account, tmp_path: Path) -> None:
         time.sleep(1.0)  # for it to leave something behind
         daemon.send_signal(signal.SIGKILL)
     wait_until(lambda: is_free(lock), "the step lives on")
+
+
+@pytest.mark.anyio
+async def test_an_environment_is_tried_before_an_agent_is_moved_there(who: Account) -> None:
+    with public_folder() as folder:
+        place = environments.Place(folder / "venv", USER, folder / "lock")
+        for name, program in (("right", DEBIAN_PYTHON), ("wrong", Path("/bin/false"))):
+            (place.folder / name / "bin").mkdir(parents=True)
+            (place.folder / name / "bin/python").symlink_to(program)
+        assert await environments.try_out(place, "right") == ""
+        assert "does not run" in await environments.try_out(place, "wrong")
+        assert "does not run" in await environments.try_out(place, "missing")
+        with subprocess.Popen(["flock", str(place.lock), "sleep", "1000"]) as holder:
+            wait_until(lambda: not is_free(place.lock), "the lock is not taken")
+            assert "still at work" in await environments.try_out(place, "right")
+            subprocess.run(["pkill", "-P", str(holder.pid)], check=True)
 
 
 @pytest.mark.anyio

@@ -179,12 +179,19 @@ class Desk:
         An environment that is to be moved into is run in.
         """
         life = record.life
-        if life is None or launch is None or not due(self.spec, wants, life):
+        if life is None or not due(self.spec, wants, life):
             return ""
-        command, tried = launch.command, tuple[str, ...]()
-        if self.spec.install and (name := install.due_switch(self.spec.install, seen)):
+        name = install.due_switch(self.spec.install, seen)
+        if self.spec.install and name:
             if name == self.not_switched:
                 return self._why_not_switched
+            place = environment_place(self.spec.install, self.host)
+            if fault := await environments.try_out(place, name):
+                return fault
+        if launch is None:
+            return ""
+        command, tried = launch.command, tuple[str, ...]()
+        if self.spec.install and name:
             there = environments.folder_of(self.spec.install.path) / name
             command = (install.moved(command[0], self.spec.install.path, there), *command[1:])
             tried = (str(there / "bin/python"), "-c", "")

@@ -30,6 +30,7 @@ from .programs import program
 
 LOOK_DEADLINE_S = 5.0
 TOOL_DEADLINE_S = 120.0
+TRY_DEADLINE_S = 5.0
 INSTALL_DEADLINE_S = 1800.0
 # The end of a build shows a moment before its last process is gone.
 LOCK_PATIENCE_S = 5.0
@@ -264,6 +265,26 @@ def _full(environment: Path, who: Account) -> str:
                 mount = next(p for p in (path, *path.parents) if p.is_mount())
                 return f"there is no space left on the file system at {mount}: "
     return ""
+
+
+async def try_out(place: Place, name: str) -> str:
+    """Why an agent could not be moved to an environment, as a clause; "" for nothing.
+
+    Asked before the agent is stopped: its interpreter is run, under the lock that a
+    switch needs.
+    """
+    python = str(place.folder / name / "bin/python")
+    argv = (program("env"), python, "-I", "-c", "")
+    try:
+        who = await _account(place)
+        done = await helper.run_kept(argv, TRY_DEADLINE_S, place.lock, 0.0, who)
+    except Outstanding:
+        return f"something of an earlier build in {place.folder} is still at work"
+    except Hangs:
+        return f"{python} has not answered within {TRY_DEADLINE_S:g} s"
+    except (Refused, Stuck, Unavailable, OSError) as error:
+        return str(error)
+    return f"{python} does not run: {_why(done)}" if done.code else ""
 
 
 async def switch(place: Place, name: str) -> None:
