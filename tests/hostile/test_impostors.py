@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bai_nodeagent.agent.record import Record
 from bai_nodeagent.agent.search import Search
 from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.system import launch, process
+from node_under_test import Node
 from servers import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root]
@@ -202,3 +204,52 @@ async def test_who_has_the_lock_open_without_holding_it_is_none_of_ours(
         wait_until(shows(reader, [str(lock)]), "no reader")
         wait_until(shows(heir, ["sleep", "600"]), "no heir")
         assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
+
+
+# --- the daemon --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path / "node")
+    yield node
+    node.close()
+
+
+def test_a_daemon_ends_nobody_who_reads_the_start_script(
+    node: Node, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    program = script(node.folder)
+    program.write_text(
+        f'#!/bin/bash\nexec "{sys.executable}" "{node.folder}/agent.py" "{node.folder}"\n'
+    )
+    reader = run("tail", "-f", str(program))
+    named = f'command = ["{sys.executable}", "{node.folder}/agent.py", "{node.folder}"]'
+    stopped = node.document(agent='state = "stopped"').replace(named, f'command = ["{program}"]')
+    running = node.document().replace(named, f'command = ["{program}"]')
+    assert str(program) in stopped
+    node.start()
+    for text, reason in ((stopped, "Stopped"), (running, "Running"), (stopped, "Stopped")):
+        node.desire(text)
+        node.wait_reason("Agent", reason)
+        assert reader.poll() is None
+    assert len(node.starts) == 1
+    assert reader.pid not in {pid for pid, _ in node.starts}
+    assert not node.living()
+
+
+def test_a_daemon_stops_no_healthy_agent_for_a_start_that_would_fail(node: Node) -> None:
+    node.start()
+    node.desire()
+    node.wait_ready("one")
+    for more, named in (('user = "no-such-one"', "no-such-one"), ('workdir = "/no"', "/no")):
+        node.desire(node.document(agent=more))
+        node.wait(named, partial(_says, node, named))
+        assert node.condition("Agent")["reason"] == "Blocked"
+        assert len(node.living()) == len(node.starts) == 1
+    node.desire(node.document(marker="two"))
+    node.wait_ready("two")
+
+
+def _says(node: Node, words: str) -> bool:
+    return words in node.condition("Agent")["message"]

@@ -7,16 +7,12 @@ there). Here is the doing: to look, and to apply one action.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Awaitable, Iterable, Mapping
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
-
-import anyio
 
 from ..agent.child import (
     START_DEADLINE_S,
@@ -44,16 +40,12 @@ from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActua
 from ..blocking import in_thread
 from ..desired import duration_s
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
-from ..system import inotify, launch, output, process
+from ..system import launch, output, process
 from ..system.process import Process
 from ..system.systemd import Systemd, UnitState
 from ..watches import together
 
 OBSERVE_DEADLINE_S = 20.0
-ROTATE_DEADLINE_S = 30.0
-# Between two looks at a log that is being written.
-ROTATE_PAUSE_S = 0.2
-ROTATE_AGAIN_S = 30.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.
 _FORGOTTEN = "forgotten"
 
@@ -165,25 +157,12 @@ class ChildAgent:
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            *(partial(self._keep_small, log) for log in self._desk.logs),
+            *(partial(output.keep_small, log) for log in self._desk.logs),
             lambda: self._desk.wake_at_plugins(wake),
             lambda: self._desk.wake_at_environments(wake),
             lambda: self._desk.wake_at_swarm(wake),
             lambda: self._ends.wake(wake),
         )
-
-    async def _keep_small(self, log: Path) -> None:
-        """By event: an agent in trouble writes hundreds of megabytes within a second."""
-        while True:
-            # A full or a hung disk is for others to tell; the next round tries again.
-            with contextlib.suppress(OSError, Stuck, Unavailable):
-                async with aclosing(inotify.written(log)) as events:
-                    async for _ in events:
-                        await in_thread(
-                            f"agent: rotate {log}", partial(output.rotate, log), ROTATE_DEADLINE_S
-                        )
-                        await anyio.sleep(ROTATE_PAUSE_S)
-            await anyio.sleep(ROTATE_AGAIN_S)
 
 
 class UnitAgent:

@@ -16,7 +16,16 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
+
+from ..blocking import in_thread
+from ..model import Stuck, Unavailable
+from . import inotify
+
 BYTES_AT_MOST = 10 * 1024 * 1024
+_ROTATE_DEADLINE_S = 30.0
+_PAUSE_S = 0.2  # between two looks at a file that is being written
+_AGAIN_S = 30.0
 _TAIL_BYTES = 16 * 1024
 _QUOTED_BYTES = 1024
 _MARK = b"[bai-nodeagent] started at "
@@ -71,6 +80,21 @@ def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
                 file.truncate(0)
     except (FileNotFoundError, IsADirectoryError):
         return
+
+
+async def keep_small(path: Path) -> None:
+    """Cuts a file whenever it has grown too big, by event: a process in trouble writes hundreds
+    of megabytes within a second. For ever."""
+    while True:
+        # A full or a hung disk is for others to tell; the next round tries again.
+        with contextlib.suppress(OSError, Stuck, Unavailable):
+            async with contextlib.aclosing(inotify.written(path)) as events:
+                async for _ in events:
+                    await in_thread(
+                        f"agent: rotate {path}", lambda: rotate(path), _ROTATE_DEADLINE_S
+                    )
+                    await anyio.sleep(_PAUSE_S)
+        await anyio.sleep(_AGAIN_S)
 
 
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
