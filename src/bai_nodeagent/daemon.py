@@ -32,6 +32,8 @@ from .system.notify import notify, watchdog_interval_s
 # How often proven progress is told to systemd and a rival looked for, at the least.
 PULSE_S = 15.0
 FAREWELL_S = 2.0
+# `apply` ends when nothing has moved for so long; above the time that an agent may be starting.
+PATIENCE_S = 120.0
 LISTEN_EVERY_S = 5.0
 DNS_DEADLINE_S = 5.0
 
@@ -117,10 +119,28 @@ class Node:
             log.info("daemon.ready", node=self._site.place.identity.node_id)
 
     async def settled(self) -> None:
-        """Returns once nothing is under way any more."""
+        """Returns once nothing is under way any more, or nothing of it has moved for long."""
         await self._first_word()
-        while any(outcome.is_progressing for outcome in self.loop.outcomes.values()):
-            await self._moved.wait()
+        while waiting := self._under_way():
+            longest_s = max(deadline_s for *_, deadline_s in waiting)
+            with anyio.move_on_after(PATIENCE_S + longest_s) as patience:
+                while self._under_way() == waiting:
+                    await self._moved.wait()
+            if patience.cancelled_caught:
+                return
+
+    def _under_way(self) -> frozenset[tuple[str, str, int, float]]:
+        """What progresses: its name, its reason, how far, and the deadline of what is done now."""
+        return frozenset(
+            (
+                outcome.name,
+                outcome.verdict.reason,
+                len(outcome.actions),
+                outcome.pending[0].deadline_s if outcome.pending else 0.0,
+            )
+            for outcome in self.loop.outcomes.values()
+            if outcome.is_progressing
+        )
 
     async def _first_word(self) -> None:
         while self._in_force.store is CONNECTING:

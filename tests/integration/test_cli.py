@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 
 from node_under_test import PROGRAM, Node
 from servers import Etcd
+
+IMPATIENT = Path(__file__).parent.parent / "impatient_daemon.py"
 
 
 @pytest.fixture
@@ -80,6 +83,17 @@ def test_apply_converges_once_and_leaves_the_agent(node: Node) -> None:
     os.kill(node.living()[0], signal.SIGKILL)
     node.wait("dead", lambda: not node.living())
     assert node.run("apply").returncode == 3
+
+
+def test_apply_ends_beside_a_condition_that_stays_unknown(node: Node) -> None:
+    program = [sys.executable, str(IMPATIENT), "apply", "--config", str(node.config)]
+    for n in range(20):  # until the agent has been restarted too often for changes
+        node.desire(node.document(str(n)))
+        answer = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        if answer.returncode:
+            break
+    assert answer.returncode == 3
+    assert "RestartPending" in answer.stdout
 
 
 def test_validate_tells_all_mistakes_at_once(node: Node) -> None:
