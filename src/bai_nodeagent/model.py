@@ -45,6 +45,10 @@ class Stuck(Exception):
         super().__init__(clean_lines(text))
 
 
+class Overtaken(Exception):
+    """Somebody else changed the node in the same moment: nothing was done; look again."""
+
+
 class Refused(Exception):
     """An action won't work until somebody changes something; `message` says what."""
 

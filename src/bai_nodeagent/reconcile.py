@@ -21,6 +21,7 @@ from .model import (
     Kind,
     NodeSpec,
     Outcome,
+    Overtaken,
     Plan,
     Refused,
     Scalar,
@@ -70,6 +71,7 @@ async def reconcile(
     middle of a plan: a pause, a newer desired state, a need that broke.
     """
     applied: list[Action] = []
+    overtaken = 0
     seen: Mapping[str, Scalar] | None = None
     try:
         while True:
@@ -80,7 +82,13 @@ async def reconcile(
                 return outcome
             if not action.is_note:
                 watcher.applies(outcome, action)
-            await _apply(resource, action, watcher)
+            try:
+                await _apply(resource, action, watcher)
+            except Overtaken as error:
+                overtaken += 1
+                if overtaken >= ACTIONS_AT_MOST:
+                    raise Unavailable(f"{error}, again and again") from error
+                continue
             applied.append(action)
             seen = None
     except Exception as error:
@@ -104,10 +112,12 @@ async def watch(resource: AnyResource, wake: Callable[[], None]) -> None:
         started_s = time.monotonic()
         try:
             await resource.watch(wake)
-        except Unavailable as error:
-            log.debug("watch.unavailable", resource=resource.name, error=str(error))
         except Exception as error:
-            log.exception("resource.bug", resource=resource.name, exc_info=error)
+            plain = _plain(error)
+            if isinstance(plain, Unavailable):
+                log.debug("watch.unavailable", resource=resource.name, error=str(plain))
+            else:
+                log.exception("resource.bug", resource=resource.name, exc_info=error)
         failures = 1 if time.monotonic() - started_s > WATCH_HELD_S else failures + 1
         await anyio.sleep(min(2.0 ** min(failures - 1, 10), WATCH_PAUSE_MOST_S))
         wake()
@@ -209,7 +219,18 @@ def _judged(
     return replace(outcome, result="changed", verdict=under_way, is_progressing=True), action
 
 
+def _plain(error: Exception) -> Exception:
+    """The error itself where a task group has wrapped it, alone or beside what is Unavailable."""
+    while isinstance(error, ExceptionGroup):
+        _, others = error.split(Unavailable)
+        if others is not None and len(others.exceptions) > 1:
+            break
+        error = (others or error).exceptions[0]
+    return error
+
+
 def _fault(name: str, error: Exception, applied: tuple[Action, ...]) -> Outcome:
+    error = _plain(error)
     match error:
         case Refused():
             verdict = Verdict(Status.FALSE, error.reason, error.message)

@@ -16,7 +16,16 @@ import pytest
 
 from bai_nodeagent.agent import begun_write
 from bai_nodeagent.agent.config_plan import KeepBroken, Write
-from bai_nodeagent.model import Action, Host, NodeSpec, Refused, Status, Unavailable, Verdict
+from bai_nodeagent.model import (
+    Action,
+    Host,
+    NodeSpec,
+    Overtaken,
+    Refused,
+    Status,
+    Unavailable,
+    Verdict,
+)
 from bai_nodeagent.resources.agent_config import KIND, AgentConfig
 from bai_nodeagent.system import config_file
 
@@ -214,7 +223,8 @@ async def test_another_writer_in_between_is_never_overwritten(path: Path) -> Non
     one = resource(path)
     (write,) = one.plan(await one.observe()).actions
     path.write_text("[agent]\nid = 1\nmine = true\n")
-    await one.apply(write)
+    with pytest.raises(Overtaken):
+        await one.apply(write)
     assert path.read_text() == "[agent]\nid = 1\nmine = true\n"
     await in_line(path)
     assert "mine = true" in path.read_text()
@@ -228,8 +238,9 @@ async def test_a_broken_file_that_somebody_mends_in_between_stays(path: Path) ->
     assert isinstance(keep, KeepBroken)
     assert isinstance(write, Write)
     shutil.copy(FIXTURE, path)
-    await one.apply(keep)
-    await one.apply(write)
+    for action in (keep, write):
+        with pytest.raises(Overtaken):
+            await one.apply(action)
     assert path.read_bytes() == FIXTURE.read_bytes()
     assert not list(path.parent.glob("*.broken-*"))
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from bai_nodeagent.model import (
     Action,
     Kind,
     Outcome,
+    Overtaken,
     Plan,
     Refused,
     Status,
@@ -137,3 +140,39 @@ async def test_a_note_is_taken_also_when_nothing_may_be_changed() -> None:
     resource, watcher = Countdown(left=1, step=Note()), Silent()
     outcome = await reconcile(resource, lambda _: paused, watcher)
     assert (outcome.verdict.reason, resource.left, watcher.told) == ("InSync", 0, [])
+
+
+async def test_an_action_that_somebody_overtook_counts_as_none() -> None:
+    @dataclass
+    class Contested(Countdown):
+        rivals: int = 2
+
+        async def apply(self, action: Step) -> None:
+            if self.rivals:
+                self.rivals -= 1
+                raise Overtaken("somebody was faster")
+            await super().apply(action)
+
+    watcher = Silent()
+    outcome = await reconcile(Contested(left=1), never, watcher)
+    assert (outcome.verdict.status, len(outcome.actions), len(watcher.done)) == (Status.TRUE, 1, 1)
+    outcome = await reconcile(Contested(left=1, rivals=1000), never, watcher)
+    assert outcome.verdict.reason == "Unavailable"
+    assert "somebody was faster" in outcome.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        ([Unavailable("away")], "Unavailable"),
+        ([Unavailable("away"), Unavailable("gone")], "Unavailable"),
+        ([Unavailable("away"), Refused("No", "never")], "No"),
+        ([ExceptionGroup("inner", [Stuck("hangs")])], "Stuck"),
+        ([ValueError("a bug"), KeyError("another")], "InternalError"),
+    ],
+)
+async def test_what_a_task_group_wraps_is_judged_as_itself(
+    raised: list[Exception], reason: str
+) -> None:
+    outcome = await reconcile(Countdown(raises=ExceptionGroup("all", raised)), never, Silent())
+    assert outcome.verdict.reason == reason

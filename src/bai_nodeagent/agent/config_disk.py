@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model import Refused, Unavailable
+from ..model import Overtaken, Refused, Unavailable
 from ..system import config_file, hostile, launch
 from ..system.launch import Account
 from ..system.place import File, Place
@@ -93,8 +93,8 @@ class Disk:
                     self._remember(place.path, File(action.data, action.mode, owner))
                 case SetAccess(mode=mode, owner=owner) if place.path == action.target:
                     place.set_access(mode=mode, owner=owner)
-                case _:  # somebody else was faster: looking again is all that is right
-                    return
+                case _:
+                    raise Overtaken(f"somebody else has just changed {self._spec.path}")
 
     def _write(self, place: Place, action: Write) -> None:
         if action.expected is None or not action.is_in_place:

@@ -20,6 +20,7 @@ from ..model import (
     Host,
     Kind,
     NodeSpec,
+    Overtaken,
     Plan,
     Refused,
     Unavailable,
@@ -186,7 +187,7 @@ class Swarm:
                         raise Refused(*refused) from error
             case Leave():
                 if await docker.overlay_users():
-                    return  # somebody was faster: looking again is all that is right
+                    raise Overtaken("somebody has begun to use the swarm")
                 self._was = None  # by our own wish: there is nothing to ask about
                 try:
                     await docker.leave(LEAVE_DEADLINE_S)
