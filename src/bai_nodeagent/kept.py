@@ -239,9 +239,7 @@ def _forget(path: Path) -> None:
 def _write(path: Path, data: bytes, owner: tuple[int, int] | None) -> None:
     if _stands(path, data, owner):
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_file_or_nothing(path):
-        set_aside(path)
+    make_way(path)
     files.replace(path, data, mode=0o600, owner=owner)
 
 
@@ -252,11 +250,19 @@ def _remove(path: Path) -> None:
         set_aside(path)
 
 
-def open_lock(path: Path) -> int:
-    """A descriptor of a file to lock, made where it is missing. Raises OSError."""
+def make_way(path: Path) -> None:
+    """Makes the folder for a file, 0700, and sets aside what lies in its place and is none.
+
+    Raises OSError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_file_or_nothing(path):
         set_aside(path)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of a file to lock, made where it is missing. Raises OSError."""
+    make_way(path)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 

@@ -61,10 +61,10 @@ def read(state: Path) -> Last | None:
 
 
 def keep(state: Path, path: Path, target: Path, file: File) -> None:
-    """Blocks. Raises OSError."""
+    """As well as the disk allows. Blocks."""
     whose = Whose(_named(path), _named(target), file.owner, file.mode, _digest(file.raw))
-    kept.write(state / NAME, file.raw)
-    kept.write(_beside(state), json.dumps(asdict(whose)).encode())
+    kept.keep(state / NAME, file.raw)
+    kept.keep(_beside(state), json.dumps(asdict(whose)).encode())
 
 
 def _beside(state: Path) -> Path:

@@ -66,7 +66,7 @@ def _mark(path: Path, when: str) -> None:
 def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
     """Moves what is in a file that has grown too big to FILE.1, the last part of it at least."""
     try:
-        with path.open("r+b") as file:
+        with open(path, "r+b", opener=_at_once) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= bytes_at_most:
                 return
@@ -97,13 +97,18 @@ async def keep_small(path: Path) -> None:
         await anyio.sleep(_AGAIN_S)
 
 
+def _at_once(path: str, flags: int) -> int:
+    """A pipe in its place is not waited for; it can't be sought in, and counts as no file."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def tail(path: Path) -> str:
     """The end of what the last process wrote; "" when there is nothing. May hold secrets."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - _TAIL_BYTES))
             data = file.read(_TAIL_BYTES)

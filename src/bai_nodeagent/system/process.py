@@ -17,6 +17,7 @@ in the kernel): call it through `blocking.in_thread`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -195,9 +196,8 @@ def _kernel_name(file: Path) -> bytes:
     Asked by a lock of another sort, which disturbs nobody: st_dev is another
     device on btrfs and overlays. Source: proc_pid_fdinfo(5), fcntl(2).
     """
-    try:
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    fd = _open_lock(file)
+    if fd is None:
         return b""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0))
@@ -247,9 +247,8 @@ def _belongs(process: Process, main: Process, everyone: Mapping[int, Process]) -
 
 def is_held(lock: Path) -> bool:
     """Whether anybody holds the lock. Asking does not disturb others who ask."""
-    try:
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    fd = _open_lock(lock)
+    if fd is None:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -258,6 +257,16 @@ def is_held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _open_lock(path: Path) -> int | None:
+    """None where no lock of ours is: nothing, a link, a socket. A pipe is not waited for."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
 
 
 async def ended(process: Process) -> None:
