@@ -54,10 +54,14 @@ HOW: dict[str, Callable[[Path], object]] = {
 
 
 def spoil(path: Path, how: str) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    HOW[how](path)
+    """A daemon that runs may write it in the same moment; then once more."""
+    while True:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            HOW[how](path)
+            return
 
 
 @pytest.fixture
