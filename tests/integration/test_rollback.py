@@ -144,7 +144,7 @@ def test_a_pause_stops_the_clock(node: Node) -> None:
     rolled_back(node, "one")
 
 
-def test_a_command_that_can_not_start_is_rolled_back_without_agent_toml(node: Node) -> None:
+def test_a_command_that_does_not_work_is_rolled_back_without_agent_toml(node: Node) -> None:
     """Where no document manages agent.toml, the agent's own condition tells."""
     node.start()
     node.agent_toml.write_text('[agent]\nmarker = "mine"\n')
@@ -157,7 +157,11 @@ def test_a_command_that_can_not_start_is_rolled_back_without_agent_toml(node: No
     node.desire(document(python))
     node.wait_ready("mine")
     node.wait("kept", (node.folder / "state/agent-healthy.toml").exists)
-    node.desire(document("/nowhere/python"))
+    first = node.living()
+    node.desire(document("/nowhere/python"))  # seen before the agent is stopped
+    node.wait("Blocked", lambda: now(node, "Agent")["reason"] == "Blocked")
+    assert node.living() == first
+    node.desire(document("/bin/false"))
     node.wait("RolledBack", lambda: now(node, "Agent")["reason"] == "RolledBack", 40)
     assert "[agent] command" in now(node, "Agent")["message"]
     node.wait("lives", lambda: len(node.living()) == 1)
