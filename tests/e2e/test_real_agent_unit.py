@@ -125,7 +125,14 @@ def test_sessions_outlive_what_is_harmless_and_hold_back_what_is_not(node: UnitN
     node.desire(node.document())
     main, _ = node.running()
     node.desire(node.document('region = "other"'))
-    node.wait("restarted", lambda: node.runs_anew(main))
+    if node.python == agent_python(OLD):  # which of them is a batch session nobody can tell
+        why = node.wait_reason("Agent", "Blocked")["message"]
+        assert "stopping agent 23.9.10 ends batch sessions" in why
+        node.desire(node.document())
+        node.wait("as before", lambda: node.condition("Agent")["reason"] == "Running")
+        assert node.main_pid() == main
+    else:
+        node.wait("restarted", lambda: node.runs_anew(main))
     main, _ = node.running()
     before = (node.here.root / TOML.lstrip("/")).read_bytes()
 
