@@ -29,7 +29,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/hostile tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/hostile tests/walk tests/e2e
 
 check: $(VENV)/.tested lint unit
 

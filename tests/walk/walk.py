@@ -245,9 +245,8 @@ class Walk:
     # -- steps against files of the daemon's own
 
     def own_file_spoilt(self) -> bool:
-        if "destroyed" in self.touched:
+        if not self._may_lose_notes():
             return False
-        self.touched.add("last")  # with another key or journal the last content may count no more
         folder, names = self.chance.choice([("state", STATE), ("runtime", RUNTIME)])
         path = self.node.folder / folder / self.chance.choice(names)
         is_stopped = self.chance.random() < 0.5
@@ -256,6 +255,15 @@ class Walk:
         self._spoil(path)
         if is_stopped:
             self.node.start()
+        return True
+
+    def _may_lose_notes(self) -> bool:
+        """Not where the last good content is needed. Beside drift nobody knows with what the
+        agent was started: then a restart is right."""
+        if "destroyed" in self.touched:
+            return False
+        self.causes += "drift" in self.touched
+        self.touched.add("last")
         return True
 
     def _spoil(self, path: Path) -> None:
@@ -275,9 +283,8 @@ class Walk:
                     path.write_bytes(b'{"format": Infinity}')
 
     def state_lost(self) -> bool:
-        if "destroyed" in self.touched:
+        if not self._may_lose_notes():
             return False
-        self.touched.add("last")
         self.node.stop(signal.SIGKILL)
         shutil.rmtree(self.node.folder / "state")
         self.node.start()
