@@ -107,6 +107,7 @@ class Guard:
         record = record or self._notes.read()
         wants = {**self._wants, **wanted_part(spec.install, seen, digest), **(wants or {})}
         text, last_text = await self._text(), self._last_text()
+        record = replace(record, wrote_s=self._notes.read().wrote_s)  # as of that text
         stands = {**found(spec, text, digest), **found_part(seen, digest)}
         living = await self._living(record, command, wants, stands)
         known = Caution(

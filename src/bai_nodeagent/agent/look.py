@@ -238,6 +238,8 @@ class Desk:
         """The fields of Actual. `lines` is the output of this life; `command` what it runs,
         `launch` how it is started, where that can be rehearsed."""
         text = await self._text()
+        # After the text: if we have written that since the notes were read, they say so now.
+        record = replace(record, wrote_s=self.notes.read().wrote_s)
         self.given.look(text or "")
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
