@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import bai_nodeagent
 from node_under_test import PROGRAM, WAIT_S, Node
 from servers import wait_until
 
@@ -194,4 +196,36 @@ def test_an_address_that_is_not_there_yet_is_waited_for(node: Node) -> None:
         return b"Ready" in done.stdout
 
     wait_until(answers, "it serves", 30)
+    assert node.stop() == 0
+
+
+def test_a_daemon_whose_program_is_removed_goes_on_with_every_kind(
+    node: Node, tmp_path: Path
+) -> None:
+    package = Path(bai_nodeagent.__file__).parent
+    shutil.copytree(package, tmp_path / "copy" / package.name)
+    with (node.folder / "daemon.log").open("ab") as log:
+        node.process = subprocess.Popen(
+            [sys.executable, "-m", package.name, "run", "--config", str(node.config)],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "copy")},
+            stderr=log,
+            start_new_session=True,
+        )
+    node.wait_ready("one")
+    shutil.rmtree(tmp_path / "copy")
+    more = (
+        '[swarm]\nstate = "left"\n[redis]\ncheck = true\n'
+        f'[plugins]\nallow = []\npython = "{sys.executable}"\n'
+        f'[[mount]]\nname = "m"\nsource = "tmpfs"\ntype = "tmpfs"\nstate = "unmounted"\n'
+        f'target = "{node.folder}/m"\n'
+    )
+    node.desire(node.document("two") + more)
+    kinds = ("Swarm", "Redis", "Plugins", "Mount/m")
+
+    def reasons() -> set[str]:
+        return {node.condition(kind)["reason"] for kind in kinds}
+
+    node.wait("all looked at", lambda: not reasons() & {"", "Pending"})
+    assert "InternalError" not in reasons(), node.log
+    node.wait("said", lambda: "package.changed" in node.log, 40)
     assert node.stop() == 0
