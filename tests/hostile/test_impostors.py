@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.agent.record import Record
-from bai_nodeagent.agent.search import Search
+from bai_nodeagent.agent.search import Search, noted_pid
 from bai_nodeagent.agent.spec import AgentSpec
 from bai_nodeagent.system import launch, process
 from node_under_test import Node
@@ -253,3 +253,16 @@ def test_a_daemon_stops_no_healthy_agent_for_a_start_that_would_fail(node: Node)
 
 def _says(node: Node, words: str) -> bool:
     return words in node.condition("Agent")["message"]
+
+
+def test_a_pid_file_may_be_anything(tmp_path: Path) -> None:
+    """agent.toml names it, which others write."""
+    (tmp_path / "pid").write_text("4711\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "words").write_bytes(b"\xff" * 10)
+    (tmp_path / "long").write_text("1" * 1000)
+    assert noted_pid(tmp_path / "pid") == 4711
+    for name in ("pipe", "words", "long", "missing", "."):
+        assert noted_pid(tmp_path / name) == 0
+    for path in ("/dev/zero", "/proc/kcore"):
+        assert noted_pid(Path(path)) == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..blocking import in_thread
 from ..model import Refused, Stuck
-from ..system import executable, launch, process, release, sockets
+from ..system import executable, files, launch, process, release, sockets
 from ..system.executable import Executable, Traits
 from ..system.process import Process
 from ..text import clean
@@ -22,6 +22,8 @@ from .dialect import Version, version_of
 from .record import Record, config_text
 from .signs import MAIN_TITLE, WORKER_TITLE, endpoints, is_backendai, pid_file
 from .spec import AgentSpec
+
+_PID_AT_MOST = 32  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Search:
             found = needed.taken(sockets.listeners(needed.ports))
             owners = {o.pid for o in found}
             stray, estranged = self._by_title(
-                others, wanted, owners, _noted_pid(pid_file(text, env))
+                others, wanted, owners, noted_pid(pid_file(text, env))
             )
         if stray is not None:
             unit = process.unit_of(stray)
@@ -192,13 +194,16 @@ def version_at(command: Sequence[str]) -> Version:
     return version_of(found.version) if found else ()
 
 
-def _noted_pid(file: Path | None) -> int:
-    """What a pid-file says; 0 where it says nothing. The agent never checks it, nor do we."""
+def noted_pid(file: Path | None) -> int:
+    """What a pid-file says; 0 where it says nothing. The agent never checks it, nor do we.
+
+    agent.toml names it, so it may be anything: a pipe, or /proc/kcore.
+    """
     try:
-        text = file.read_text(errors="replace").strip() if file and file.is_file() else ""
+        text = files.read_bounded(file, _PID_AT_MOST).strip() if file else b""
     except OSError:
         return 0
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdigit() else 0
 
 
 def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
