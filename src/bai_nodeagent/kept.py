@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import structlog
 
+from .model import Refused
 from .system import files
 
 LIMIT = 1 << 20
@@ -82,14 +83,9 @@ def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
 
 def _raw(path: Path, limit: int) -> bytes | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable(f"{path} is no regular file")
-            if status.st_size > limit:
-                raise Unreadable(f"{path} has {status.st_size} bytes; {limit} at most")
-            return file.read(limit)
+        return files.read_bounded(path, limit, is_followed=False)
+    except Refused as error:
+        raise Unreadable(error.message) from error
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

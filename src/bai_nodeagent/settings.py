@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .desired.secrecy import is_secret_key
+from .model import Refused
 from .system import files
 from .system.etcd_access import parse_endpoints
 from .text import clean
@@ -248,6 +249,9 @@ def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, A
         return str(path), {}
     except OSError as error:
         mistakes.append(f"{path}: can't be read: {error.strerror}")
+        return str(path), {}
+    except Refused as error:
+        mistakes.append(error.message)
         return str(path), {}
     except (ValueError, RecursionError) as error:
         mistakes.append(f"{path}: is not TOML: {error}")

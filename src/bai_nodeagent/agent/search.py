@@ -6,6 +6,7 @@ lives, and not before what an earlier one has left behind is ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from collections.abc import Iterable, Sequence
@@ -199,11 +200,9 @@ def noted_pid(file: Path | None) -> int:
 
     agent.toml names it, so it may be anything: a pipe, or /proc/kcore.
     """
-    try:
-        text = files.read_bounded(file, _PID_AT_MOST).strip() if file else b""
-    except OSError:
-        return 0
-    return int(text) if text.isdigit() else 0
+    with contextlib.suppress(OSError, Refused, ValueError):
+        return int(files.read_bounded(file, _PID_AT_MOST)) if file else 0
+    return 0
 
 
 def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from .. import __version__, desired
 from ..desired import Document
 from ..desired.documents import LARGEST, Unreadable, parse
 from ..desired.places import spelled, walk
-from ..model import Unavailable
+from ..model import Refused, Unavailable
 from ..resources import KINDS
 from ..settings import NAME, NODE_ID
 from ..store.base import Conflict, Entry, Store
@@ -185,3 +185,5 @@ def _read(file: str) -> bytes:
         return files.read_bounded(Path(file), LARGEST)
     except OSError as error:
         raise Unreadable(f"{file}: {error.strerror}") from error
+    except Refused as error:
+        raise Unreadable(error.message) from error

@@ -8,7 +8,8 @@ import pwd
 from pathlib import Path
 
 from ..model import Refused, Unavailable
-from .place import Owner, shown
+from .files import shown
+from .place import Owner
 
 
 def ids(owner: str) -> Owner:

@@ -8,15 +8,16 @@ call it through `blocking.in_thread`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from . import process
+from ..model import Refused
+from . import files, process
 from .process import Process
 
 # What installers write into a script whose interpreter's path is too long, or
@@ -96,17 +97,9 @@ def _file(path: str) -> tuple[int, int] | None:
 
 
 def _head(program: Path) -> str:
-    try:
-        fd = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        return ""
-    try:
-        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        return os.fsdecode(os.read(fd, _HEAD_BYTES)) if is_file else ""
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
+    with contextlib.suppress(OSError, ValueError, Refused):
+        return os.fsdecode(files.head(program, _HEAD_BYTES))
+    return ""
 
 
 def _before(head: str, search_path: str) -> list[str]:

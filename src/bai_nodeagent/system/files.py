@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from ..model import Refused
+from ..text import clean
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")  # as tempfile.mkstemp names them
@@ -111,19 +114,58 @@ def read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def read_bounded(path: Path, at_most: int) -> bytes:
-    """A regular file that somebody has named, whole. Raises OSError, also for anything else.
+def read_bounded(path: Path, at_most: int, *, is_followed: bool = True) -> bytes:
+    """A regular file that others have named or laid, whole. Raises OSError, and as read_opened.
 
-    Nothing that a name may lead to is waited for, or read without end: a named
-    pipe, /dev/zero.
+    `is_followed`: links count, those of others too; for what is only looked at.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
-        raw = file.read(at_most + 1)
+    with _found(path, is_followed=is_followed) as fd:
+        return read_opened(fd, path, at_most)
+
+
+def read_opened(fd: int, path: Path, at_most: int) -> bytes:
+    """The same of what is open as O_PATH, and was found at that path.
+
+    Raises Refused: NotAFile, TooLarge.
+    """
+    with _opened(fd, path) as file:
+        # None: there is nothing yet, and it would have to be waited for, as in /proc/kmsg.
+        raw = file.read(at_most + 1) or b""
     if len(raw) > at_most:
-        raise OSError(errno.EFBIG, f"is larger than {at_most} bytes", str(path))
+        text = f"{shown(path)} is larger than {at_most} bytes, so it is not read"
+        raise Refused("TooLarge", text)
     return raw
+
+
+def head(path: Path, size: int) -> bytes:
+    """The first bytes of a regular file. Raises OSError, Refused: NotAFile."""
+    with _found(path, is_followed=True) as fd, _opened(fd, path) as file:
+        return file.read(size) or b""
+
+
+@contextlib.contextmanager
+def _found(path: Path, *, is_followed: bool) -> Iterator[int]:
+    """What is at a path, opened for nothing: to open a pipe waits, a watchdog ends the machine."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if is_followed else os.O_NOFOLLOW))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened(fd: int, path: Path) -> BinaryIO:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Refused("NotAFile", f"{shown(path)} is no regular file; move it away")
+    return open(f"/proc/self/fd/{fd}", "rb", opener=_at_once)
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def shown(path: Path | str) -> str:
+    """A path for people: its bytes may be anything."""
+    return clean(os.fsencode(path))
 
 
 def remove(path: Path) -> None:

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model import Refused
-from .place import LIMIT, File, Owner, Place, at, shown
+from .files import shown
+from .place import LIMIT, File, Owner, Place, at
 
 __all__ = ["LIMIT", "File", "Owner", "Place", "check", "folder", "place", "read", "replace"]
 

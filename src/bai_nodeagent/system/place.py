@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model import Refused
-from ..text import clean
 from . import files
+from .files import shown
 
 LIMIT = 1 << 20
 ACL = "system.posix_acl_access"
@@ -69,15 +69,9 @@ class Place:
         """The file, whole; None: nothing is there. Raises Refused: NotAFile, TooLarge."""
         if self.fd is None:
             return None
-        status = self._regular(self.fd)
-        with os.fdopen(os.open(_again(self.fd), _READ), "rb") as file:
-            raw = file.read(limit + 1) if status.st_size <= limit else None
-        if raw is None or len(raw) > limit:
-            raise Refused(
-                "TooLarge", f"{shown(self.path)} is larger than {limit} bytes, so it is not read"
-            )
+        status = os.fstat(self.fd)
         return File(
-            raw,
+            files.read_opened(self.fd, self.path, limit),
             stat.S_IMODE(status.st_mode),
             (status.st_uid, status.st_gid),
             status.st_nlink,
@@ -219,11 +213,6 @@ def at(opened: contextlib.ExitStack, name: str, folder: int) -> int | None:
             opened.callback(os.close, fd)
             return fd
     return None
-
-
-def shown(path: Path | str) -> str:
-    """A path for people: its bytes may be anything."""
-    return clean(os.fsencode(path))
 
 
 def _again(fd: int) -> str:
