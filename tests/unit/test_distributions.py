@@ -10,6 +10,7 @@ import pytest
 from bai_nodeagent.plugin_rules import PluginRules
 from bai_nodeagent.system import distributions
 from bai_nodeagent.system.distributions import environment, folders_of, interpreter_of
+from bai_nodeagent.system.survey import Survey
 
 MODULE = "ai.backend.accelerator.fast.plugin"
 
@@ -127,12 +128,12 @@ def test_system_packages_count_where_the_environment_takes_them_in(tmp_path: Pat
     )
     (venv / "bin/python").unlink()
     (venv / "bin/python").symlink_to(base / "bin/python3.11")
-    assert folders_of(venv / "bin/python") == (site(venv), shared)
+    assert folders_of(venv / "bin/python", Survey()) == (site(venv), shared)
 
 
 def test_an_environment_of_an_older_python_is_not_looked_at(venv: Path) -> None:
     (venv / "lib/python3.9/site-packages").mkdir(parents=True)
-    assert folders_of(venv / "bin/python") == (site(venv),)
+    assert folders_of(venv / "bin/python", Survey()) == (site(venv),)
 
 
 def test_an_interpreter_that_is_not_there_has_no_folders(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class Desk:
         """What is installed; None when that is unmanaged, or can't be told."""
         try:
             return await distributions.look(self.spec.plugins, NAME) if self.spec.plugins else None
-        except (Unavailable, Stuck):
+        except (Refused, Unavailable, Stuck):
             return None  # for the condition Plugins to say; the agent is kept alive without
 
     async def wake_at_plugins(self, wake: Wake) -> None:

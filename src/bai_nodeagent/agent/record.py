@@ -279,7 +279,7 @@ def installed(spec: AgentSpec) -> Environment | None:
 
     Why they can't be told is for the condition Plugins to say.
     """
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(Refused, Unavailable):
         return distributions.environment(spec.plugins) if spec.plugins else None
     return None
 

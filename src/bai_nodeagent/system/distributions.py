@@ -5,36 +5,51 @@ belongs to the agent's user, and a plugin's import may take a GPU driver with
 it. So where an interpreter looks is judged by the layout that the `site`
 module describes: prefix, pyvenv.cfg, and the plain lines of .pth files. What
 only code could tell (an editable install's import hook) is given the benefit
-of the doubt. Everything here blocks; call it through `look`.
+of the doubt. Its owner may have laid there whatever he likes: see `survey`.
+Everything here blocks; call it through `look`.
 """
 
 from __future__ import annotations
 
-import glob
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from importlib.metadata import PathDistribution
+from email.parser import HeaderParser
+from glob import escape
+from importlib.metadata import EntryPoint, PathDistribution
+from itertools import islice
+from os import PathLike
+from os.path import realpath
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
 from ..blocking import in_thread
-from ..model import Stuck, Unavailable
+from ..model import Refused, Stuck, Unavailable
 from ..plugin_rules import QUIET_S, Environment, Plugin, PluginRules
-from . import inotify
+from ..text import clean
+from . import files, inotify
 from .executable import EXEC_LINE
+from .survey import Survey
 
 GROUP = "backendai_accelerator_v21"
 LOOK_DEADLINE_S = 5.0
+# Each of them is watched.
+FOLDERS_AT_MOST = 100
+PLUGINS_AT_MOST = 100
+_NAME_AT_MOST = 200
+_HEAD_BYTES = 1024
+T = TypeVar("T")
 _PYTHON = re.compile(r"python[0-9.]*")
 
 
 async def look(rules: PluginRules, asker: str) -> Environment | None:
     """The environment that `[plugins]` is about; None where it can't be told which one that is.
 
-    `asker` tells apart who asks at the same time. Raises Unavailable, Stuck.
+    `asker` tells apart who asks at the same time. Raises Unavailable, Stuck, and Refused:
+    NotAFile, TooLarge, Broken.
     """
     return await in_thread(
         f"{asker}: what is installed", lambda: environment(rules), LOOK_DEADLINE_S
@@ -57,7 +72,7 @@ async def changes(
                     yield
                     if _watched(await look(rules, asker), rules) != watched:
                         break
-    except (Stuck, OSError) as error:
+    except (Refused, Stuck, OSError) as error:
         raise Unavailable(f"{asker}: {error}") from error
 
 
@@ -77,33 +92,44 @@ def _watched(seen: Environment | None, rules: PluginRules) -> list[Path]:
 
 def environment(rules: PluginRules) -> Environment | None:
     """See `look`. Blocks."""
+    survey = Survey()
     try:
         python = rules.python or interpreter_of(rules.command)
         if python is None:
             return None
-        folders = folders_of(python) if python.exists() else ()
+        folders = folders_of(python, survey) if python.exists() else ()
+        plugins = _at_most(PLUGINS_AT_MOST, _plugins(folders, survey), "plugins", python)
         return Environment(
             python,
             folders,
-            tuple(sorted(_plugins(folders))),
+            tuple(sorted(plugins)),
             max((folder.stat().st_mtime for folder in folders), default=0.0),
         )
     except OSError as error:
-        raise Unavailable(f"{error.filename}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Unavailable(f"what a package says of itself beside {python} is no UTF-8") from error
+        raise Unavailable(f"{files.shown(error.filename)}: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, a path with a null
+        raise Unavailable(f"what stands beside {python} can't be made out: {error}") from error
+
+
+def _at_most(number: int, found: Iterable[T], what: str, python: Path) -> tuple[T, ...]:
+    taken = tuple(islice(found, number + 1))
+    if len(taken) > number:
+        raise Refused("TooLarge", f"{files.shown(python)} has more than {number} {what}")
+    return taken
 
 
 def interpreter_of(command: Sequence[str]) -> Path | None:
-    """The interpreter that a command line runs with; None where it doesn't show. Blocks."""
+    """The interpreter that a command line runs with; None where it doesn't show.
+
+    Blocks. Raises OSError, Refused: NotAFile.
+    """
     if not command:
         return None
     program = Path(command[0])
     if _PYTHON.fullmatch(program.name):
         return program
     try:
-        with program.open("rb") as script:
-            head = script.read(1024).decode(errors="replace")
+        head = files.head(program, _HEAD_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return None
     named = EXEC_LINE.search(head)
@@ -116,98 +142,130 @@ def _shebang(head: str) -> str:
     return words[0] if head.startswith("#!") and words else ""
 
 
-def folders_of(python: Path) -> tuple[Path, ...]:
+def folders_of(python: Path, survey: Survey) -> tuple[Path, ...]:
     """Where an interpreter looks for distributions, in its order. Blocks."""
     prefix = python.parent.parent
-    venv = _settings(prefix / "pyvenv.cfg")
+    venv = _settings(prefix / "pyvenv.cfg", survey)
     if venv is None:
-        real = python.resolve()
-        found = _below(real.parent.parent, real.name.removeprefix("python"))
+        found = _of_installed(python, survey)
     else:
         version = venv.get("version", venv.get("version_info", ""))
-        found = _below(prefix, ".".join(version.split(".")[:2]))
+        found = _below(prefix, ".".join(version.split(".")[:2]), survey)
         if venv.get("include-system-site-packages", "").lower() == "true":
-            found += folders_of(Path(venv.get("home", "/usr/bin")) / python.resolve().name)
-    extended = [each for folder in found for each in (folder, *_named_in_pth(folder))]
+            home = Path(venv.get("home", "/usr/bin"))
+            found += _of_installed(home / python.resolve().name, survey)
+    extended = (each for f in found for each in (f, *_named_in_pth(f, survey)))
+    folders = _at_most(FOLDERS_AT_MOST, extended, "folders of packages", python)
     # lib64 is often a link to lib.
-    return tuple({folder.resolve(): folder for folder in reversed(extended)}.values())[::-1]
+    return tuple({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
-def _settings(file: Path) -> Mapping[str, str] | None:
-    try:
-        lines = file.read_text(errors="replace").split("\n")
-    except FileNotFoundError:
+def _of_installed(python: Path, survey: Survey) -> list[Path]:
+    """Of an interpreter that is no environment's."""
+    real = Path(realpath(python))  # which minds no loop of links
+    return _below(real.parent.parent, real.name.removeprefix("python"), survey)
+
+
+def _settings(file: Path, survey: Survey) -> Mapping[str, str] | None:
+    text = survey.text(file, errors="replace")
+    if text is None:
         return None
-    pairs = (line.partition("=") for line in lines)
+    pairs = (line.partition("=") for line in text.split("\n"))
     return {key.strip().lower(): value.strip() for key, _, value in pairs}
 
 
-def _below(prefix: Path, version: str) -> tuple[Path, ...]:
+def _below(prefix: Path, version: str, survey: Survey) -> list[Path]:
     """Of a version such as "3.11"; of all that are there when it isn't known."""
     python = f"python{version}" if re.fullmatch(r"3\.\d+", version) else "python3.*"
     patterns = [f"lib*/{python}/site-packages"]
     if prefix == Path("/usr"):  # Debian's own interpreter
         patterns = [f"local/lib/{python}/dist-packages", *patterns, "lib/python3/dist-packages"]
-    return tuple(folder for pattern in patterns for folder in sorted(prefix.glob(pattern)))
+    return [folder for pattern in patterns for folder in survey.glob(prefix, pattern)]
 
 
-def _named_in_pth(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.glob("*.pth")):
-        for line in file.read_text(errors="replace").split("\n"):
+def _named_in_pth(folder: Path, survey: Survey) -> Iterator[Path]:
+    for file in survey.glob(folder, "*.pth"):
+        lines = (survey.text(file, errors="replace") or "").split("\n")
+        survey.spend(len(lines), file)
+        for line in lines:
             name = line.strip()
             is_path = name and not name.startswith(("#", "import ", "import\t"))
             if is_path and (folder / name).is_dir():
                 yield folder / name
 
 
-def _plugins(folders: Sequence[Path]) -> Iterator[Plugin]:
+class _Distribution(PathDistribution):
+    """One whose files are read within the bounds of a survey."""
+
+    def __init__(self, metadata: Path, survey: Survey) -> None:
+        super().__init__(metadata)
+        self.metadata_folder, self._survey = metadata, survey
+
+    def read_text(self, filename: str | PathLike[str]) -> str | None:
+        return self._survey.text(self.metadata_folder / filename)
+
+    def points(self) -> Iterable[EntryPoint]:
+        """Those of plugins, parsed as the agent does: what it can't parse ends it."""
+        try:
+            found = self.entry_points.select(group=GROUP)
+            return [point for point in found if point.module]
+        except (AttributeError, TypeError) as error:
+            text = f"{files.shown(self.metadata_folder)}/entry_points.txt can't be parsed"
+            why = "the agent would die at its start; install its package anew"
+            raise Refused("Broken", f"{text}: {why}") from error
+
+
+def _plugins(folders: Sequence[Path], survey: Survey) -> Iterator[Plugin]:
     seen: set[str] = set()
-    for metadata in _metadata_folders(folders):
-        distribution = PathDistribution(metadata)
+    for metadata in _metadata_folders(folders, survey):
+        distribution = _Distribution(metadata, survey)
         # Asking for the text first: of hundreds of distributions few have plugins.
         if GROUP not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        # .name and .version warn, or raise, where the file lacks them.
-        told = distribution.metadata.json
-        name = told.get("name")
-        if not isinstance(name, str) or name in seen:
+        # .metadata takes time by the square of its lines.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        told = HeaderParser().parsestr(text)
+        name = clean(told.get("name", ""), _NAME_AT_MOST)
+        if not name or name in seen:
             continue  # half removed, or hidden by one of the same name
         seen.add(name)
-        for point in distribution.entry_points.select(group=GROUP):
-            file = _file_of(point.module, folders)
+        for point in distribution.points():
+            file = _file_of(point.module, folders, survey)
             yield Plugin(
                 module=point.module,
-                name=point.name,
+                name=clean(point.name, _NAME_AT_MOST),
                 distribution=name,
-                version=str(told.get("version", "")),
+                version=clean(told.get("version", ""), _NAME_AT_MOST),
                 file=file or metadata.parent.joinpath(*point.module.split(".")).with_suffix(".py"),
                 is_found=file is not None or _is_editable(distribution),
                 written_s=metadata.stat().st_mtime,
             )
 
 
-def _metadata_folders(folders: Iterable[Path]) -> Iterator[Path]:
+def _metadata_folders(folders: Iterable[Path], survey: Survey) -> Iterator[Path]:
     for folder in folders:
-        for path in sorted(folder.iterdir()):
+        for name in survey.names(folder):
             # pip leaves "~name" behind when it is ended in the middle.
-            is_named = path.suffix in (".dist-info", ".egg-info") and path.name[0] != "~"
-            if is_named and path.is_dir():
-                yield path
+            is_named = name.endswith((".dist-info", ".egg-info")) and name[0] != "~"
+            if is_named and (folder / name).is_dir():
+                yield folder / name
 
 
-def _is_editable(distribution: PathDistribution) -> bool:
+def _is_editable(distribution: _Distribution) -> bool:
     origin = distribution.read_text("direct_url.json") or ""  # PEP 610
     return re.search(r'"editable"\s*:\s*true', origin) is not None
 
 
-def _file_of(module: str, folders: Iterable[Path]) -> Path | None:
+def _file_of(module: str, folders: Iterable[Path], survey: Survey) -> Path | None:
     """The file of a module; its parents may be namespace packages, spread over folders."""
     for folder in folders:
         place = folder.joinpath(*module.split("."))
         names = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+        for file in names:
+            if file.is_file():
+                return file
         # Compiled: plugin.cpython-311-x86_64-linux-gnu.so, for another Python than ours.
-        compiled = place.parent.glob(f"{glob.escape(place.name)}.*so")
-        for file in (*names, *sorted(compiled)):
+        for file in survey.glob(place.parent, f"{escape(place.name)}.*so"):
             if file.is_file():
                 return file
     return None

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model import Refused
 from .distributions import folders_of, interpreter_of
+from .survey import Survey
 
 _METADATA = re.compile(r"backend[._-]ai[._-]agent-([^-]+)\.dist-info", re.IGNORECASE)
 
@@ -29,13 +31,14 @@ def find(command: Sequence[str]) -> Release | None:
     """
     try:
         python = interpreter_of(command)
-        folders = folders_of(python) if python and python.exists() else ()
-        return next((each for folder in folders for each in _releases(python, folder)), None)
-    except OSError:
+        return next(_releases(python), None) if python and python.exists() else None
+    except (OSError, Refused, ValueError):
         return None
 
 
-def _releases(python: Path | None, folder: Path) -> Iterator[Release]:
-    for path in folder.glob("backend*-info"):
-        if python and (match := _METADATA.fullmatch(path.name)):
-            yield Release(match[1], python, path)
+def _releases(python: Path) -> Iterator[Release]:
+    survey = Survey()
+    for folder in folders_of(python, survey):
+        for path in survey.glob(folder, "backend*-info"):
+            if match := _METADATA.fullmatch(path.name):
+                yield Release(match[1], python, path)
