@@ -10,6 +10,7 @@ import pytest
 
 from bai_nodeagent.model import Refused
 from bai_nodeagent.system.environments import MARKER, Environments, environments, version_of
+from bai_nodeagent.system.survey import ENTRIES_AT_MOST, Survey
 
 
 def lay_out(folder: Path, version: str = "3.11") -> Path:
@@ -55,11 +56,11 @@ def test_a_version_is_told_by_the_name_or_the_library(tmp_path: Path) -> None:
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     python.touch()
-    assert version_of(python) == ""
+    assert version_of(python, Survey()) == ""
     library = tmp_path / "lib/python3.12/os.py"
     library.parent.mkdir(parents=True)
     library.touch()
-    assert version_of(python) == "3.12"
+    assert version_of(python, Survey()) == "3.12"
 
 
 @pytest.mark.parametrize("odd", ["fifo", "folder", "large", "deep", "zero", "list"])
@@ -91,3 +92,16 @@ def test_a_link_of_theirs_in_place_of_a_marker_is_refused(tmp_path: Path) -> Non
     os.chown(marker.parent, 61001, 61001)
     with pytest.raises(Refused, match="61001"):
         look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "where", ["venv.d", "venv.d/a-1/lib", "venv.d/a-1/lib/python3.11/site-packages"]
+)
+def test_a_crowd_of_entries_is_not_looked_at(tmp_path: Path, where: str) -> None:
+    lay_out(tmp_path)
+    for number in range(ENTRIES_AT_MOST):
+        (tmp_path / where / f"lib{number}").touch()
+    with pytest.raises(Refused) as refused:
+        look(tmp_path)
+    assert refused.value.reason == "TooLarge"
+    assert str(tmp_path / where) in refused.value.message

@@ -27,6 +27,7 @@ from .helper import Finished, Hangs, Outstanding
 from .launch import Account
 from .output import quoted
 from .programs import program
+from .survey import Survey
 
 LOOK_DEADLINE_S = 5.0
 TOOL_DEADLINE_S = 120.0
@@ -40,6 +41,9 @@ MARKER = environment_tool.MARKER
 # Read now: the file may be gone or another one after an upgrade.
 _TOOL = Path(environment_tool.__file__).read_text()
 _LINES_QUOTED = 5
+_PACKAGES = "lib/python3*/site-packages"
+# Beside each other: a handful, and what nobody has finished.
+KEPT_AT_MOST = 1000
 _DIST_INFO = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)\.dist-info")
 
 
@@ -107,7 +111,8 @@ def folder_of(path: Path) -> Path:
 
 
 async def look(path: Path, asker: str) -> Environments:
-    """Raises Unavailable, Stuck, and Refused where others may lead the way to it elsewhere.
+    """Raises Unavailable, Stuck, and Refused: Untrusted where others may lead the way to it
+    elsewhere, TooLarge where there is too much to look at.
 
     `asker` tells apart who asks at the same time.
     """
@@ -120,8 +125,9 @@ def environments(path: Path) -> Environments:
     folder = folder_of(path)
     try:
         link, linked_s, strange = _link(path, folder)
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208
-        built = {name: found for name in names if (found := _built(folder / name))}
+        names = Survey(KEPT_AT_MOST).names(folder)
+        survey = Survey()
+        built = {name: found for name in names if (found := _built(folder / name, survey))}
     except OSError as error:
         raise Unavailable(f"{error.filename}: {error.strerror}") from error
     unfinished = tuple(name for name in names if name not in built)
@@ -141,7 +147,7 @@ def _link(path: Path, folder: Path) -> tuple[str, float, str]:
     return target.name, status.st_mtime, ""
 
 
-def _built(environment: Path) -> Built | None:
+def _built(environment: Path, survey: Survey) -> Built | None:
     try:
         marker = hostile.read(environment / MARKER)
         then = json.loads(marker.raw if marker else b"")["packages"]
@@ -152,39 +158,39 @@ def _built(environment: Path) -> Built | None:
         return None  # a pipe, a device, too large: none that we have finished
     except (NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    here = _installed(environment)
+    here = _installed(environment, survey)
     now = tuple((name, here[name]) for name, _ in wanted if name in here)
-    return Built(environment.name, now, wanted, _fault(environment))
+    return Built(environment.name, now, wanted, _fault(environment, survey))
 
 
-def _fault(environment: Path) -> str:
+def _fault(environment: Path, survey: Survey) -> str:
     python = environment / "bin/python"
     if not python.exists():
         return "is gone"
-    version = version_of(python)
-    made_for = sorted(p.parent.name for p in environment.glob("lib/python3*/site-packages"))
+    version = version_of(python, survey)
+    made_for = [p.parent.name for p in survey.glob(environment, _PACKAGES)]
     if version and f"python{version}" not in made_for:
         return f"is Python {version} now, and the packages are for {', '.join(made_for) or 'none'}"
     return ""
 
 
-def version_of(python: Path) -> str:
+def version_of(python: Path, survey: Survey) -> str:
     """Such as "3.11", by names alone: of the interpreter itself, or of its library.
 
     "" where they don't tell. Blocks.
     """
     real = python.resolve()
     named = re.fullmatch(r"python(3\.\d+)", real.name)
-    libraries = {p.parent.name for p in real.parent.parent.glob("lib*/python3.*/os.py")}
+    libraries = {p.parent.name for p in survey.glob(real.parent.parent, "lib*/python3.*/os.py")}
     if named:
         return named[1]
     return libraries.pop().removeprefix("python") if len(libraries) == 1 else ""
 
 
-def _installed(environment: Path) -> dict[str, str]:
+def _installed(environment: Path, survey: Survey) -> dict[str, str]:
     """Versions by normalised name, from the names of metadata folders alone."""
     found = {}
-    for folder in environment.glob("lib/python3*/site-packages/*.dist-info"):
+    for folder in survey.glob(environment, f"{_PACKAGES}/*.dist-info"):
         if named := _DIST_INFO.fullmatch(folder.name):
             found[environment_tool.normalised(named["name"])] = named["version"]
     return found
@@ -209,7 +215,7 @@ async def changes(path: Path, asker: str) -> AsyncGenerator[None, None]:
 def _watched(path: Path, seen: Environments) -> list[Path]:
     folder = folder_of(path)
     inside = [folder / each.name for each in seen.built if each.name == seen.link]
-    packages = [p for each in inside for p in each.glob("lib/python3*/site-packages")]
+    packages = [p for each in inside for p in Survey().glob(each, _PACKAGES)]
     # A new environment shows by the marker that it gets last.
     markers = [folder / name / MARKER for name in seen.unfinished]
     return [path, folder, *markers, *(each / "bin/python" for each in inside), *packages]
