@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write, plan
+from bai_nodeagent.agent.config_plan import Write, plan
+from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
 from bai_nodeagent.agent.dialect import MINIMAL
 from bai_nodeagent.model import KeyPath, Plan
 from bai_nodeagent.system.place import File

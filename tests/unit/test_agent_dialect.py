@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write, plan
+from bai_nodeagent.agent.config_plan import Write, plan
+from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
 from bai_nodeagent.agent.dialect import MINIMAL, Opinion, faults, opinion, version_of
 from bai_nodeagent.model import Status
 from bai_nodeagent.system.place import File

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.agent.child import ChildActual, Start, plan_child
-from bai_nodeagent.agent.config_plan import Actual, AgentConfigSpec, Write
+from bai_nodeagent.agent.config_plan import Write
 from bai_nodeagent.agent.config_plan import plan as plan_file
+from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
 from bai_nodeagent.agent.guard import Caution
 from bai_nodeagent.agent.record import Life, Record
 from bai_nodeagent.agent.sessions import Held, Launch, Sessions, losing, permit_for

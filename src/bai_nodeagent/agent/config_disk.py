@@ -15,17 +15,8 @@ from ..system import config_file, hostile, launch
 from ..system.launch import Account
 from ..system.place import File, Place
 from . import begun_write, last_config
-from .config_plan import (
-    BROKEN,
-    Actual,
-    AgentConfigAction,
-    AgentConfigSpec,
-    KeepBroken,
-    Remember,
-    SetAccess,
-    Write,
-    text_of,
-)
+from .config_plan import BROKEN, AgentConfigAction, KeepBroken, Remember, SetAccess, Write
+from .config_state import Actual, AgentConfigSpec, text_of
 
 FOLDER_MODE = 0o755
 _TIME = r"\d{8}T\d{6}Z"

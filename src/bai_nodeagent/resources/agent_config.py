@@ -22,15 +22,8 @@ import anyio
 from .. import agent_toml
 from ..agent import opinions
 from ..agent.config_disk import Disk
-from ..agent.config_plan import (
-    Actual,
-    AgentConfigAction,
-    AgentConfigSpec,
-    Write,
-    candidates,
-    plan,
-    text_of,
-)
+from ..agent.config_plan import AgentConfigAction, Write, candidates, plan
+from ..agent.config_state import Actual, AgentConfigSpec, text_of
 from ..agent.given import Given
 from ..agent.guard import Guard
 from ..agent.opinions import Asker, readers
