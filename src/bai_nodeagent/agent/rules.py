@@ -28,17 +28,13 @@ from .rollback import Past
 from .sessions import SESSIONS_LOOK_S, launch_of
 from .signs import Signs, judge_signs
 from .spec import AgentSpec, Inputs, differing, is_same_start, unread
+from .waits import change_wait_s, crash_left_s, crash_wait_s
 from .words import why_dead
 
 # A process that dies in its first moment was never running; in a crash loop
 # that moment is longer, so that the condition does not flap with each try.
 STARTING_S = 1.0
 RECOVERING_S = 10.0
-CRASH_WAIT_FIRST_S = 1.0
-CRASH_WAIT_MOST_S = 300.0
-# Restarts for changed inputs, against a desired state that flaps.
-CHANGES_BURST = 3
-CHANGES_REFILL_S = 60.0
 # What is missing may be put there without an event.
 OBSTACLE_LOOK_S = 10.0
 _PARTS_TOLD = 5
@@ -137,7 +133,7 @@ def judge_running(
     life = actual.record.life
     health, look_again_in_s = _in_step(spec, actual)
     if health.reason == "WorkerDead":
-        left_s = crash_left_s(actual)
+        left_s = crash_left_s(actual.record.deaths, actual.now_s)
         return Plan(health, () if left_s > 0 else revive, left_s or None, known)
     differs = due(spec, actual.wants, life) if life else ()
     if life is None or not differs:
@@ -250,7 +246,7 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
     if record.ending or not record.deaths:
         cause: Cause = "changed" if record.ending == "changed" else "first"
         return Verdict(Status.UNKNOWN, "Starting", "the agent does not run yet"), 0.0, cause
-    crash_s, wait_s = crash_wait_s(record.deaths), crash_left_s(actual)
+    crash_s, wait_s = crash_wait_s(record.deaths), crash_left_s(record.deaths, actual.now_s)
     # Never stuck on a bad target after somebody has fixed it, nor once more with it.
     if len(record.deaths) > 1 and _is_news(spec, actual):
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
@@ -318,31 +314,6 @@ def died(actual: Actual, then: str = "") -> Verdict:
     if trouble := why_dead(actual.output, record.exit) or record.trouble:
         return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
     return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)
-
-
-def crash_left_s(actual: Actual) -> float:
-    """Time until the next start after the deaths so far."""
-    deaths = actual.record.deaths
-    return max(0.0, deaths[-1] + crash_wait_s(deaths) - actual.now_s) if deaths else 0.0
-
-
-def crash_wait_s(deaths: tuple[float, ...]) -> float:
-    """Time between the last death and the next start."""
-    if len(deaths) < 2:
-        return 0.0
-    step = min(CRASH_WAIT_FIRST_S * 2.0 ** (len(deaths) - 2), CRASH_WAIT_MOST_S)
-    # The last digits of the time of death are as good as dice, and each look
-    # finds them the same.
-    chance = deaths[-1] * 1e3 % 1.0
-    return step * (0.75 + 0.25 * chance)
-
-
-def change_wait_s(changes: tuple[float, ...], now_s: float) -> float:
-    """Time until inputs may be changed again: a token bucket, told by the times of taking."""
-    full_s = 0.0
-    for at_s in changes:
-        full_s = max(full_s, at_s) + CHANGES_REFILL_S
-    return max(0.0, full_s - (CHANGES_BURST - 1) * CHANGES_REFILL_S - now_s)
 
 
 def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
