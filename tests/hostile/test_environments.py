@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
-from bai_nodeagent.system import environments
+from bai_nodeagent.system import environments, helper, launch, output, rehearsal
 from bai_nodeagent.system.launch import Account
+from wheels import public_folder
 
 pytestmark = pytest.mark.root
 
@@ -37,3 +41,62 @@ def test_a_missing_folder_below_one_of_root_s_is_given_to_the_account(
     environments._make_parent(tmp_path / "opt/backend.ai", who)
     assert (tmp_path / "opt").stat().st_uid == 0
     assert (tmp_path / "opt/backend.ai").stat().st_uid == STRANGER
+
+
+FLOOD = """#!/bin/sh
+echo begin
+head -c 200000000 /dev/zero
+echo end
+exit 3
+"""
+
+
+@pytest.fixture
+def flood() -> Iterator[Path]:
+    with public_folder() as folder:
+        program = folder / "python"
+        program.write_text(FLOOD)
+        program.chmod(0o755)
+        yield program
+
+
+@pytest.mark.anyio
+async def test_the_output_of_a_step_has_a_bound(who: Account, flood: Path, tmp_path: Path) -> None:
+    before = shared_memory()
+    argv = ("/bin/sh", "-c", f"{flood}; sleep 1; exit 3")
+    async with anyio.create_task_group() as tasks:
+
+        async def look() -> None:
+            await anyio.sleep(0.7)
+            assert shared_memory() - before < 4 * output.ROOM_BYTES
+
+        tasks.start_soon(look)
+        done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
+    assert done.code == 3
+    assert len(done.output) <= 65536
+
+
+def test_a_rehearsal_keeps_no_more_than_a_bound(
+    who: Account, flood: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "account", lambda _: who)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tried = (str(flood), "-c", "")
+    why = rehearsal.obstacle(
+        ("/bin/true",), user="stranger", env={}, workdir=Path("/"), tried=tried
+    )
+    assert "does not run" in why or "fails" in why
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+@pytest.mark.anyio
+async def test_the_last_words_of_a_step_are_told(who: Account, tmp_path: Path) -> None:
+    argv = ("/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo why; exit 3")
+    done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
+    assert done.output.endswith("x\nwhy\n")
+
+
+def shared_memory() -> int:
+    """In bytes, of the whole machine."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Shmem:"))

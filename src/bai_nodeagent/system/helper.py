@@ -22,7 +22,7 @@ from pathlib import Path
 
 import anyio
 
-from . import keeper
+from . import keeper, output
 from .launch import Account, Credentials, credentials, environment
 from .programs import SEARCH_PATH
 
@@ -41,7 +41,7 @@ _left_behind: list[subprocess.Popen[bytes]] = []
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`output` is what it wrote, to either stream."""
+    """`output` is what it wrote last, to either stream."""
 
     code: int
     output: str
@@ -110,13 +110,12 @@ async def _run(
         lock_fd = await _taken(lock, patience_s) if lock else None
         if lock_fd is not None:
             ours.callback(os.close, lock_fd)  # the helper has its own
-        output = os.memfd_create("output")
-        ours.callback(os.close, output)
+        said = ours.enter_context(output.bounded())
         child = subprocess.Popen(  # noqa: ASYNC220  (returns at exec; our programs are local)
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=said,
+            stderr=said,
             cwd="/",
             env=env,
             pass_fds=() if lock_fd is None else (lock_fd,),
@@ -128,8 +127,7 @@ async def _run(
         except BaseException:
             _leave(child, end_with)
             raise
-        text = os.pread(output, _OUTPUT_AT_MOST, 0).decode(errors="replace")
-        return Finished(child.wait(), text)
+        return Finished(child.wait(), output.last_of(said, _OUTPUT_AT_MOST))
 
 
 async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:

@@ -1,4 +1,5 @@
-"""The output of a process that outlives us: one file that several write to at once.
+"""The output of a process that outlives us: one file that several write to at once; and of one
+that does not, with a bound.
 
 The file is only ever opened for appending. So it can be cut while a process
 holds it: what that writes next stands at the new end. What is written between
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anyio
@@ -23,6 +25,7 @@ from ..model import Stuck, Unavailable
 from . import inotify
 
 BYTES_AT_MOST = 10 * 1024 * 1024
+ROOM_BYTES = 16 * 1024 * 1024
 _ROTATE_DEADLINE_S = 30.0
 _PAUSE_S = 0.2  # between two looks at a file that is being written
 _AGAIN_S = 30.0
@@ -95,6 +98,29 @@ async def keep_small(path: Path) -> None:
                     )
                     await anyio.sleep(_PAUSE_S)
         await anyio.sleep(_AGAIN_S)
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[int]:
+    """A file without a name for the output of a program, whoever wrote that.
+
+    It lies in memory, which counts as ours, so what goes beyond `ROOM_BYTES` is refused to its
+    writer (EPERM): memfd_create(2), F_SEAL_GROW. `last_of` reads it.
+    """
+    fd = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, ROOM_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def last_of(fd: int, bytes_at_most: int) -> str:
+    """The end of what was written to a file of `bounded`, of which all writers share the offset."""
+    end = min(os.lseek(fd, 0, os.SEEK_CUR), ROOM_BYTES)
+    size = min(end, bytes_at_most)
+    return os.pread(fd, size, end - size).decode(errors="replace")
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ..model import Refused, Unavailable
 from ..text import clean
-from . import executable, launch
-from .output import quoted
+from . import executable, launch, output
 from .programs import program
 
 DEADLINE_S = 10.0
 LOOK_S = 5.0
+_OUTPUT_AT_MOST = 65_536
 # A name with what is said of it, in words, up to the kernel's limit: execve(2).
 _STRING_AT_MOST = 131_071
 # Looks at its arguments up to "--"; what follows is there to be passed.
@@ -67,25 +67,27 @@ def obstacle(
 
 def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=workdir,
-            env=launch.environment(who, env),
-            timeout=LOOK_S,
-            check=False,
-            start_new_session=True,
-            **launch.credentials(who),
-        )
+        with output.bounded() as fd:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=subprocess.STDOUT,
+                cwd=workdir,
+                env=launch.environment(who, env),
+                timeout=LOOK_S,
+                check=False,
+                start_new_session=True,
+                **launch.credentials(who),
+            )
+            text = output.last_of(fd, _OUTPUT_AT_MOST)
     except subprocess.TimeoutExpired:
         return f"{words[0]} does not end within {LOOK_S:.0f} s in {workdir}"
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return _refused(error, words, env, workdir)
     if done.returncode == 0:
         return ""
-    said = quoted(done.stdout.decode(errors="replace"), 3)
+    said = output.quoted(text, 3)
     if words[1:2] == ["-c"]:
         return said or f"{words[0]} fails in {workdir}"
     return f"{words[0]} does not run: {said or f'exit status {done.returncode}'}"
