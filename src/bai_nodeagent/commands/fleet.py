@@ -189,6 +189,8 @@ def shown(report: Report, source: str) -> Answer:
             digest = part.get("digest") or "not valid"
             lines.append(f"  {name}: revision {part.get('revision')}, {digest}")
     lines += [f"  {name}: {value}" for name, value in known.part("facts").items()]
+    # Whatever has lines of its own stays below its node: no line of it begins as a node's does.
+    lines = [line.replace("\n", "\n    ") for line in lines]
     code = 0 if report.summary == "Ready" else 3
     return Answer(code, lines, {**known.document, "alive": report.is_alive})
 
