@@ -206,6 +206,35 @@ async def test_who_has_the_lock_open_without_holding_it_is_none_of_ours(
         assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
 
 
+async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """By SCM_RIGHTS, to whoever takes descriptors: a daemon of root's, for example."""
+    lock, socket_path = folder / "agent.lock", folder / "socket"
+    folder.chmod(0o711)
+    takes = (
+        "import os, socket, sys, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        "s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o666); "
+        "socket.recv_fds(s, 9, 1); time.sleep(600)"
+    )
+    gives = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        "s.connect(sys.argv[1]); socket.send_fds(s, [b'x'], [int(sys.argv[2])]); time.sleep(600)"
+    )
+    bystander = run(sys.executable, "-c", takes, str(socket_path))
+    wait_until(socket_path.exists, "no bystander")
+    with launch.held(lock) as fd:
+        agent = launch.start(
+            ["/usr/bin/python3", "-c", gives, str(socket_path), str(fd)],
+            user="nobody", env={}, workdir=Path("/"), output=folder / "out", lock_fd=fd,
+        )  # fmt: skip
+    fds = Path(f"/proc/{bystander.pid}/fd")
+    wait_until(lambda: lock in {each.readlink() for each in fds.iterdir()}, "it has not got it")
+    assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
+    await process.stop(agent, lock, 5.0)
+    assert bystander.poll() is None
+
+
 # --- the daemon --------------------------------------------------------------------------------
 
 

@@ -172,9 +172,31 @@ def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
     it asked; the name alone is no proof, since whoever has a mount namespace of
     his own gives it to any file. No link is followed: that could hang on a dead
     network mount. Processes that we may not look into are left out.
+
+    Who holds it can pass it on to any process that takes descriptors (SCM_RIGHTS, unix(7)),
+    and what is found here is ended by root. So it counts with the account alone
+    that the lock was made for: `launch.start` gives the file to it. Of root's
+    everybody counts, who may have become another since.
     """
     wanted, file = str(lock.resolve()), _kernel_name(lock)
-    return [p for p in among if p.pid != os.getpid() and file and _holds(p, wanted, file)]
+    if not file:
+        return []
+    heir = lock.stat().st_uid
+    return [
+        p
+        for p in among
+        if p.pid != os.getpid() and _may_inherit(p, heir) and _holds(p, wanted, file)
+    ]
+
+
+def _may_inherit(process: Process, heir: int) -> bool:
+    try:
+        # Before it becomes the agent, a child of ours is of our account, and shows our arguments.
+        return heir in (0, uid_of(process)) or command_of(process) == command_of(
+            Process(os.getpid(), 0)
+        )
+    except OSError:
+        return False
 
 
 def _holds(process: Process, path: str, file: bytes) -> bool:
