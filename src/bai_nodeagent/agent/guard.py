@@ -171,7 +171,7 @@ class Guard:
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
         install = self._spec.install
-        with contextlib.suppress(Unavailable, Stuck):
+        with contextlib.suppress(Refused, Unavailable, Stuck):
             return await environments.look(install.path, self._asker) if install else None
         return None
 

@@ -14,7 +14,7 @@ from .. import toml
 from ..blocking import in_thread
 from ..desired.places import walk
 from ..desired.secrecy import is_secret_place
-from ..model import Host, Stuck, Unavailable
+from ..model import Host, Refused, Stuck, Unavailable
 from ..system import environments, release, validator
 from ..system.release import Release
 from ..system.validator import Answer
@@ -63,7 +63,7 @@ async def _coming(spec: AgentSpec, asker: str) -> Release | None:
     """The one in the environment that the agent is to run in, once that is built."""
     if spec.install is None:
         return None
-    with contextlib.suppress(Unavailable, Stuck):
+    with contextlib.suppress(Refused, Unavailable, Stuck):
         wanted = target(spec.install, await environments.look(spec.install.path, asker))
         python = environments.folder_of(spec.install.path) / wanted.name / "bin/python"
         if wanted.is_ready:
