@@ -94,6 +94,7 @@ def test_a_plugin_that_comes_breaks_and_is_mended_is_an_event_each(
     desire(node, environment, MOCK_MODULE)
     node.start()
     wait_reason(node, "NotInstalled")
+    node.wait("an agent.toml", node.agent_toml.exists)
     allowed = tomllib.loads(node.agent_toml.read_text())["agent"]["allow-compute-plugins"]
     assert allowed == [MOCK_MODULE]
     environment.install(MOCK)
