@@ -103,7 +103,7 @@ def test_an_answer_that_can_not_be_printed_has_one_line_and_a_code_of_its_own(no
 
 def test_the_gate_says_no_whatever_its_output_is(node: Node) -> None:
     node.desire(
-        node.document() + '[[mount]]\nname = "m"\nsource = "tmpfs"\ntype = "tmpfs"\n'
+        node.document() + '[[mount]]\nname = "m"\nsource = "/nowhere"\ntype = "bind"\n'
         f'target = "{node.folder}/not-mounted"\nrequired = true\n'
     )
     node.start()

@@ -67,6 +67,7 @@ class Walk:
         self.steps: list[str] = []
         self.causes = 0  # of restarts in this round
         self.touched: set[str] = set()
+        self.is_repaired = False  # agent.toml was, since the agent's last start
         self.snapshot = node.folder / "snapshot.db"
         self.is_saved = False
 
@@ -165,6 +166,7 @@ class Walk:
         except (OSError, ValueError):
             return False
         self.touched.add(sort)
+        self.is_repaired = True
         self.node.agent_toml.write_text(change(text))
         return True
 
@@ -172,6 +174,7 @@ class Walk:
         if self.touched & {"drift", "lines", "last"} or not self.node.agent_toml.exists():
             return False
         self.touched.add("destroyed")
+        self.is_repaired = True
         how(self.node.agent_toml)
         return True
 
@@ -258,11 +261,11 @@ class Walk:
         return True
 
     def _may_lose_notes(self) -> bool:
-        """Not where the last good content is needed. Beside drift nobody knows with what the
-        agent was started: then a restart is right."""
+        """Not where the last good content is needed. Where the daemon has written the file since
+        nobody knows with what the agent was started: then a restart is right."""
         if "destroyed" in self.touched:
             return False
-        self.causes += "drift" in self.touched
+        self.causes += self.is_repaired
         self.touched.add("last")
         return True
 
@@ -339,6 +342,8 @@ class Walk:
         more = len(self.node.starts) - starts
         if more > self.causes:
             raise self._violation([f"{more} starts of the agent, {self.causes} causes"])
+        if more:
+            self.is_repaired = "destroyed" in self.touched or "drift" in self.touched
 
     def _resume(self) -> None:
         """Also from a pause that is none: a folder in its place counts as one."""
