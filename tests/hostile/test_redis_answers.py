@@ -114,7 +114,8 @@ def answering(answer: bytes, *, is_endless: bool = False) -> Iterator[str]:
         with client:
             try:
                 while client.recv(65536) and not stop.is_set():
-                    client.sendall(answer)
+                    # Several commands may come at once: each gets one.
+                    client.sendall(answer if is_endless else answer * 4)
                     while is_endless and not stop.is_set():
                         client.sendall(CHUNK)
             except OSError:
