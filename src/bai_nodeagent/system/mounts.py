@@ -174,7 +174,7 @@ class Prober:
         An earlier probe that hangs is answer enough; then no other is begun.
         """
         since_s, note = time.time(), self._note(mount)
-        patience_s = 0.0 if note.exists() else PROBE_DEADLINE_S
+        patience_s = PROBE_DEADLINE_S if _read(note, _hang) is None else 0.0
         lock = self._lock(f"{mount.device} {mount.target}")
         words = (file, _number(uid), _number(gid), write)
         argv = ("probe", mount.target, str(mount.id), *words)
