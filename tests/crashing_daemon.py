@@ -10,7 +10,7 @@ import signal
 import sys
 
 from bai_nodeagent import cli
-from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.model import Action
 
 

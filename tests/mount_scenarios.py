@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from bai_nodeagent.core.reconcile import reconcile
 from bai_nodeagent.model import Host, Verdict
 from bai_nodeagent.mount.view import MountSpec
-from bai_nodeagent.reconcile import reconcile
 from bai_nodeagent.resources.mount import MountPoint
 
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private")

@@ -23,11 +23,11 @@ import anyio
 
 from . import __version__, logs, settings
 from .commands import Answer
+from .core.status import timestamp, to_json
 from .desired import duration_s
 from .redact import Redactor
 from .settings import InvalidSettings, Settings
 from .site import AlreadyRunning, CannotStart, Site, open_site, store_of
-from .status import timestamp, to_json
 from .store.base import Store
 from .text import clean_lines
 from .text import to_json as json_text

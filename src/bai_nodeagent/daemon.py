@@ -13,18 +13,19 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
-from . import __version__, alive, kept, package, status
+from . import __version__, alive, kept, package
 from .blocking import in_thread
+from .core import status
+from .core.loop import Loop
+from .core.metrics import Metrics
+from .core.report import Reporter, Who
+from .core.status import NodeStatus
 from .follow import Follower
 from .http import Server, Views
 from .in_force import CONNECTING, InForce, judge_nothing
-from .loop import Loop
-from .metrics import Metrics
 from .model import Standing, Stuck
-from .report import Reporter, Who
 from .resources import KINDS
 from .site import CannotStart, Site, locked
-from .status import NodeStatus
 from .store.base import Presence
 from .system import files
 from .system.notify import notify, watchdog_interval_s

@@ -15,16 +15,17 @@ from typing import TypeVar
 import anyio
 import structlog
 
-from . import address, desired, journal, kept, orders, schedule
+from . import address, desired, journal, kept, orders
 from .blocking import in_thread
+from .core import schedule
+from .core.metrics import Metrics
+from .core.status import Applied, Reading
 from .desired import Desired
 from .in_force import InForce, Known, judge
 from .journal import Journal
-from .metrics import Metrics
 from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
 from .reading import Place, evaluate, find_address, raw_of, read_all, resolve, secrets_of
 from .redact import Redactor
-from .status import Applied, Reading
 from .store.base import Snapshot, Store
 from .system import inotify, network
 

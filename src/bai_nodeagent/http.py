@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from .status import NodeStatus, timestamp, to_dict
+from .core.status import NodeStatus, timestamp, to_dict
 from .text import to_json as json_text
 
 # From the connection to the last byte of the answer.

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from . import orders
+from .core.status import Reading
 from .desired import Desired
 from .identity import Identity
 from .model import Mistake, NodeSpec, Status, Verdict
-from .status import Reading
 
 MISTAKES_TOLD = 20
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import desired, kept
-from .status import Applied
+from .core.status import Applied
 from .store.base import Entry, Snapshot
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .status import STATUS_BYTES_AT_MOST
+from .core.status import STATUS_BYTES_AT_MOST
 from .text import clean, clean_lines
 
 # A newer daemon's status may be a little larger, and say more.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.model import Condition, Status
 from bai_nodeagent.resources import KINDS
 

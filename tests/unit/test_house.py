@@ -20,7 +20,7 @@ OWNERS = {
     "h2": "system/swarm_manager.py",
     "inotify_simple": "system/inotify.py",
     "jeepney": "system/dbus.py",
-    "prometheus_client": "metrics.py",
+    "prometheus_client": "core/metrics.py",
     "pynvml": "system/nvml.py",
     "pyroute2": "system/network.py",
     "redis": "system/redis.py",

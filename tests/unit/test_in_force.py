@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bai_nodeagent import desired, orders
+from bai_nodeagent.core.status import Reading
 from bai_nodeagent.desired import Document
 from bai_nodeagent.identity import Identity
 from bai_nodeagent.in_force import Known, judge
 from bai_nodeagent.model import Mistake, Status, Verdict
-from bai_nodeagent.status import Reading
 from unit.fakes import node_spec
 
 CONNECTED = Verdict(Status.TRUE, "Connected")

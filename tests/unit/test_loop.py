@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from bai_nodeagent import loop as loop_module
-from bai_nodeagent import schedule
-from bai_nodeagent.loop import Loop
-from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.core import loop as loop_module
+from bai_nodeagent.core import schedule
+from bai_nodeagent.core.loop import Loop
+from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.model import AnyResource, Kind, NodeSpec, Status, Verdict
 from unit.fakes import Countdown, Step, host, node_spec
 

@@ -15,10 +15,10 @@ import structlog
 from bai_nodeagent import journal, kept, logs, orders
 from bai_nodeagent.address import Kept
 from bai_nodeagent.agent.given import Given
+from bai_nodeagent.core.status import Applied
 from bai_nodeagent.journal import Journal
 from bai_nodeagent.reading import secrets_of
 from bai_nodeagent.redact import Redactor, strings_in
-from bai_nodeagent.status import Applied
 from bai_nodeagent.text import clean
 from unit.fakes import node_spec
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, look, reconcile
 from bai_nodeagent.model import (
     Action,
     Kind,
@@ -16,7 +17,6 @@ from bai_nodeagent.model import (
     Unavailable,
     Verdict,
 )
-from bai_nodeagent.reconcile import ACTIONS_AT_MOST, Objection, build, look, reconcile
 from unit.fakes import Countdown, Step, host, node_spec
 
 pytestmark = pytest.mark.anyio

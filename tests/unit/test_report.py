@@ -9,13 +9,13 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from bai_nodeagent import report, schedule
+from bai_nodeagent.core import report, schedule
+from bai_nodeagent.core.metrics import Metrics
+from bai_nodeagent.core.report import Reporter, Who
+from bai_nodeagent.core.status import Applied, Reading
 from bai_nodeagent.in_force import InForce
-from bai_nodeagent.metrics import Metrics
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
-from bai_nodeagent.report import Reporter, Who
-from bai_nodeagent.status import Applied, Reading
 from bai_nodeagent.store.base import Entry, Snapshot, Store
 from unit.fakes import node_spec
 

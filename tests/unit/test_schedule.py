@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bai_nodeagent import schedule
+from bai_nodeagent.core import schedule
+from bai_nodeagent.core.schedule import WriteBudget
 from bai_nodeagent.model import Outcome, Status, Verdict
-from bai_nodeagent.schedule import WriteBudget
 
 
 def outcome(status: Status = Status.TRUE, **more: object) -> Outcome:

@@ -5,17 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from bai_nodeagent import status
-from bai_nodeagent.model import (
-    Condition,
-    Outcome,
-    Refused,
-    Status,
-    Stuck,
-    Unavailable,
-    Verdict,
-)
-from bai_nodeagent.status import Applied, NodeStatus, Reading
+from bai_nodeagent.core import status
+from bai_nodeagent.core.status import Applied, NodeStatus, Reading
+from bai_nodeagent.model import Condition, Outcome, Refused, Status, Stuck, Unavailable, Verdict
 
 VALID = Verdict(Status.TRUE, "Valid")
 CONNECTED = Verdict(Status.TRUE, "Connected")

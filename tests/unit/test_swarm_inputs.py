@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bai_nodeagent.metrics import Metrics
+from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.swarm.inputs import PART, found_part, wanted_part, without_swarm
 from bai_nodeagent.swarm.record import Record
 

@@ -14,15 +14,7 @@ from ..model import Host, Refused, Stuck, Unavailable, Wake
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part, wanted_part
-from ..system import (
-    distributions,
-    environments,
-    inotify,
-    output,
-    process,
-    rehearsal,
-    sockets,
-)
+from ..system import distributions, environments, inotify, output, process, rehearsal, sockets
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install
@@ -42,13 +34,7 @@ from .record import (
 )
 from .search import Search, described, version_at
 from .sessions import Launch, launch_of
-from .signs import (
-    WORKER_TITLE,
-    Endpoint,
-    Signs,
-    endpoints,
-    is_backendai,
-)
+from .signs import WORKER_TITLE, Endpoint, Signs, endpoints, is_backendai
 from .spec import AgentSpec, Inputs, found, wanted, wanted_plugins
 
 NAME = "Agent"

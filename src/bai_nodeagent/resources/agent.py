@@ -38,12 +38,12 @@ from ..agent.sessions import Launch, launch_of
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 from ..blocking import in_thread
+from ..core.watching import together
 from ..desired import duration_s
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import launch, output, process
 from ..system.process import Process
 from ..system.systemd import Systemd, UnitState
-from ..watches import together
 
 OBSERVE_DEADLINE_S = 20.0
 # systemd forgets a unit that is down: then a run has been, and nobody knows its number.

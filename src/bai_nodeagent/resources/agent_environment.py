@@ -24,9 +24,9 @@ from ..agent.install import (
 from ..agent.look import environment_place
 from ..agent.memory import KEPT, kept_healthy
 from ..agent.section import SCHEMA, SECTION
+from ..core.watching import together
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Wake
 from ..system import environments, inotify
-from ..watches import together
 
 
 class AgentEnvironment:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
+from ..core.watching import together
 from ..model import (
     Action,
     AnyResource,
@@ -37,7 +38,6 @@ from ..plugin_rules import (
 )
 from ..system import devices, distributions
 from ..system.devices import Shown
-from ..watches import together
 
 NAME = "Plugins"
 # A GPU that falls off the bus, or comes back, is no event.

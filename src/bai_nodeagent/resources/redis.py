@@ -18,6 +18,7 @@ import anyio
 from ..agent.ids import agent_ids, said_of_ids
 from ..agent.record import Notes, text_at
 from ..blocking import in_thread
+from ..core.watching import together
 from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
 from ..redis_rules import (
     NAMES,
@@ -33,7 +34,6 @@ from ..redis_rules import (
 )
 from ..system import network, process
 from ..system.etcd_access import EtcdAccess, parse_endpoints
-from ..watches import together
 
 # redis-py and grpc are loaded when a document asks for Redis: see the imports in functions.
 if TYPE_CHECKING:

@@ -15,17 +15,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 
-from ..model import (
-    AnyResource,
-    Host,
-    Kind,
-    NodeSpec,
-    Overtaken,
-    Plan,
-    Refused,
-    Unavailable,
-    Wake,
-)
+from ..core.watching import together
+from ..model import AnyResource, Host, Kind, NodeSpec, Overtaken, Plan, Refused, Unavailable, Wake
 from ..swarm.certificate import Certificate, digest_of_ca, parse_certificate
 from ..swarm.model import (
     JOIN_DEADLINE_S,
@@ -42,7 +33,6 @@ from ..swarm.model import (
 from ..swarm.record import Notes
 from ..swarm.rules import host_and_port, is_given_up, judge, plan, refusal
 from ..system import files, inotify
-from ..watches import together
 
 # docker and h2 are loaded when a document asks for a swarm: see the imports in functions.
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bai_nodeagent.store.base import Store
-from bai_nodeagent.system.etcd_access import EtcdAccess
+from ..system.etcd_access import EtcdAccess
+from .base import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class FileSettings:
 def open_store(settings: EtcdSettings | FileSettings) -> Store:
     """Connects to nothing yet. grpc is loaded only where etcd is asked for: it costs 20 MB."""
     if isinstance(settings, EtcdSettings):
-        from bai_nodeagent.store.etcd import EtcdStore
+        from .etcd import EtcdStore
 
         return EtcdStore(settings)
-    from bai_nodeagent.store.files import FileStore
+    from .files import FileStore
 
     return FileStore(settings)

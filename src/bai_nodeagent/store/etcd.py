@@ -8,12 +8,12 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 import anyio
 
-from bai_nodeagent.model import Unavailable
-from bai_nodeagent.schedule import reconnect_s
-from bai_nodeagent.store import EtcdSettings
-from bai_nodeagent.store.base import Conflict, Entry, Snapshot, Superseded
-from bai_nodeagent.store.presence import LEASE_S, Claim, held
-from bai_nodeagent.system.etcd import EtcdClient, Gone, Mismatch, Reading
+from ..core.schedule import reconnect_s
+from ..model import Unavailable
+from ..system.etcd import EtcdClient, Gone, Mismatch, Reading
+from . import EtcdSettings
+from .base import Conflict, Entry, Snapshot, Superseded
+from .presence import LEASE_S, Claim, held
 
 
 class EtcdStore:

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import anyio
 
-from bai_nodeagent import kept
-from bai_nodeagent.model import Unavailable
-from bai_nodeagent.store import FileSettings
-from bai_nodeagent.store.base import Conflict, Entry, Snapshot, Superseded
-from bai_nodeagent.store.presence import LEASE_S, Claim, held
-from bai_nodeagent.system import files, inotify
+from .. import kept
+from ..model import Unavailable
+from ..system import files, inotify
+from . import FileSettings
+from .base import Conflict, Entry, Snapshot, Superseded
+from .presence import LEASE_S, Claim, held
 
 SETTLE_S = 0.05  # between an event and the look: a file that is created is empty at first
 READ_AT_MOST = 2 << 20  # bytes; above the largest document, and what etcd takes

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
-from bai_nodeagent.model import Unavailable
-from bai_nodeagent.schedule import reconnect_s
-from bai_nodeagent.store.base import Conflict
+from ..core.schedule import reconnect_s
+from ..model import Unavailable
+from .base import Conflict
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone
 LOOKS_PER_LEASE = 3

@@ -17,18 +17,9 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
+from ..model import Action, AnyResource, Host, Kind, NodeSpec, Outcome, Status, Verdict
 from . import schedule
 from .metrics import Metrics
-from .model import (
-    Action,
-    AnyResource,
-    Host,
-    Kind,
-    NodeSpec,
-    Outcome,
-    Status,
-    Verdict,
-)
 from .reconcile import Objection, build, reconcile, watch
 
 # How much later than planned a resource may move before the loop counts as wedged.

@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 import structlog
 
-from .model import (
+from ..model import (
     Action,
     AnyResource,
     Host,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from .model import Condition, Outcome, Scalar, Status, Verdict
-from .text import to_json as json_text
+from ..model import Condition, Outcome, Scalar, Status, Verdict
+from ..text import to_json as json_text
 
 STATUS_BYTES_AT_MOST = 16 * 1024
 _MESSAGE_STEPS = (2000, 1000, 500, 200, 80)

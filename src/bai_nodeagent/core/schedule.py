@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .model import Outcome, Status, Verdict
+from ..model import Outcome, Status, Verdict
 
 RESYNC_S = 60.0
 RESYNC_SPREAD = 0.2

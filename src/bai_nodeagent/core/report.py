@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
+from ..in_force import InForce
+from ..model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
+from ..redact import Redactor
+from ..store.base import Store
+from ..text import clean
 from . import status
-from .in_force import InForce
 from .metrics import Metrics
-from .model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
-from .redact import Redactor
 from .schedule import WriteBudget, reconnect_s, resync_s
 from .status import Applied, NodeStatus
-from .store.base import Store
-from .text import clean
 
 # A repair that is over within this time is told as done, not as under way.
 UNDER_WAY_S = 1.0

@@ -1,0 +1,1 @@
+"""The loop that keeps resources in line: passes, schedule, status, report, metrics."""
