@@ -20,9 +20,9 @@ from .core.loop import Loop
 from .core.metrics import Metrics
 from .core.report import Reporter, Who
 from .core.status import NodeStatus
-from .follow import Follower
+from .follow.in_force import CONNECTING, InForce, judge_nothing
+from .follow.state import Follower
 from .http import Server, Views
-from .in_force import CONNECTING, InForce, judge_nothing
 from .model import Standing, Stuck
 from .resources import KINDS
 from .site import CannotStart, Site, locked

@@ -20,8 +20,8 @@ import structlog
 
 from . import identity, kept
 from .desired import canonical
+from .follow.reading import Place
 from .model import Host
-from .reading import Place
 from .redact import Redactor
 from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bai_nodeagent import desired, orders
+from bai_nodeagent import desired
 from bai_nodeagent.core.status import Reading
 from bai_nodeagent.desired import Document
+from bai_nodeagent.follow import orders
+from bai_nodeagent.follow.in_force import Known, judge
 from bai_nodeagent.identity import Identity
-from bai_nodeagent.in_force import Known, judge
 from bai_nodeagent.model import Mistake, Status, Verdict
 from unit.fakes import node_spec
 

@@ -13,7 +13,7 @@ from bai_nodeagent.core import report, schedule
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.report import Reporter, Who
 from bai_nodeagent.core.status import Applied, Reading
-from bai_nodeagent.in_force import InForce
+from bai_nodeagent.follow.in_force import InForce
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
 from bai_nodeagent.store.base import Entry, Snapshot, Store

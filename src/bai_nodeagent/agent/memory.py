@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import kept, orders
+from .. import kept
+from ..follow import orders
 from ..model import Host, NodeSpec, Unavailable
 from .guard import Guard
 from .health import NoteHealthy, NoteUnhealthy, RollBack

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import anyio
 
-from .. import journal, kept
+from .. import kept
 from ..agent import record as agent_record
+from ..follow import journal
+from ..follow.reading import evaluate, find_address, resolve
 from ..model import InvalidSpec, NodeSpec, Unavailable
-from ..reading import evaluate, find_address, resolve
 from ..resources import KINDS
 from ..site import Site
 from . import Answer

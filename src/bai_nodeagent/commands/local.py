@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import identity, kept, orders
+from .. import identity, kept
+from ..follow import orders
 from ..settings import Settings
 from ..site import NODE_ID
 from . import Answer

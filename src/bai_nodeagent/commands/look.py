@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import anyio
 
-from .. import journal, kept, orders
+from .. import kept
 from ..agent.child import Adopt
 from ..agent.guard import Guard
 from ..agent.look import NAME as AGENT
 from ..agent.spec import agent_spec
 from ..core.reconcile import build, look
-from ..in_force import Known, judge, missing_layers
+from ..follow import journal, orders
+from ..follow.in_force import Known, judge, missing_layers
+from ..follow.reading import evaluate, find_address, read_all, resolve, secrets_of
 from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Unavailable
-from ..reading import evaluate, find_address, read_all, resolve, secrets_of
 from ..resources import KINDS
 from ..site import Site
 from ..store.base import Snapshot

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
-from ..in_force import InForce
+from ..follow.in_force import InForce
 from ..model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
 from ..redact import Redactor
 from ..store.base import Store

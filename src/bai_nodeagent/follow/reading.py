@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import __version__, address, desired, orders
-from .agent import rollback
-from .desired import Desired, Document, Variables, is_secret_place
-from .desired.places import SECRET_KEY, secret_places, walk
-from .identity import Identity
-from .model import Kind, NodeSpec, Unavailable
-from .redact import strings_in
-from .store.base import Snapshot, Store, Superseded
-from .system import network
+from .. import __version__, address, desired
+from ..agent import rollback
+from ..desired import Desired, Document, Variables, is_secret_place
+from ..desired.places import SECRET_KEY, secret_places, walk
+from ..identity import Identity
+from ..model import Kind, NodeSpec, Unavailable
+from ..redact import strings_in
+from ..store.base import Snapshot, Store, Superseded
+from ..system import network
+from . import orders
 
 READ_ROUNDS_AT_MOST = 8
 

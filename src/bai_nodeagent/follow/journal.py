@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import desired, kept
-from .core.status import Applied
-from .store.base import Entry, Snapshot
+from .. import desired, kept
+from ..core.status import Applied
+from ..store.base import Entry, Snapshot
 
 FORMAT = 1
 NAME = "journal.json"

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..core.status import Reading
+from ..desired import Desired
+from ..identity import Identity
+from ..model import Mistake, NodeSpec, Status, Verdict
 from . import orders
-from .core.status import Reading
-from .desired import Desired
-from .identity import Identity
-from .model import Mistake, NodeSpec, Status, Verdict
 
 MISTAKES_TOLD = 20
 

@@ -15,19 +15,20 @@ from typing import TypeVar
 import anyio
 import structlog
 
-from . import address, desired, journal, kept, orders
-from .blocking import in_thread
-from .core import schedule
-from .core.metrics import Metrics
-from .core.status import Applied, Reading
-from .desired import Desired
+from .. import address, desired, kept
+from ..blocking import in_thread
+from ..core import schedule
+from ..core.metrics import Metrics
+from ..core.status import Applied, Reading
+from ..desired import Desired
+from ..model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
+from ..redact import Redactor
+from ..store.base import Snapshot, Store
+from ..system import inotify, network
+from . import journal, orders
 from .in_force import InForce, Known, judge
 from .journal import Journal
-from .model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
 from .reading import Place, evaluate, find_address, raw_of, read_all, resolve, secrets_of
-from .redact import Redactor
-from .store.base import Snapshot, Store
-from .system import inotify, network
 
 # A store that does not answer when the daemon starts delays the node by this
 # much at most; then what the journal says goes.
