@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import kept
 from .identity import first_line
-from .system import process
+from .system import kept, process
 from .text import clean
 
 Alive = Mapping[str, object]

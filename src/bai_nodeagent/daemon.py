@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
-from . import __version__, alive, kept, package
-from .blocking import in_thread
+from . import __version__, alive, package
 from .core import status
 from .core.loop import Loop
 from .core.metrics import Metrics
@@ -27,7 +26,8 @@ from .model import Standing, Stuck
 from .resources import KINDS
 from .site import CannotStart, Site, locked
 from .store.base import Presence
-from .system import files
+from .system import files, kept
+from .system.blocking import in_thread
 from .system.notify import notify, watchdog_interval_s
 
 # How often proven progress is told to systemd and a rival looked for, at the least.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import toml
-from .blocking import within
 from .model import Refused, Stuck
 from .settings import NODE_ID
 from .system import hostile
+from .system.blocking import within
 
 AGENT_TOML = Path("/etc/backend.ai/agent.toml")
 DMI = Path("/sys/class/dmi/id")

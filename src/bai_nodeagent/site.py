@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import structlog
 
-from . import identity, kept
+from . import identity
 from .desired import canonical
 from .follow.reading import Place
 from .model import Host
@@ -26,6 +26,7 @@ from .redact import Redactor
 from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store
 from .store.base import Store
+from .system import kept
 from .system.etcd_access import EtcdAccess, parse_endpoints
 
 LOCK = "lock"

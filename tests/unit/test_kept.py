@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from bai_nodeagent import kept
-from bai_nodeagent.system import files
+from bai_nodeagent.system import files, kept
 
 
 def a_folder(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent import desired, kept
+from bai_nodeagent import desired
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.resources import swarm
 from bai_nodeagent.swarm.certificate import Certificate, digest_in_token
@@ -25,6 +25,7 @@ from bai_nodeagent.swarm.model import (
 )
 from bai_nodeagent.swarm.record import LEADS_AT_MOST, Notes, Record
 from bai_nodeagent.swarm.rules import host_and_port, noted, plan, refusal
+from bai_nodeagent.system import kept
 from unit.fakes import host, node_spec
 
 HOME, OTHER = "h" * 25, "o" * 25

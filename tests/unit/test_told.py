@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bai_nodeagent import told
-from bai_nodeagent.commands import fleet
+from bai_nodeagent.commands import fleet, told
+from bai_nodeagent.commands.told import Unreadable
 from bai_nodeagent.store.base import Entry
-from bai_nodeagent.told import Unreadable
 
 READY: dict[str, object] = {
     "summary": "Ready",

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .. import kept
+from ..system import kept
 from ..system.place import LIMIT
 
 NAME = "agent-config.writing"

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import agent_toml, kept
+from .. import agent_toml
 from ..model import KeyPath
+from ..system import kept
 
 FILE = "agent-secrets.json"
 

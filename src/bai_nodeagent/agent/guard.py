@@ -11,11 +11,10 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from .. import kept
 from ..agent_toml import is_readable
-from ..blocking import in_thread
 from ..model import Host, KeyPath, Refused, Stuck, Unavailable
-from ..system import environments, process, release
+from ..system import environments, kept, process, release
+from ..system.blocking import in_thread
 from ..system.environments import Environments
 from . import last_config
 from .ids import every_id

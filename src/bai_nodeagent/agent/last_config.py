@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .. import kept
+from ..system import kept
 from ..system.place import File, Owner
 
 NAME = "agent-config.last"

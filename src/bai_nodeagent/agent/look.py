@@ -9,12 +9,12 @@ from typing import Any
 
 import anyio
 
-from ..blocking import in_thread
 from ..model import Host, Refused, Stuck, Unavailable, Wake
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part, wanted_part
 from ..system import distributions, environments, inotify, output, process, rehearsal, sockets
+from ..system.blocking import in_thread
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install

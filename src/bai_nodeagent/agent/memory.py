@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import kept
 from ..follow import orders
 from ..model import Host, NodeSpec, Unavailable
+from ..system import kept
 from .guard import Guard
 from .health import NoteHealthy, NoteUnhealthy, RollBack
 from .record import Notes, config_text_soon

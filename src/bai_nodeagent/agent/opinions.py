@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .. import toml
-from ..blocking import in_thread
 from ..desired.places import walk
 from ..desired.secrecy import is_secret_place
 from ..model import Host, Refused, Stuck, Unavailable
 from ..system import environments, release, validator
+from ..system.blocking import in_thread
 from ..system.release import Release
 from ..system.validator import Answer
 from . import dialect

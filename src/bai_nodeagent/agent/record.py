@@ -20,13 +20,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .. import kept
-from ..blocking import in_thread, within
 from ..model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
 from ..plugin_rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part
-from ..system import distributions, environments, hostile, process
+from ..system import distributions, environments, hostile, kept, process
+from ..system.blocking import in_thread, within
 from ..system.environments import Environments
 from ..system.process import Process
 from . import install

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .. import kept
 from ..agent_toml import is_same, lookup, spelled
 from ..desired import is_secret_place
 from ..model import UNSET, KeyPath, NodeSpec, Verdict
+from ..system import kept
 from .sessions import Held
 from .spec import part_of
 

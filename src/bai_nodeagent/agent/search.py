@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..blocking import in_thread
 from ..model import Refused, Stuck
 from ..system import executable, files, launch, process, release, sockets
+from ..system.blocking import in_thread
 from ..system.executable import Executable, Traits
 from ..system.process import Process
 from ..text import clean

@@ -11,13 +11,13 @@ from typing import Any
 
 import anyio
 
-from .. import blocking, told
 from ..model import Stuck, Unavailable
 from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
+from ..system import blocking
 from ..text import clean
-from ..told import Told
-from . import STORE_DEADLINE_S, Answer
+from . import STORE_DEADLINE_S, Answer, told
+from .told import Told
 
 HTTP_DEADLINE_S = 2.0
 # A daemon tells all conditions, which the store has no room for.

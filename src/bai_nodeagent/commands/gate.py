@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import anyio
 
-from .. import kept
 from ..agent import record as agent_record
 from ..follow import journal
 from ..follow.reading import evaluate, find_address, resolve
 from ..model import InvalidSpec, NodeSpec, Unavailable
 from ..resources import KINDS
 from ..site import Site
+from ..system import kept
 from . import Answer
 from .look import see
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import identity, kept
+from .. import identity
 from ..follow import orders
 from ..settings import Settings
 from ..site import NODE_ID
+from ..system import kept
 from . import Answer
 
 

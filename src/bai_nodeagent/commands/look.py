@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import anyio
 
-from .. import kept
 from ..agent.child import Adopt
 from ..agent.guard import Guard
 from ..agent.look import NAME as AGENT
@@ -20,6 +19,7 @@ from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, U
 from ..resources import KINDS
 from ..site import Site
 from ..store.base import Snapshot
+from ..system import kept
 from . import STORE_DEADLINE_S, Answer
 from .summary import Part, Sessions, effect_of, summary
 

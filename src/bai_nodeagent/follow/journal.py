@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import desired, kept
+from .. import desired
 from ..core.status import Applied
 from ..store.base import Entry, Snapshot
+from ..system import kept
 
 FORMAT = 1
 NAME = "journal.json"

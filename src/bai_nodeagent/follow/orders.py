@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .. import kept
 from ..address import Kept
 from ..agent import rollback
 from ..agent.rollback import Rollback
+from ..system import kept
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"

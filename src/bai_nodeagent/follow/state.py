@@ -15,8 +15,7 @@ from typing import TypeVar
 import anyio
 import structlog
 
-from .. import address, desired, kept
-from ..blocking import in_thread
+from .. import address, desired
 from ..core import schedule
 from ..core.metrics import Metrics
 from ..core.status import Applied, Reading
@@ -24,7 +23,8 @@ from ..desired import Desired
 from ..model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
 from ..redact import Redactor
 from ..store.base import Snapshot, Store
-from ..system import inotify, network
+from ..system import inotify, kept, network
+from ..system.blocking import in_thread
 from . import journal, orders
 from .in_force import InForce, Known, judge
 from .journal import Journal

@@ -37,11 +37,11 @@ from ..agent.section import SCHEMA, SECTION
 from ..agent.sessions import Launch, launch_of
 from ..agent.spec import AgentSpec, agent_spec
 from ..agent.unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
-from ..blocking import in_thread
 from ..core.watching import together
 from ..desired import duration_s
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import launch, output, process
+from ..system.blocking import in_thread
 from ..system.process import Process
 from ..system.systemd import Systemd, UnitState
 

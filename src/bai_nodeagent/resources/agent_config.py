@@ -29,9 +29,9 @@ from ..agent.guard import Guard
 from ..agent.opinions import Asker, readers
 from ..agent.signs import is_backendai
 from ..agent.spec import AgentSpec, agent_spec, fingerprint
-from ..blocking import in_thread
 from ..model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
 from ..system import inotify
+from ..system.blocking import in_thread
 from ..system.systemd import Systemd
 
 SECTION = "agent-config"

@@ -17,7 +17,6 @@ import anyio
 
 from ..agent.ids import agent_ids, said_of_ids
 from ..agent.record import Notes, text_at
-from ..blocking import in_thread
 from ..core.watching import together
 from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
 from ..redis_rules import (
@@ -33,6 +32,7 @@ from ..redis_rules import (
     target_of,
 )
 from ..system import network, process
+from ..system.blocking import in_thread
 from ..system.etcd_access import EtcdAccess, parse_endpoints
 
 # redis-py and grpc are loaded when a document asks for Redis: see the imports in functions.

@@ -23,9 +23,8 @@ from pathlib import Path
 
 import anyio
 
-from .. import kept
 from ..model import Unavailable
-from ..system import files, inotify
+from ..system import files, inotify, kept
 from . import FileSettings
 from .base import Conflict, Entry, Snapshot, Superseded
 from .presence import LEASE_S, Claim, held

@@ -16,9 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..blocking import in_thread
 from ..model import Stuck, Unavailable
 from . import inotify
+from .blocking import in_thread
 
 NVIDIA = "cuda"
 # The first call of NVML wakes every GPU up where no persistence daemon runs.

@@ -26,11 +26,11 @@ from typing import TypeVar
 
 import anyio
 
-from ..blocking import in_thread
 from ..model import Refused, Stuck, Unavailable
 from ..plugin_rules import QUIET_S, Environment, Plugin, PluginRules
 from ..text import clean
 from . import files, inotify
+from .blocking import in_thread
 from .executable import EXEC_LINE
 from .survey import Survey
 

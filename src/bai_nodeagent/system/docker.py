@@ -23,8 +23,8 @@ from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from ..blocking import in_thread
 from ..model import Stuck, Unavailable
+from .blocking import in_thread
 
 DEADLINE_S = 5.0
 # Beyond all deadlines: what hangs is left to `blocking`, which tells it from what is down.

@@ -20,9 +20,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..blocking import in_thread
 from ..model import Refused, Stuck, Unavailable
 from . import environment_tool, helper, hostile, inotify, launch
+from .blocking import in_thread
 from .helper import Finished, Hangs, Outstanding
 from .launch import Account
 from .output import quoted

@@ -19,8 +19,8 @@ from pathlib import Path
 import anyio
 from inotify_simple import Event, INotify, flags
 
-from ..blocking import in_thread
 from ..model import Stuck, Unavailable
+from .blocking import in_thread
 
 # MODIFY is left out on purpose: a file is judged after its writer has closed it. Where it
 # counts all the same, the look has to find out whether one is at it.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import anyio
 
-from .. import blocking
 from ..model import Unavailable
+from . import blocking
 from .programs import program
 
 # journald notes a unit's last words some time after the unit has died. `journalctl

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from .. import kept
 from ..model import Refused, Unavailable
-from . import process
+from . import kept, process
 from .process import Process
 
 # Not that of the daemon: the same agent must come out however the daemon was started.

@@ -22,11 +22,10 @@ from typing import Any, TypeVar
 
 import anyio
 
-from .. import kept
 from ..model import Refused, Stuck, Unavailable
 from ..mount import mountinfo
 from ..mount.mountinfo import MountEntry, Table
-from . import helper, mount_questions
+from . import helper, kept, mount_questions
 from .helper import Hangs, Outstanding
 from .programs import program
 

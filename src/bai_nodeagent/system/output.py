@@ -20,9 +20,9 @@ from pathlib import Path
 
 import anyio
 
-from ..blocking import in_thread
 from ..model import Stuck, Unavailable
 from . import inotify
+from .blocking import in_thread
 
 BYTES_AT_MOST = 10 * 1024 * 1024
 ROOM_BYTES = 16 * 1024 * 1024

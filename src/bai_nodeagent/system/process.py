@@ -29,9 +29,9 @@ from pathlib import Path
 
 import anyio
 
-from ..blocking import in_thread
 from ..model import Refused
 from ..text import clean
+from .blocking import in_thread
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .core.status import STATUS_BYTES_AT_MOST
-from .text import clean, clean_lines
+from ..core.status import STATUS_BYTES_AT_MOST
+from ..text import clean, clean_lines
 
 # A newer daemon's status may be a little larger, and say more.
 READ_AT_MOST = 4 * STATUS_BYTES_AT_MOST

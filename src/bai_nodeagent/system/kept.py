@@ -30,8 +30,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import structlog
 
-from .model import Refused
-from .system import files
+from ..model import Refused
+from . import files
 
 LIMIT = 1 << 20
 # Of one name. Above that the newest makes room: the first tells most of what went wrong.
