@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.core.reconcile import reconcile
+from bai_nodeagent.kinds.mount.kind import MountPoint
+from bai_nodeagent.kinds.mount.observation import MountSpec
 from bai_nodeagent.model import Host, Verdict
-from bai_nodeagent.mount.view import MountSpec
-from bai_nodeagent.resources.mount import MountPoint
 
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private")
 SCENARIO_DEADLINE_S = 120.0

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Status
-from bai_nodeagent.mount.mountinfo import Table, parse
-from bai_nodeagent.mount.rules import (
+from bai_nodeagent.kinds.mount import kind
+from bai_nodeagent.kinds.mount.mountinfo import Table, parse
+from bai_nodeagent.kinds.mount.observation import MountSpec, View, around, note, view
+from bai_nodeagent.kinds.mount.rules import (
     PROBE_EVERY_S,
     TROUBLE_S,
     Actual,
@@ -24,8 +25,7 @@ from bai_nodeagent.mount.rules import (
     named,
     plan,
 )
-from bai_nodeagent.mount.view import MountSpec, View, around, note, view
-from bai_nodeagent.resources import mount as kind
+from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Status
 from unit.fakes import host
 
 SPEC = MountSpec("vfroot", "10.0.0.1:/vfroot", "/vf", "nfs4", ("hard", "timeo=50"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bai_nodeagent.mount.mountinfo import MountEntry
-from bai_nodeagent.mount.options import differing, wants_write
+from bai_nodeagent.kinds.mount.mountinfo import MountEntry
+from bai_nodeagent.kinds.mount.options import differing, wants_write
 
 SHOWN = (
     "rw,vers=4.2,rsize=1048576,wsize=1048576,namlen=255,hard,proto=tcp,port=20490,timeo=50,"

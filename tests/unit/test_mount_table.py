@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.mount.mountinfo import (
+from bai_nodeagent.kinds.mount.mountinfo import (
     MountEntry,
     Table,
     below,

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from ..desired import canonical
+from ..kinds.mount.targets import SYSTEM, hidden_by
 from ..model import Action, Plan, Scalar, Status, Verdict
-from ..mount.targets import SYSTEM, hidden_by
 from ..system.environment_tool import AGENT, normalised
 from ..system.environments import INSTALL_DEADLINE_S, TOOL_DEADLINE_S, Environments, folder_of
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..kinds.mount import kind as mount
 from ..model import Kind
-from . import agent, agent_config, agent_environment, mount, plugins, redis, swarm
+from . import agent, agent_config, agent_environment, plugins, redis, swarm
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,

@@ -18,12 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model import Unavailable
-from ..mount import mountinfo
-from ..mount.mountinfo import MountEntry, Table, is_within
-from ..mount.rules import User
-from . import mounts
-from .blocking import in_thread
+from ...model import Unavailable
+from ...system.blocking import in_thread
+from . import mountinfo, mounts
+from .mountinfo import MountEntry, Table, is_within
+from .rules import User
 
 SCAN_DEADLINE_S = 10.0
 # What /proc says of a process, or of a file of one, that has just gone, or is closed to us.

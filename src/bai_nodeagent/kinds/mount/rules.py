@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..model import Action, Plan, Status, Verdict
+from ...model import Action, Plan, Status, Verdict
 from .mountinfo import MountEntry
-from .view import NETWORK_TYPES, MountSpec, View
+from .observation import NETWORK_TYPES, MountSpec, View
 
 # A dead server makes no event; this is how soon it is noticed.
 PROBE_EVERY_S = 20.0

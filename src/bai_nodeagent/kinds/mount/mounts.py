@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ..model import Refused, Stuck, Unavailable
-from ..mount import mountinfo
-from ..mount.mountinfo import MountEntry, Table
-from . import helper, kept, mount_questions
-from .helper import Hangs, Outstanding
-from .programs import program
+from ...model import Refused, Stuck, Unavailable
+from ...system import helper, kept
+from ...system.helper import Hangs, Outstanding
+from ...system.programs import program
+from . import mountinfo
+from . import questions as mount_questions
+from .mountinfo import MountEntry, Table
 
 PROBE_DEADLINE_S = 5.0
 MOUNT_DEADLINE_S = 25.0

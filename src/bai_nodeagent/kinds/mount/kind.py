@@ -1,6 +1,6 @@
 """Mounts: each item of `[[mount]]` is kept mounted, or away.
 
-What is to be done follows by rule (mount/rules.py) from the kernel's table and
+What is to be done follows by rule (kinds/mount/rules.py) from the kernel's table and
 from what a helper process found (system.mounts); here is the looking and the
 doing. While a server is dead, a look costs a note and a lock, no waiting.
 """
@@ -15,14 +15,14 @@ from typing import Any, get_args
 
 import anyio
 
-from ..model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
-from ..mount import rules as mount_rules
-from ..mount import targets
-from ..mount import view as mount_view
-from ..mount.mountinfo import MountEntry, Table, is_within
-from ..mount.rules import Actual, Folder, Health, Mount, MountAction, MountPlan, Unmount
-from ..mount.view import MountSpec, View
-from ..system import mount_users, mounts
+from ...model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
+from . import mounts, targets
+from . import observation as mount_view
+from . import rules as mount_rules
+from . import users as mount_users
+from .mountinfo import MountEntry, Table, is_within
+from .observation import MountSpec, View
+from .rules import Actual, Folder, Health, Mount, MountAction, MountPlan, Unmount
 
 SECTION = "mount"
 OBSERVE_DEADLINE_S = 25.0
