@@ -17,7 +17,7 @@ OWNERS = {
     "docker": "system/docker.py",
     "etcd3": "system/etcd.py",
     "grpc": "system/etcd.py",
-    "h2": "system/swarm_manager.py",
+    "h2": "kinds/swarm/manager.py",
     "inotify_simple": "system/inotify.py",
     "jeepney": "system/dbus.py",
     "prometheus_client": "core/metrics.py",

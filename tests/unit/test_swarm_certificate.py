@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bai_nodeagent.swarm.certificate import (
+from bai_nodeagent.kinds.swarm.certificate import (
     Certificate,
     digest_in_token,
     digest_of_ca,

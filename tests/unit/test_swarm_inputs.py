@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent.core.metrics import Metrics
-from bai_nodeagent.swarm.inputs import PART, found_part, wanted_part, without_swarm
-from bai_nodeagent.swarm.record import Record
+from bai_nodeagent.kinds.swarm.inputs import PART, found_part, wanted_part, without_swarm
+from bai_nodeagent.kinds.swarm.record import Record
 
 
 def digest(value: object) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.model import Status, Verdict
-from bai_nodeagent.resources import swarm
-from bai_nodeagent.swarm.certificate import Certificate, digest_in_token
-from bai_nodeagent.swarm.model import (
+from bai_nodeagent.kinds.swarm import kind as swarm
+from bai_nodeagent.kinds.swarm.certificate import Certificate, digest_in_token
+from bai_nodeagent.kinds.swarm.model import (
     Actual,
     Join,
     Leave,
@@ -23,8 +22,9 @@ from bai_nodeagent.swarm.model import (
     SwarmAction,
     SwarmSpec,
 )
-from bai_nodeagent.swarm.record import LEADS_AT_MOST, Notes, Record
-from bai_nodeagent.swarm.rules import host_and_port, noted, plan, refusal
+from bai_nodeagent.kinds.swarm.record import LEADS_AT_MOST, Notes, Record
+from bai_nodeagent.kinds.swarm.rules import host_and_port, noted, plan, refusal
+from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.system import kept
 from unit.fakes import host, node_spec
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..kinds.mount import kind as mount
+from ..kinds.swarm import kind as swarm
 from ..model import Kind
-from . import agent, agent_config, agent_environment, plugins, redis, swarm
+from . import agent, agent_config, agent_environment, plugins, redis
 
 KINDS: tuple[Kind, ...] = (
     agent_config.KIND,

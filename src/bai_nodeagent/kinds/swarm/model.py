@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..model import Action, Verdict
+from ...model import Action, Verdict
 from .certificate import Certificate
 from .record import Record
 

@@ -1,6 +1,6 @@
 """This node's place in a Docker swarm: joined to the one that is desired, or in none.
 
-Here is the doing; what is right, and what to do about it, says swarm/rules.py.
+Here is the doing; what is right, and what to do about it, says kinds/swarm/rules.py.
 The token is handed to Docker when it joins, and stands nowhere but in the store. A state
 that comes from the journal has none.
 """
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 
-from ..core.watching import together
-from ..model import AnyResource, Host, Kind, NodeSpec, Overtaken, Plan, Refused, Unavailable, Wake
-from ..swarm.certificate import Certificate, digest_of_ca, parse_certificate
-from ..swarm.model import (
+from ...core.watching import together
+from ...model import AnyResource, Host, Kind, NodeSpec, Overtaken, Plan, Refused, Unavailable, Wake
+from ...system import files, inotify
+from .certificate import Certificate, digest_of_ca, parse_certificate
+from .model import (
     JOIN_DEADLINE_S,
     LEAVE_DEADLINE_S,
     Actual,
@@ -30,13 +31,12 @@ from ..swarm.model import (
     SwarmAction,
     SwarmSpec,
 )
-from ..swarm.record import Notes
-from ..swarm.rules import host_and_port, is_given_up, judge, plan, refusal
-from ..system import files, inotify
+from .record import Notes
+from .rules import host_and_port, is_given_up, judge, plan, refusal
 
 # docker and h2 are loaded when a document asks for a swarm: see the imports in functions.
 if TYPE_CHECKING:
-    from ..system.docker import Info
+    from ...system.docker import Info
 
 SECTION = "swarm"
 # An answer of a manager holds for a while: on a busy node networks come and go every second.
@@ -81,7 +81,7 @@ class Swarm:
         self._moved = anyio.Event()
 
     async def observe(self) -> Actual:
-        from ..system import docker
+        from ...system import docker
 
         info = await docker.info()
         self._follow(info.root)
@@ -104,7 +104,7 @@ class Swarm:
         return actual
 
     async def _local(self, info: Info) -> Local:
-        from ..system import docker
+        from ...system import docker
 
         is_asked = info.is_manager and info.state == "active"
         return Local(
@@ -152,7 +152,7 @@ class Swarm:
         is_out = actual.local.state == "inactive" or is_given_up(actual)
         if not is_out or self.spec.state == "left":
             return ()
-        from ..system import swarm_manager
+        from . import manager as swarm_manager
 
         managers = self.spec.remote_addrs
         answers = (swarm_manager.answers(*host_and_port(address)) for address in managers)
@@ -163,7 +163,7 @@ class Swarm:
         return plan(self.spec, actual)
 
     async def apply(self, action: SwarmAction) -> None:
-        from ..system import docker
+        from ...system import docker
 
         match action:
             case Remember(record):
@@ -186,7 +186,7 @@ class Swarm:
                         raise Refused("LeaveRefused", self._redact(str(error))) from error
 
     def _request(self, managers: tuple[str, ...]) -> Any:
-        from ..system.docker import JoinRequest
+        from ...system.docker import JoinRequest
 
         spec = self.spec
         return JoinRequest(
@@ -201,7 +201,7 @@ class Swarm:
         await together(lambda: self._wake_at_events(wake), lambda: self._wake_at_files(wake))
 
     async def _wake_at_events(self, wake: Wake) -> None:
-        from ..system import docker
+        from ...system import docker
 
         async for _ in docker.changes(_EVENTS):
             wake()
@@ -225,7 +225,7 @@ class Swarm:
 
 
 async def _asked(member: _Member) -> Membership:
-    from ..system import swarm_manager
+    from . import manager as swarm_manager
 
     node = member.node
     try:

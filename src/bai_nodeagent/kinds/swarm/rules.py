@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from ..model import Plan, Scalar, Status, Verdict
+from ...model import Plan, Scalar, Status, Verdict
 from .certificate import Certificate, digest_in_token
 from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
 from .record import Record

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..system import kept
+from ...system import kept
 
 FORMAT = 1
 NAME = "swarm.json"
