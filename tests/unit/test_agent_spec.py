@@ -22,8 +22,8 @@ from bai_nodeagent.agent.spec import (
     wanted_plugins,
 )
 from bai_nodeagent.agent.words import Trouble
+from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
-from bai_nodeagent.plugin_rules import Environment, Plugin, PluginRules
 from bai_nodeagent.system import output
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.plugin_rules import PluginRules
+from bai_nodeagent.kinds.plugins.rules import PluginRules
 from bai_nodeagent.system import distributions
 from bai_nodeagent.system.distributions import environment, folders_of, interpreter_of
 from bai_nodeagent.system.survey import Survey

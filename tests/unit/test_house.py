@@ -21,7 +21,7 @@ OWNERS = {
     "inotify_simple": "system/inotify.py",
     "jeepney": "system/dbus.py",
     "prometheus_client": "core/metrics.py",
-    "pynvml": "system/nvml.py",
+    "pynvml": "kinds/plugins/nvml.py",
     "pyroute2": "system/network.py",
     "redis": "system/redis.py",
     "tomlkit": "agent_toml/splice.py",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.plugin_rules import (
+from bai_nodeagent.kinds.plugins.rules import (
     KNOWN,
     QUIET_S,
     Environment,

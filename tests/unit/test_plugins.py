@@ -9,11 +9,11 @@ import pytest
 
 from bai_nodeagent import desired
 from bai_nodeagent.desired import Document
+from bai_nodeagent.kinds.plugins import devices
+from bai_nodeagent.kinds.plugins.devices import Shown
+from bai_nodeagent.kinds.plugins.kind import KIND, Actual, PluginsSpec, nearest, plan
+from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
 from bai_nodeagent.model import KeyPath, Status
-from bai_nodeagent.plugin_rules import Environment, Plugin, PluginRules
-from bai_nodeagent.resources.plugins import KIND, Actual, PluginsSpec, nearest, plan
-from bai_nodeagent.system import devices
-from bai_nodeagent.system.devices import Shown
 from desired_kinds import HERE
 
 CUDA = Plugin("ai.backend.accelerator.cuda_open.plugin", "cuda", "cuda-open", "23.9.10")

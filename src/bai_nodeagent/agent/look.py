@@ -9,10 +9,10 @@ from typing import Any
 
 import anyio
 
+from ..kinds.plugins.rules import Environment
 from ..kinds.swarm import record as swarm_record
 from ..kinds.swarm.inputs import found_part, wanted_part
 from ..model import Host, Refused, Stuck, Unavailable, Wake
-from ..plugin_rules import Environment
 from ..system import distributions, environments, inotify, output, process, rehearsal, sockets
 from ..system.blocking import in_thread
 from ..system.environments import Environments

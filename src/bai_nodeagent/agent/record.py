@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ..kinds.plugins.rules import Environment
 from ..kinds.swarm import record as swarm_record
 from ..kinds.swarm.inputs import found_part
 from ..model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
-from ..plugin_rules import Environment
 from ..system import distributions, environments, hostile, kept, process
 from ..system.blocking import in_thread, within
 from ..system.environments import Environments

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, TypeVar
 
+from ..kinds.plugins.rules import without_plugins
 from ..kinds.swarm.inputs import without_swarm
 from ..model import Action, Plan, Scalar, Status, Verdict
-from ..plugin_rules import without_plugins
 from ..system.environments import Environments
 from ..system.process import Process
 from .guard import Caution

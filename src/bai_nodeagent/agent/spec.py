@@ -19,8 +19,8 @@ from typing import Any, Literal
 from .. import toml
 from ..agent_toml import managed
 from ..desired.formats import duration_s
+from ..kinds.plugins.rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
 from ..model import UNSET, KeyPath, NodeSpec
-from ..plugin_rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
 from . import install
 from .install import InstallSpec, install_spec
 from .signs import is_backendai

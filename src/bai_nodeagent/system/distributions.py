@@ -26,8 +26,8 @@ from typing import TypeVar
 
 import anyio
 
+from ..kinds.plugins.rules import QUIET_S, Environment, Plugin, PluginRules
 from ..model import Refused, Stuck, Unavailable
-from ..plugin_rules import QUIET_S, Environment, Plugin, PluginRules
 from ..text import clean
 from . import files, inotify
 from .blocking import in_thread

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
-from ..core.watching import together
-from ..model import (
+from ...core.watching import together
+from ...model import (
     Action,
     AnyResource,
     Host,
@@ -26,18 +26,10 @@ from ..model import (
     Verdict,
     Wake,
 )
-from ..plugin_rules import (
-    SECTION,
-    Environment,
-    Plugin,
-    PluginRules,
-    is_loaded,
-    matches,
-    plugin_rules,
-    told,
-)
-from ..system import devices, distributions
-from ..system.devices import Shown
+from ...system import distributions
+from . import devices
+from .devices import Shown
+from .rules import SECTION, Environment, Plugin, PluginRules, is_loaded, matches, plugin_rules, told
 
 NAME = "Plugins"
 # A GPU that falls off the bus, or comes back, is no event.

@@ -16,9 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model import Stuck, Unavailable
-from . import inotify
-from .blocking import in_thread
+from ...model import Stuck, Unavailable
+from ...system import inotify
+from ...system.blocking import in_thread
 
 NVIDIA = "cuda"
 # The first call of NVML wakes every GPU up where no persistence daemon runs.
@@ -95,7 +95,7 @@ async def _nvidia(deadline_s: float) -> Shown:
 def _ask_nvml(deadline_s: float) -> Shown:
     # A child that hangs in the driver survives its SIGKILL: waiting for its end
     # is what keeps this thread, and so the next question, until it comes back.
-    command = [sys.executable, "-I", "-m", "bai_nodeagent.system.nvml"]
+    command = [sys.executable, "-I", "-m", "bai_nodeagent.kinds.plugins.nvml"]
     try:
         done = subprocess.run(
             command,

@@ -1,0 +1,1 @@
+"""The accelerator plugins that the agent may load."""
