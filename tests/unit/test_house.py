@@ -23,7 +23,7 @@ OWNERS = {
     "prometheus_client": "core/metrics.py",
     "pynvml": "kinds/plugins/nvml.py",
     "pyroute2": "system/network.py",
-    "redis": "system/redis.py",
+    "redis": "kinds/redis/client.py",
     "tomlkit": "agent_toml/splice.py",
 }
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bai_nodeagent.model import Status
-from bai_nodeagent.redis_rules import (
+from bai_nodeagent.kinds.redis.rules import (
     Actual,
     Meeting,
     Published,
@@ -18,6 +17,7 @@ from bai_nodeagent.redis_rules import (
     plan,
     target_of,
 )
+from bai_nodeagent.model import Status
 from bai_nodeagent.system.etcd_access import EtcdAccess
 
 SPEC = RedisSpec(EtcdAccess(("10.20.30.1:2379",)), manager_ip="10.20.30.1", agent_id="i-node01")

@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as NoAnswer
 
-from ..redis_rules import Server
+from .rules import Server
 
 CALL_DEADLINE_S = 3.0
 # How long a link is silent when all is well; its end is noticed at once.

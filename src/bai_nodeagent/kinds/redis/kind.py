@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..agent.ids import agent_ids, said_of_ids
-from ..agent.record import Notes, text_at
-from ..core.watching import together
-from ..model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
-from ..redis_rules import (
+from ...agent.ids import agent_ids, said_of_ids
+from ...agent.record import Notes, text_at
+from ...core.watching import together
+from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
+from ...system import network, process
+from ...system.blocking import in_thread
+from ...system.etcd_access import EtcdAccess, parse_endpoints
+from .rules import (
     NAMES,
     Actual,
     Meeting,
@@ -31,14 +34,11 @@ from ..redis_rules import (
     plan,
     target_of,
 )
-from ..system import network, process
-from ..system.blocking import in_thread
-from ..system.etcd_access import EtcdAccess, parse_endpoints
 
 # redis-py and grpc are loaded when a document asks for Redis: see the imports in functions.
 if TYPE_CHECKING:
-    from ..system.etcd import EtcdClient, Reading
-    from ..system.redis import Link
+    from ...system.etcd import EtcdClient, Reading
+    from .client import Link
 
 RECONNECT_S = 2.0
 SENTINELS_S = 10.0  # between questions to them while the master is well
@@ -239,7 +239,7 @@ async def _talk(
     server: Server, password: str | None, database: int = 0
 ) -> AsyncIterator[tuple[Meeting, Link]]:
     """A connection, and what is known by having it. Raises NotMet, also for what is asked in it."""
-    from ..system import redis
+    from . import client as redis
 
     reasons = {redis.Unresolvable: "Unresolvable", redis.Unauthorized: "WrongPassword"}
     addresses: tuple[str, ...] = ()
@@ -254,7 +254,7 @@ async def _talk(
 
 @asynccontextmanager
 async def _etcd(access: EtcdAccess) -> AsyncIterator[EtcdClient]:
-    from ..system.etcd import EtcdClient
+    from ...system.etcd import EtcdClient
 
     client = EtcdClient(access)
     try:
