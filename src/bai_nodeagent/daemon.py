@@ -22,8 +22,8 @@ from .core.status import NodeStatus
 from .follow.in_force import CONNECTING, InForce, judge_nothing
 from .follow.state import Follower
 from .http import Server, Views
+from .kinds import KINDS
 from .model import Standing, Stuck
-from .resources import KINDS
 from .site import CannotStart, Site, locked
 from .store.base import Presence
 from .system import files, kept

@@ -10,7 +10,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bai_nodeagent.system import environments, helper, launch, output, rehearsal
+from bai_nodeagent.kinds.agent.environment import environments
+from bai_nodeagent.kinds.agent.process import rehearsal
+from bai_nodeagent.system import helper, launch, output
 from bai_nodeagent.system.launch import Account
 from wheels import public_folder
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.record import Record
-from bai_nodeagent.agent.search import Search, noted_pid
-from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
+from bai_nodeagent.kinds.agent.record import Record
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.system import launch, process
 from node_under_test import Node
 from servers import wait_until

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.system import environments, helper, launch
+from bai_nodeagent.kinds.agent.environment import environments
+from bai_nodeagent.system import helper, launch
 from bai_nodeagent.system.launch import Account
 from servers import wait_until
 from wheels import DEBIAN_PYTHON, USER, public_folder

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.system import release, validator
-from bai_nodeagent.system.release import Release
+from bai_nodeagent.kinds.agent.backendai import release, validator
+from bai_nodeagent.kinds.agent.backendai.release import Release
 from wheels import DEBIAN_PYTHON, USER, public_folder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: U is another account")

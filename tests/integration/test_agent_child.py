@@ -18,12 +18,13 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.agent.child import Start
-from bai_nodeagent.agent.record import Notes
-from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.kinds.agent.process import rehearsal
+from bai_nodeagent.kinds.agent.process.child import Start
+from bai_nodeagent.kinds.agent.process.kind import ChildAgent
+from bai_nodeagent.kinds.agent.record import Notes
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Plan, Refused, Status, Unavailable
-from bai_nodeagent.resources.agent import ChildAgent
-from bai_nodeagent.system import launch, output, process, rehearsal
+from bai_nodeagent.system import launch, output, process
 from bai_nodeagent.system.process import Process
 
 NODE = NodeSpec("i-one", "local", 1, "d", {}, {})

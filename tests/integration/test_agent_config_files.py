@@ -14,8 +14,9 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.agent import begun_write
-from bai_nodeagent.agent.config_plan import KeepBroken, Write
+from bai_nodeagent.kinds.agent.config import begun_write
+from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
+from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Write
 from bai_nodeagent.model import (
     Action,
     Host,
@@ -26,7 +27,6 @@ from bai_nodeagent.model import (
     Unavailable,
     Verdict,
 )
-from bai_nodeagent.resources.agent_config import KIND, AgentConfig
 from bai_nodeagent.system import config_file
 
 pytestmark = pytest.mark.anyio

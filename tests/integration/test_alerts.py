@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent.core.metrics import Metrics
+from bai_nodeagent.kinds import KINDS
 from bai_nodeagent.model import Condition, Status
-from bai_nodeagent.resources import KINDS
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 PREFIX = "bai_nodeagent_"

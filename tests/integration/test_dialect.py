@@ -11,9 +11,9 @@ import pytest
 
 from agent_probes import GOOD, probes
 from agent_versions import VERSIONS, python_of
-from bai_nodeagent.agent.dialect import faults, pitfalls
-from bai_nodeagent.system import release, validator, validator_program
-from bai_nodeagent.system.release import Release
+from bai_nodeagent.kinds.agent.backendai import release, validator, validator_program
+from bai_nodeagent.kinds.agent.backendai.release import Release
+from bai_nodeagent.kinds.agent.backendai.schema_faults import faults, pitfalls
 from debian_root import NotPossible
 from real_agent import NEW, OLD, Line
 

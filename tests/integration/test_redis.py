@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bai_nodeagent.agent.record import Life, Notes
+from bai_nodeagent.kinds.agent.record import Life, Notes
 from bai_nodeagent.model import Action, Outcome, Plan, Status
 from bai_nodeagent.system import process
 from bai_nodeagent.system.etcd_access import EtcdAccess

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bai_nodeagent.agent.config_plan import KeepBroken, Remember, SetAccess, Write, plan
-from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
+from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
+from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Remember, SetAccess, Write, plan
+from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Refused, Status, Verdict
-from bai_nodeagent.resources.agent_config import KIND, AgentConfig
 from bai_nodeagent.system.launch import Account
 from bai_nodeagent.system.place import File, Owner
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.config_plan import Write, plan
-from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
-from bai_nodeagent.agent.dialect import MINIMAL
+from bai_nodeagent.kinds.agent.backendai.schema_faults import MINIMAL
+from bai_nodeagent.kinds.agent.config.rules import Write, plan
+from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
 from bai_nodeagent.model import KeyPath, Plan
 from bai_nodeagent.system.place import File
 

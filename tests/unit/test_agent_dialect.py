@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent.config_plan import Write, plan
-from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
-from bai_nodeagent.agent.dialect import MINIMAL, Opinion, faults, opinion, version_of
+from bai_nodeagent.kinds.agent.backendai.schema_faults import (
+    MINIMAL,
+    Opinion,
+    faults,
+    opinion,
+    version_of,
+)
+from bai_nodeagent.kinds.agent.backendai.validator import Answer
+from bai_nodeagent.kinds.agent.config.rules import Write, plan
+from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
 from bai_nodeagent.model import Status
 from bai_nodeagent.system.place import File
-from bai_nodeagent.system.validator import Answer
 
 OLD, NEW = "23.9.10", "26.8.3"
 ADDRESS = 'addr = { host = "10.0.0.1", port = 2379 }'

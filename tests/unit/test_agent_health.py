@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.health import (
+from bai_nodeagent.kinds.agent.process.health import (
     COUNT_MOST_S,
     NoteHealthy,
     NoteUnhealthy,
@@ -15,11 +15,11 @@ from bai_nodeagent.agent.health import (
     counted,
     watched,
 )
-from bai_nodeagent.agent.record import Life, Record, Trial
-from bai_nodeagent.agent.rollback import Change, Healthy, Past
-from bai_nodeagent.agent.rules import Actual
-from bai_nodeagent.agent.sessions import Held
-from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.kinds.agent.process.rules import Actual
+from bai_nodeagent.kinds.agent.record import Life, Record, Trial
+from bai_nodeagent.kinds.agent.rollback import Change, Healthy, Past
+from bai_nodeagent.kinds.agent.sessions import Held
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Action, Plan, Status, Verdict
 
 NOW_S = 1000.0

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.agent.install import (
+from bai_nodeagent.kinds import KINDS
+from bai_nodeagent.kinds.agent.environment.environments import Built, Environments
+from bai_nodeagent.kinds.agent.environment.rules import (
     PART,
     EnvironmentActual,
     InstallSpec,
@@ -22,8 +24,6 @@ from bai_nodeagent.agent.install import (
     wanted_part,
 )
 from bai_nodeagent.model import Status
-from bai_nodeagent.resources import KINDS
-from bai_nodeagent.system.environments import Built, Environments
 
 SPEC = InstallSpec(
     path=Path("/opt/venv"),

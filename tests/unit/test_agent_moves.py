@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.child import plan_child
-from bai_nodeagent.agent.guard import Caution
-from bai_nodeagent.agent.install import PART, InstallSpec
-from bai_nodeagent.agent.record import Life, Record
-from bai_nodeagent.agent.sessions import Held, Launch, Sessions
-from bai_nodeagent.agent.spec import AgentSpec
-from bai_nodeagent.agent.unit import plan_unit
+from bai_nodeagent.kinds.agent.environment.environments import Built, Environments
+from bai_nodeagent.kinds.agent.environment.rules import PART, InstallSpec
+from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.process.child import plan_child
+from bai_nodeagent.kinds.agent.process.unit import plan_unit
+from bai_nodeagent.kinds.agent.record import Life, Record
+from bai_nodeagent.kinds.agent.sessions import Held, Launch, Sessions
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Plan
-from bai_nodeagent.system.environments import Built, Environments
 from unit.test_agent_plan import ACTIVE, DOWN, MAIN, looked, unit_looked
 
 INSTALL = InstallSpec(

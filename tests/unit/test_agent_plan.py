@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.child import (
+from bai_nodeagent.kinds.agent.backendai.liveness import Signs
+from bai_nodeagent.kinds.agent.backendai.log_patterns import Trouble
+from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.process.child import (
     Adopt,
     ChildActual,
     EndOrphans,
@@ -17,15 +20,18 @@ from bai_nodeagent.agent.child import (
     Stop,
     plan_child,
 )
-from bai_nodeagent.agent.guard import Caution
-from bai_nodeagent.agent.record import Life, Record
-from bai_nodeagent.agent.rollback import Past
-from bai_nodeagent.agent.sessions import Held, Sessions, launch_of
-from bai_nodeagent.agent.signs import Signs
-from bai_nodeagent.agent.spec import AgentSpec
-from bai_nodeagent.agent.unit import RestartUnit, StartUnit, StopUnit, UnitActual, plan_unit
-from bai_nodeagent.agent.waits import change_wait_s, crash_wait_s
-from bai_nodeagent.agent.words import Trouble
+from bai_nodeagent.kinds.agent.process.unit import (
+    RestartUnit,
+    StartUnit,
+    StopUnit,
+    UnitActual,
+    plan_unit,
+)
+from bai_nodeagent.kinds.agent.process.waits import change_wait_s, crash_wait_s
+from bai_nodeagent.kinds.agent.record import Life, Record
+from bai_nodeagent.kinds.agent.rollback import Past
+from bai_nodeagent.kinds.agent.sessions import Held, Sessions, launch_of
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Plan, Status, Verdict
 from bai_nodeagent.system.process import TICKS_PER_S, Process
 from bai_nodeagent.system.systemd import UnitState

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.rollback import (
+from bai_nodeagent.kinds.agent.rollback import (
     Healthy,
     Rollback,
     back,
@@ -20,7 +20,7 @@ from bai_nodeagent.agent.rollback import (
     healthy_with,
     in_force,
 )
-from bai_nodeagent.agent.spec import as_read, part_of
+from bai_nodeagent.kinds.agent.spec import as_read, part_of
 from bai_nodeagent.model import UNSET, KeyPath, NodeSpec
 
 FILE = tomllib.loads("""

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.child import ChildActual, Start, plan_child
-from bai_nodeagent.agent.config_plan import Write
-from bai_nodeagent.agent.config_plan import plan as plan_file
-from bai_nodeagent.agent.config_state import Actual, AgentConfigSpec
-from bai_nodeagent.agent.guard import Caution
-from bai_nodeagent.agent.record import Life, Record
-from bai_nodeagent.agent.sessions import Held, Launch, Sessions, losing, permit_for
-from bai_nodeagent.agent.spec import AgentSpec, found, wanted
 from bai_nodeagent.desired.evaluate import check_alone
+from bai_nodeagent.kinds import KINDS
+from bai_nodeagent.kinds.agent.config.rules import Write
+from bai_nodeagent.kinds.agent.config.rules import plan as plan_file
+from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
+from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.process.child import ChildActual, Start, plan_child
+from bai_nodeagent.kinds.agent.record import Life, Record
+from bai_nodeagent.kinds.agent.sessions import Held, Launch, Sessions, losing, permit_for
+from bai_nodeagent.kinds.agent.spec import AgentSpec, found, wanted
 from bai_nodeagent.model import KeyPath, Status
-from bai_nodeagent.resources import KINDS
 from bai_nodeagent.system.place import File
 from bai_nodeagent.system.process import Process
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.agent.signs import (
+from bai_nodeagent.kinds.agent.backendai.liveness import (
     START_S,
     WORKER_S,
     Endpoint,
@@ -17,7 +17,7 @@ from bai_nodeagent.agent.signs import (
     judge_signs,
     pid_file,
 )
-from bai_nodeagent.agent.words import what_it_waits_for, why_dead
+from bai_nodeagent.kinds.agent.backendai.log_patterns import what_it_waits_for, why_dead
 from bai_nodeagent.model import Status
 from bai_nodeagent.system.process import Process
 from bai_nodeagent.system.sockets import Listener

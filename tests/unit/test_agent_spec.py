@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.agent.record import Life, Notes, Record, may_start, record_start
-from bai_nodeagent.agent.spec import (
+from bai_nodeagent.kinds.agent.backendai.log_patterns import Trouble
+from bai_nodeagent.kinds.agent.record import Life, Notes, Record, may_start, record_start
+from bai_nodeagent.kinds.agent.spec import (
     AgentSpec,
     agent_spec,
     differing,
@@ -21,7 +22,6 @@ from bai_nodeagent.agent.spec import (
     wanted,
     wanted_plugins,
 )
-from bai_nodeagent.agent.words import Trouble
 from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
 from bai_nodeagent.system import output

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bai_nodeagent import desired
-from bai_nodeagent.resources import KINDS as REAL_KINDS
+from bai_nodeagent.kinds import KINDS as REAL_KINDS
 from desired_kinds import HEAD, KINDS, VERSION, judged, told
 
 A_NAME = "a name of a-z, 0-9, '.', '_' and '-'"

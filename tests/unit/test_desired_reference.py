@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.resources import KINDS
+from bai_nodeagent.kinds import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs/desired-state.md").read_text()
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -10,8 +10,8 @@ from bai_nodeagent import http
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.status import NodeStatus, Reading
 from bai_nodeagent.http import CONNECTIONS_AT_MOST, Server, Views, answer, is_meant_for
+from bai_nodeagent.kinds import KINDS
 from bai_nodeagent.model import Action, Condition, Status
-from bai_nodeagent.resources import KINDS
 
 STATUS = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {})
 

@@ -14,11 +14,11 @@ import structlog
 
 from bai_nodeagent import logs
 from bai_nodeagent.address import Kept
-from bai_nodeagent.agent.given import Given
 from bai_nodeagent.core.status import Applied
 from bai_nodeagent.follow import journal, orders
 from bai_nodeagent.follow.journal import Journal
 from bai_nodeagent.follow.reading import secrets_of
+from bai_nodeagent.kinds.agent.given import Given
 from bai_nodeagent.redact import Redactor, strings_in
 from bai_nodeagent.system import kept
 from bai_nodeagent.text import clean

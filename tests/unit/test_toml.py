@@ -7,7 +7,7 @@ import pytest
 
 from bai_nodeagent import toml
 from bai_nodeagent.agent_toml import edit
-from bai_nodeagent.resources.agent_config import KIND, VALUES_AT_MOST
+from bai_nodeagent.kinds.agent.config.kind import KIND, VALUES_AT_MOST
 
 # Of a whole MiB the parser alone takes a fifth of a second; these would take minutes, or for ever.
 PATIENCE_S = 20.0

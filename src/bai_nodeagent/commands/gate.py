@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import anyio
 
-from ..agent import record as agent_record
 from ..follow import journal
 from ..follow.reading import evaluate, find_address, resolve
+from ..kinds import KINDS
+from ..kinds.agent import record as agent_record
 from ..model import InvalidSpec, NodeSpec, Unavailable
-from ..resources import KINDS
 from ..site import Site
 from ..system import kept
 from . import Answer

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..agent.child import Adopt
-from ..agent.guard import Guard
-from ..agent.look import NAME as AGENT
-from ..agent.spec import agent_spec
 from ..core.reconcile import build, look
 from ..follow import journal, orders
 from ..follow.in_force import Known, judge, missing_layers
 from ..follow.reading import evaluate, find_address, read_all, resolve, secrets_of
+from ..kinds import KINDS
+from ..kinds.agent.guard import Guard
+from ..kinds.agent.process.child import Adopt
+from ..kinds.agent.process.observe import NAME as AGENT
+from ..kinds.agent.spec import agent_spec
 from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Unavailable
-from ..resources import KINDS
 from ..site import Site
 from ..store.base import Snapshot
 from ..system import kept

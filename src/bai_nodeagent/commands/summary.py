@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..agent.look import NAME as AGENT
+from ..kinds.agent.process.observe import NAME as AGENT
 from ..model import Action, Status, Verdict
 
 Effect = Literal["none", "change", "restart", "stop", "session-losing", "unknown"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..address import Kept
-from ..agent import rollback
-from ..agent.rollback import Rollback
+from ..kinds.agent import rollback
+from ..kinds.agent.rollback import Rollback
 from ..system import kept
 
 PAUSE = "pause"

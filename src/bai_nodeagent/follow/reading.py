@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import __version__, address, desired
-from ..agent import rollback
 from ..desired import Desired, Document, Variables, is_secret_place
 from ..desired.places import SECRET_KEY, secret_places, walk
 from ..identity import Identity
+from ..kinds.agent import rollback
 from ..model import Kind, NodeSpec, Unavailable
 from ..redact import strings_in
 from ..store.base import Snapshot, Store, Superseded

@@ -1,5 +1,0 @@
-"""The Backend.AI agent: what is wanted of it, what runs, what follows from both.
-
-Pure rules, the notes that are kept of it, and what a look at the node finds;
-the doing is in resources/agent.py and resources/agent_config.py.
-"""

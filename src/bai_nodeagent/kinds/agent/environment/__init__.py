@@ -1,0 +1,1 @@
+"""The environment of Python that the agent runs in."""

@@ -1,0 +1,373 @@
+"""The agent's virtual environment: which one is right, and what is done to have it. Pure.
+
+`[agent.install] path` is a link into the folder `<path>.d`, where each
+environment has a folder of its own, named after what it is made from.
+
+- What is once whole is never changed again, and what differs from its pins by
+  somebody's hand is no longer right: then another one is made beside it.
+- The link is moved only while no agent lives: by Agent, between a stop and a start.
+- What the agent was healthy with last stays, as the way back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from ....desired import canonical
+from ....model import Action, Plan, Scalar, Status, Verdict
+from ...mount.targets import SYSTEM, hidden_by
+from .environment_tool import AGENT, normalised
+from .environments import INSTALL_DEADLINE_S, TOOL_DEADLINE_S, Environments, folder_of
+
+NAME = "AgentEnvironment"
+PART = "environment"
+"""Of the inputs of an agent."""
+_RECIPE_DIGITS = 12
+# A file's name has 255, and ours end with ".new" for a moment.
+NAME_BYTES_AT_MOST = 251
+_STEPS = 4
+_NAMED = re.compile(rf"(?P<recipe>[0-9a-f]{{{_RECIPE_DIGITS}}})-(?P<number>[1-9][0-9]*)")
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "path": {"$ref": "#/$defs/path"},
+        "python": {"$ref": "#/$defs/path"},
+        "packages": {
+            "type": "array",
+            "items": {
+                "title": 'a package with its version, such as "backend.ai-agent==26.8.3"',
+                "type": "string",
+                "pattern": (
+                    r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._,-]+\])?"
+                    r"==[0-9][A-Za-z0-9.!+_-]*$"
+                ),
+            },
+            "minItems": 1,
+            "uniqueItems": True,
+        },
+        "wheels": {"$ref": "#/$defs/path"},
+        "index": {
+            "title": "an http:// or https:// address, without user, password or token",
+            "type": "string",
+            "pattern": r"^https?://[^\s@?#]+$",
+        },
+    },
+    "required": ["path", "python", "packages"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class InstallSpec:
+    """`[agent.install]`.
+
+    path      the link, whose target is the environment in use
+    python    the interpreter that environments are made with
+    packages  "backend.ai-agent==26.8.3", sorted
+    user      the account that makes them and that they belong to
+    wheels    the only place where packages come from; None: an index
+    index     ""; the one that pip on this node is set up for
+    """
+
+    path: Path
+    python: Path
+    packages: tuple[str, ...]
+    user: str
+    wheels: Path | None = None
+    index: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """What an environment is made from, as part of its name. Where from doesn't count."""
+        return recipe_of(self.python, self.packages)
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """Options of pip."""
+        if self.wheels is not None:
+            return ("--no-index", "--find-links", str(self.wheels))
+        return ("--index-url", self.index) if self.index else ()
+
+    @property
+    def agent_version(self) -> str:
+        """The version of Backend.AI's agent that is asked for; "" where none is."""
+        return pins(self.packages).get(AGENT, "")
+
+
+def install_spec(agent: Mapping[str, Any]) -> InstallSpec | None:
+    """From a checked `[agent]`; None where its environment is unmanaged."""
+    section = agent.get("install")
+    if section is None:
+        return None
+    wheels = section.get("wheels")
+    return InstallSpec(
+        path=Path(section["path"]),
+        python=Path(section["python"]),
+        packages=tuple(sorted(section["packages"])),
+        user=agent["user"],
+        wheels=Path(wheels) if wheels else None,
+        index=section.get("index", ""),
+    )
+
+
+def mistakes(agent: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Of `[agent]`, of one layer alone as well, as in Kind.check."""
+    section = agent.get("install")
+    if section is None:
+        return
+    here = ("install",)
+    if agent.get("user") == "root":
+        yield here, "needs another [agent] user than root: packages are never installed as root"
+    if "wheels" in section and "index" in section:
+        yield (*here, "index"), "stands beside wheels; allowed: one of both, or neither"
+    names = [normalised(_name(package)) for package in section.get("packages", ())]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (*here, "packages", index), f"{name} stands more than once"
+    if "path" in section:
+        yield from _misplaced(section["path"], next(iter(agent.get("command", ())), None))
+
+
+def _misplaced(link: str, program: str | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    name = PurePosixPath(link).name
+    if not name:
+        yield ("install", "path"), "is the root folder; allowed: the path of a link below it"
+    elif folder := hidden_by(link, SYSTEM):
+        text = f"lies in or above {folder}, which is the system's; allowed: another place"
+        yield ("install", "path"), text
+    elif ":" in link or len(os.fsencode(name)) > NAME_BYTES_AT_MOST:
+        text = f"allowed: a path without ':', whose name has {NAME_BYTES_AT_MOST} bytes at most"
+        yield ("install", "path"), f"can't be an environment's; {text}"
+    # What is spelled by a variable is not known yet.
+    is_known = program is not None and "${" not in f"{program}{link}"
+    if is_known and not PurePosixPath(str(program)).is_relative_to(link):
+        yield ("command", 0), f"lies outside of [agent.install] path, {link}"
+
+
+def pins(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions by normalised name."""
+    return {normalised(_name(p)): p.partition("==")[2] for p in packages}
+
+
+def _name(package: str) -> str:
+    return package.partition("==")[0].partition("[")[0]
+
+
+def recipe_of(python: Path, packages: tuple[str, ...]) -> str:
+    made_from = canonical([str(python), sorted(packages)])
+    return hashlib.sha256(made_from).hexdigest()[:_RECIPE_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The environment that the agent is to run in. `is_ready`: it is there, whole and verified."""
+
+    name: str
+    is_ready: bool
+
+
+def target(spec: InstallSpec, seen: Environments) -> Target:
+    """The one in use if it is right, else the newest that is, else the next to be made.
+
+    That one has a number that no other has had: what may be in use is not built anew.
+    """
+    ours = {built.name: built for built in seen.built if _recipe(built.name) == spec.recipe}
+    whole = sorted((name for name, built in ours.items() if built.is_whole), key=_number)
+    if whole:
+        return Target(seen.link if seen.link in whole else whole[-1], is_ready=True)
+    taken = [*ours, *([seen.link] if _recipe(seen.link) == spec.recipe else [])]
+    number = max(map(_number, taken), default=0) + 1
+    return Target(f"{spec.recipe}-{number}", is_ready=False)
+
+
+def _recipe(name: str) -> str:
+    named = _NAMED.fullmatch(name)
+    return named["recipe"] if named else ""
+
+
+def _number(name: str) -> int:
+    named = _NAMED.fullmatch(name)
+    return int(named["number"]) if named else 0
+
+
+Digest = Callable[[object], str]
+
+
+def found_part(seen: Environments | None, digest: Digest) -> Mapping[str, str]:
+    """The environment that an agent which starts now runs in, as part of its inputs."""
+    return {PART: digest(seen.link)} if seen and seen.link else {}
+
+
+def wanted_part(
+    spec: InstallSpec | None, seen: Environments | None, digest: Digest
+) -> Mapping[str, str]:
+    """The one that it is to run in; nothing where that is unmanaged, or can't be told."""
+    if spec is None or seen is None or seen.strange:
+        return {}
+    return {PART: digest(target(spec, seen).name)}
+
+
+def without_environment(inputs: Mapping[str, str]) -> Mapping[str, str]:
+    """The inputs of an agent of which nobody knows in which environment it runs."""
+    return {part: value for part, value in inputs.items() if part != PART}
+
+
+def moved(program: str, link: Path, environment: Path) -> str:
+    """Where a program will be once the link leads to that environment."""
+    path = Path(program)
+    return str(environment / path.relative_to(link)) if path.is_relative_to(link) else program
+
+
+def due_switch(spec: InstallSpec | None, seen: Environments | None) -> str:
+    """The environment that the link has to be put on before the next start; "": none."""
+    if spec is None or seen is None or seen.strange:
+        return ""
+    wanted = target(spec, seen)
+    return wanted.name if wanted.is_ready and wanted.name != seen.link else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(Action):
+    """Makes an environment beside the others. An earlier try's folder is made anew."""
+
+    verb: ClassVar[str] = "build"
+    folder: Path
+    name: str
+    diff: str = ""
+    deadline_s: float = INSTALL_DEADLINE_S + _STEPS * TOOL_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"build the environment {self.folder / self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildBeside(Build):
+    """While another one is in use there is no haste, and a thousand nodes may share an index."""
+
+    is_disruptive: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Action):
+    """Takes away what nobody runs in, and nobody would go back to."""
+
+    verb: ClassVar[str] = "remove"
+    folder: Path
+    names: tuple[str, ...]
+    deadline_s: float = 2 * TOOL_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"remove {', '.join(self.names)} from {self.folder}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch(Action):
+    """Puts the link on another environment. Only while no agent lives."""
+
+    verb: ClassVar[str] = "switch"
+    path: Path
+    name: str
+    deadline_s: float = 2 * TOOL_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"put {self.path} on {folder_of(self.path).name}/{self.name}"
+
+
+EnvironmentAction = Build | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentActual:
+    """
+    seen     what stands there
+    healthy  the recipe of what the agent was healthy with last; "": nobody knows
+    """
+
+    seen: Environments
+    healthy: str = ""
+
+
+def plan_environment(spec: InstallSpec, actual: EnvironmentActual) -> Plan[EnvironmentAction]:
+    seen, folder = actual.seen, folder_of(spec.path)
+    facts: dict[str, Scalar] = {"agent-environment": seen.link} if seen.link else {}
+    if seen.strange:
+        text = (
+            f"{spec.path} is {seen.strange}, not a link into {folder}: move it away while the "
+            "agent is stopped, or choose another [agent.install] path"
+        )
+        return Plan(Verdict(Status.FALSE, "NotOurs", text), facts=facts)
+    wanted = target(spec, seen)
+    stale = _stale(spec, actual, wanted.name)
+    removals = (Remove(folder=folder, names=stale),) if stale else ()
+    listed = ", ".join(spec.packages)
+    if not wanted.is_ready:
+        why = _why_built(spec, seen)
+        verdict = Verdict(Status.FALSE, why[0], f"{why[1]}; wanted: {listed}")
+        kind = BuildBeside if seen.link else Build
+        build = kind(folder=folder, name=wanted.name, diff=_diff(spec, seen))
+        return Plan(verdict, (*removals, build), facts=facts)
+    if wanted.name != seen.link:
+        text = f"{folder / wanted.name} is built and verified; the agent's next start is in it"
+        verdict = Verdict(Status.UNKNOWN, "Built", text)
+        return Plan(verdict, removals, facts=facts, serves=True)
+    return Plan(Verdict(Status.TRUE, "InSync", f"{listed} in {spec.path}"), removals, facts=facts)
+
+
+def _why_built(spec: InstallSpec, seen: Environments) -> tuple[str, str]:
+    used = next((b for b in seen.built if b.name == seen.link), None)
+    if used is None or _recipe(used.name) != spec.recipe:
+        return ("Missing", f"there is no environment at {spec.path} that holds what is wanted")
+    if not used.is_usable:
+        return (
+            "Broken",
+            f"the interpreter of {spec.path} {used.fault}; it is built anew beside it",
+        )
+    now, then = dict(used.now), dict(used.then)
+    changed = ", ".join(
+        f"{name} {now.get(name, 'is gone')} instead of {then[name]}"
+        for name in sorted(then)
+        if now.get(name) != then[name]
+    )
+    return ("Drift", f"{spec.path} was changed by hand ({changed}); it is built anew beside it")
+
+
+def _diff(spec: InstallSpec, seen: Environments) -> str:
+    """Packages that change against the environment in use, for people."""
+    used = next((dict(b.now) for b in seen.built if b.name == seen.link), {})
+    wanted = pins(spec.packages)
+    lines = []
+    for name in sorted({*used, *wanted}):
+        if used.get(name) != wanted.get(name):
+            lines += [f"-{name}=={used[name]}"] if name in used else []
+            lines += [f"+{name}=={wanted[name]}"] if name in wanted else []
+    return "\n".join(lines)
+
+
+def _stale(spec: InstallSpec, actual: EnvironmentActual, wanted: str) -> tuple[str, ...]:
+    """What may go: all of our names but what is in use, what is wanted, and the way back.
+
+    Whole ones of the recipes that are wanted and that the agent was healthy with are kept.
+    """
+    seen = actual.seen
+    kept = {spec.recipe, actual.healthy}
+    names = [*(built.name for built in seen.built), *seen.unfinished]
+    return tuple(
+        name
+        for name in sorted(names)
+        if _recipe(name) and name not in (seen.link, wanted)
+        if _recipe(name) not in kept or name not in _whole(seen)
+    )
+
+
+def _whole(seen: Environments) -> frozenset[str]:
+    return frozenset(built.name for built in seen.built if built.is_whole)

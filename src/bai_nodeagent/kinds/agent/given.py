@@ -1,0 +1,55 @@
+"""The secrets that the agent was given, masked as long as the process lives that has them.
+
+agent.toml holds some that no document names; and one that is replaced there is
+still what the running agent has read, and may say. So those are kept until the
+next start, of this boot and for root alone: a daemon that begins meanwhile
+would not know them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import agent_toml
+from ...model import KeyPath
+from ...system import kept
+
+FILE = "agent-secrets.json"
+
+
+@dataclass(frozen=True)
+class Given:
+    """`learn` masks from now on, as `Host.learn`."""
+
+    runtime: Path
+    learn: Callable[[Iterable[str]], None]
+
+    def look(self, text: str) -> None:
+        """Learns what agent.toml holds, and what it held when the agent was started."""
+        self.learn(agent_toml.secrets(text) | self._earlier())
+
+    def replaced(self, text: str, secret_paths: Collection[KeyPath]) -> None:
+        """agent.toml is about to become another one."""
+        before = self._earlier()
+        if more := agent_toml.secrets(text, secret_paths) - before:
+            kept.keep_soon(self._path, json.dumps(sorted(before | more)).encode())
+
+    def begin(self) -> None:
+        """An agent is about to be started, which gets what stands there now."""
+        if self._earlier():
+            kept.keep_soon(self._path, None)
+
+    @property
+    def _path(self) -> Path:
+        return self.runtime / FILE
+
+    def _earlier(self) -> frozenset[str]:
+        return frozenset(kept.read(self._path, _parse) or ())
+
+
+def _parse(raw: bytes) -> tuple[str, ...]:
+    secrets: tuple[str, ...] = kept.typed(tuple[str, ...], kept.json_value(raw))
+    return secrets

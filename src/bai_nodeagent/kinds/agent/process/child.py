@@ -1,0 +1,304 @@
+"""The agent as a child of nobody: what to do about a process that we start ourselves. Pure.
+
+The rules, in the order of their weight:
+
+- never a second agent beside one that lives: who is found living is adopted;
+- what an earlier agent left behind is ended before another one is started;
+- the rest is in rules.py.
+
+A restart is a stop. The start follows because something dead is to run, so a
+crash of ours between the two forgets nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ....model import Action, Plan, Status, Verdict
+from ....system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
+from ..backendai.log_patterns import Trouble, why_dead
+from ..environment.rules import Switch
+from ..record import Cause, Life
+from ..sessions import SESSIONS_LOOK_S, Held
+from ..spec import OWN, AgentSpec, differing
+from .rules import (
+    CAUSES,
+    Actual,
+    NoteWell,
+    astray,
+    facts,
+    judge_dead,
+    judge_running,
+    moves_before_start,
+    pids,
+    start_needs,
+    switches,
+    taken_over,
+)
+
+# exec on a slow disk; on a hung one it never comes back.
+START_DEADLINE_S = 30.0
+_SLACK_S = 10.0
+# Whoever goes into the background does so at once.
+BACKGROUND_S = 30.0
+BACKGROUND_LOOK_S = 10.0
+_ENDED_WELL = "exit status 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopt(Action):
+    """Takes over an agent that we did not start, or whose start we did not live to note."""
+
+    verb: ClassVar[str] = "adopt"
+    is_note: ClassVar[bool] = True
+    life: Life
+
+    @property
+    def summary(self) -> str:
+        return f"adopt the agent that runs as process {self.life.pid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteEnd(Action):
+    """Notes that the agent ended: as a death, unless we were about to end it."""
+
+    verb: ClassVar[str] = "note_end"
+    is_note: ClassVar[bool] = True
+    at_s: float
+    exit: str
+    trouble: Trouble | None = None
+
+    @property
+    def summary(self) -> str:
+        return f"note that the agent ended ({self.exit or 'how is not known'})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteBackground(Action):
+    """Notes that the agent has left its main process, and lives on."""
+
+    verb: ClassVar[str] = "note_background"
+    is_note: ClassVar[bool] = True
+
+    @property
+    def summary(self) -> str:
+        return "note that the agent went into the background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOrphans(Action):
+    """Ends what an agent left behind when its main process died."""
+
+    verb: ClassVar[str] = "end_orphans"
+    processes: tuple[Process, ...]
+    deadline_s: float = ORPHAN_PATIENCE_S + KILL_DEADLINE_S + _SLACK_S
+
+    @property
+    def summary(self) -> str:
+        return f"end what is left of the agent: process {pids(self.processes)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Action):
+    verb: ClassVar[str] = "start"
+    cause: Cause
+    restart_cause: str
+    needs: tuple[str, ...]
+    as_before: bool = False  # with what it ran with last: a change is held back
+    deadline_s: float = START_DEADLINE_S + _SLACK_S
+
+    @property
+    def summary(self) -> str:
+        how = ", with what it ran with before" if self.as_before else ""
+        return f"start the agent ({CAUSES[self.cause]}{how})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop(Action):
+    verb: ClassVar[str] = "stop"
+    is_disruptive: ClassVar[bool] = True
+    process: Process
+    cause: Cause
+    needs: tuple[str, ...]
+    deadline_s: float
+
+    @property
+    def summary(self) -> str:
+        return f"stop the agent, process {self.process.pid} ({CAUSES[self.cause]})"
+
+
+ChildAction = Adopt | NoteEnd | NoteWell | NoteBackground | EndOrphans | Start | Stop | Switch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildActual(Actual):
+    """
+    main     the noted main process, if it lives
+    stray    an agent that lives without being noted
+    is_ours  of `stray`: it holds our lock, so inputs noted for a start are its own
+    unit     the agent's systemd unit, when `stray` runs in that
+    orphans  what is left of the noted life without its main process
+    background  those of `orphans` that may be the agent itself
+    exit     how the noted life ended, where that is known
+    """
+
+    main: Process | None = None
+    stray: Process | None = None
+    is_ours: bool = False
+    unit: str = ""
+    orphans: tuple[Process, ...] = ()
+    background: tuple[Process, ...] = ()
+    exit: str = ""
+
+
+def plan_child(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.main is not None:
+        return _plan_living(spec, actual, actual.main)
+    if actual.unit:
+        return Plan(_in_the_way(actual.unit))
+    if actual.stray is not None:
+        return _plan_stray(spec, actual, actual.stray)
+    if actual.orphans:
+        return _plan_orphans(spec, actual)
+    if actual.record.is_open:
+        return _plan_end(spec, actual)
+    if spec.state == "stopped":
+        return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
+    return _plan_dead(spec, actual)
+
+
+def stop(spec: AgentSpec, main: Process, cause: Cause) -> Stop:
+    """A stop for a change leads to a start, so it waits for whatever that one needs."""
+    return Stop(
+        process=main,
+        cause=cause,
+        needs=spec.needs if cause == "changed" else (),
+        deadline_s=spec.stop_timeout_s + ORPHAN_PATIENCE_S + KILL_DEADLINE_S + _SLACK_S,
+    )
+
+
+def _start(spec: AgentSpec, actual: Actual, cause: Cause) -> Start:
+    return Start(cause=cause, restart_cause=cause, needs=start_needs(spec, actual, cause))
+
+
+def strayed(back: tuple[Switch, ...]) -> Verdict:
+    text = f"somebody has moved the link to the environment that the agent runs in: {back[0].path}"
+    return Verdict(Status.FALSE, "LinkMoved", text)
+
+
+def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[ChildAction]:
+    if spec.state == "stopped":
+        verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
+        return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))
+    if moved := astray(spec, actual):
+        return Plan(strayed(moved), moved, facts=facts(actual, main))
+    restart: tuple[ChildAction, ...] = (
+        stop(spec, main, "changed"),
+        *switches(spec, actual),
+        _start(spec, actual, "changed"),
+    )
+    revive = (stop(spec, main, "died"), _start(spec, actual, "died"))
+    return judge_running(spec, actual, main, restart, revive)
+
+
+def _in_the_way(unit: str) -> Verdict:
+    text = (
+        f"{unit} runs the agent, and systemd would start it again: "
+        f'`systemctl disable --now {unit}`, or [agent] supervisor = "systemd"'
+    )
+    return Verdict(Status.FALSE, "Blocked", text)
+
+
+def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[ChildAction]:
+    noted = actual.record.life
+    is_noted_start = actual.is_ours and noted is not None and noted.pid is None
+    life = noted if noted and is_noted_start else taken_over(spec, actual, stray)
+    life = replace(
+        life,
+        pid=stray.pid,
+        start_ticks=stray.start_ticks,
+        is_leader=stray.session == stray.pid,
+        started_s=stray.started_s,
+    )
+    record = replace(actual.record, life=life, ending="")
+    known = replace(actual, main=stray, stray=None, record=record)
+    verdict = Verdict(Status.UNKNOWN, "Adopting", f"the agent runs as process {stray.pid}")
+    return Plan(verdict, (Adopt(life=life), *plan_child(spec, known).actions))
+
+
+def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.background and spec.state == "running" and not _is_moot(spec, actual):
+        verdict, life = _in_background(actual.background), actual.record.life
+        if life and life.is_background:
+            return Plan(verdict, look_again_in_s=BACKGROUND_LOOK_S)
+        if _went_into_background(actual):
+            return Plan(verdict, (NoteBackground(),))
+    after = plan_child(spec, replace(actual, orphans=()))
+    end = EndOrphans(processes=actual.orphans)
+    return Plan(orphaned(actual.orphans), (end, *after.actions))
+
+
+def _went_into_background(actual: ChildActual) -> bool:
+    """Its main process has ended well, soon, and without having been told to."""
+    record = actual.record
+    lived_s = actual.now_s - record.life.started_s if record.life else BACKGROUND_S
+    return (
+        record.is_open
+        and not record.ending
+        and actual.exit == _ENDED_WELL
+        and lived_s < BACKGROUND_S
+    )
+
+
+def _is_moot(spec: AgentSpec, actual: ChildActual) -> bool:
+    """The document starts another one than that which is in the background."""
+    life = actual.record.life
+    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    may = not actual.caution.held and not actual.obstacle and spec.restart == "auto"
+    return may and any(part in OWN for part in differs)
+
+
+def _in_background(those: tuple[Process, ...]) -> Verdict:
+    text = (
+        f"it went into the background (process {pids(those)}), where it can't be kept running; "
+        "run it in the foreground: [agent] command must not end before the agent does"
+    )
+    return Verdict(Status.FALSE, "InBackground", text)
+
+
+def orphaned(orphans: tuple[Process, ...]) -> Verdict:
+    text = f"its main process is gone, but process {pids(orphans)} of the agent lives"
+    return Verdict(Status.FALSE, "Orphaned", text)
+
+
+def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    note = NoteEnd(
+        at_s=actual.now_s, exit=actual.exit, trouble=why_dead(actual.output, actual.exit)
+    )
+    noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
+    after = plan_child(spec, noted)
+    return replace(after, actions=(note, *after.actions))
+
+
+def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
+    if actual.taken:  # a start would fail, and set back what stands in etcd of this agent
+        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
+    verdict, wait_s, cause = judge_dead(spec, actual)
+    if wait_s > 0:
+        return Plan(verdict, look_again_in_s=wait_s)
+    if held := actual.caution.held:
+        return _plan_dead_and_held(spec, actual, held)
+    moves = moves_before_start(spec, actual, cause)
+    return Plan(verdict, (*moves, _start(spec, actual, cause)))
+
+
+def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Plan[ChildAction]:
+    """Sessions need their agent: it comes back as it was, beside an agent.toml that is held."""
+    if actual.caution.before is None:
+        text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
+        return Plan(replace(held.verdict, message=text), look_again_in_s=SESSIONS_LOOK_S)
+    needs = start_needs(spec, actual, "died")
+    start = Start(cause="died", restart_cause="died", needs=needs, as_before=True)
+    return Plan(held.verdict, (start,))

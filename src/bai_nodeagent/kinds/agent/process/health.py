@@ -1,0 +1,183 @@
+"""How long the agent has been well, or unwell, and what follows from that. Pure.
+
+- With what it was healthy for a while, that is kept as what one may go back to.
+- Where the document says so, inputs with which it does not get healthy within
+  their time are given up for those. Time counts only while all that an agent
+  relies on is well, and never for a trouble that the change can't have caused:
+  an outage during a good change rolls nothing back.
+- Never where going back could cost sessions, and never twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ....model import Action, Plan, Status, Verdict
+from ..record import STABLE_S, Trial
+from ..rollback import Healthy, Past, Rollback, encode
+from ..sessions import Held
+from ..spec import AgentSpec, differing
+from .rules import Actual, moment
+
+# How often time is counted, and the most that one look may add: what lies between
+# two looks that are further apart (a suspended machine) nobody has seen.
+COUNT_EVERY_S = 2.0
+COUNT_MOST_S = 10.0
+
+_ETCD = ("agent.toml etcd.",)
+_PORTS = ("agent.toml agent.rpc-listen-addr", "agent.toml agent.agent-sock-port")
+_PORTS_OF_OTHERS = ("agent.toml agent.metadata-server-port",)
+_CAUSES: Mapping[str, tuple[str, ...]] = {
+    "EtcdUnreachable": _ETCD,
+    "NoRedisAddress": _ETCD,
+    "RedisRefuses": _ETCD,
+    "RedisUnreachable": _ETCD,
+    "WaitingForManager": _ETCD,
+    "WaitingForRedis": _ETCD,
+    "DockerUnreachable": ("env", "user"),
+    "PortTaken": (*_PORTS, *_PORTS_OF_OTHERS),
+    "BadUnit": (),
+    "Blocked": (),
+    "Frozen": (),
+    "NoUnit": (),
+    "Orphaned": (),
+}
+"""Reason -> the inputs that can be its cause; of a reason that is not here any may be."""
+
+# That the manager does not see an agent is no trouble of Redis.
+_NOT_OF_REDIS = frozenset({"NotSeen"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteHealthy(Action):
+    """Keeps what the agent is healthy with, and ends the count of its unhealthy time."""
+
+    verb: ClassVar[str] = "note_healthy"
+    is_note: ClassVar[bool] = True
+    healthy: Healthy
+
+    @property
+    def summary(self) -> str:
+        return "keep what the agent is healthy with"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteUnhealthy(Action):
+    verb: ClassVar[str] = "note_unhealthy"
+    is_note: ClassVar[bool] = True
+    trial: Trial
+
+    @property
+    def summary(self) -> str:
+        return f"note that the agent has been unhealthy for {self.trial.unhealthy_s:.0f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollBack(Action):
+    """Gives up a desired state: the agent gets back what it was healthy with."""
+
+    verb: ClassVar[str] = "roll_back"
+    order: Rollback
+
+    @property
+    def summary(self) -> str:
+        return f"go back to what the agent was healthy with ({len(self.order.changes)} changes)"
+
+
+def watched(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
+    """The plan for an agent, with what follows from its health so far."""
+    life, past = actual.record.life, actual.past
+    is_tried = life is not None and not differing(spec, actual.wants, life.inputs)
+    if spec.state == "stopped" or not is_tried:
+        return plan
+    if plan.verdict.status is Status.TRUE:
+        return _told(spec, _healthy(spec, actual, plan))
+    if spec.on_unhealthy == "hold" or past.healthy is None or not past.changes:
+        return plan
+    return plan if spec.rolled_back else _unhealthy(spec, actual, past.healthy, plan)
+
+
+def _healthy(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
+    life, past = actual.record.life, actual.past
+    # As they are written: 1 == True, but not in agent.toml.
+    is_kept = past.healthy is not None and encode(past.present) == encode(past.healthy)
+    if life is None or (is_kept and actual.record.trial is None):
+        return plan
+    left_s = (life.well_s or life.started_s) + settled_after_s(spec) - actual.now_s
+    if left_s > 0:
+        return replace(plan, look_again_in_s=_sooner(plan.look_again_in_s, left_s))
+    return replace(plan, actions=(NoteHealthy(healthy=past.present), *plan.actions))
+
+
+def settled_after_s(spec: AgentSpec) -> float:
+    """How long an agent has to be well until that counts as healthy."""
+    return min(STABLE_S, spec.health_timeout_s)
+
+
+def _unhealthy(spec: AgentSpec, actual: Actual, healthy: Healthy, plan: Plan[Any]) -> Plan[Any]:
+    past = actual.past
+    obstacle = _why_not_counted(spec, past, plan.verdict)
+    before = actual.record.trial
+    trial = counted(before, past.inputs, actual.now_s, is_counting=obstacle is None)
+    left_s = spec.health_timeout_s - trial.unhealthy_s
+    if left_s <= 0 and obstacle is None and past.held is None:
+        told = f"{plan.verdict.reason}: {plan.verdict.message}".rstrip(": ")
+        why = f"the agent was not healthy for {spec.health_timeout_s:g} s ({told})"
+        lines = tuple(change.line for change in past.changes)
+        order = Rollback(past.digest, why, lines, healthy)
+        return replace(plan, actions=(RollBack(order=order),))
+    due = moment(actual, actual.now_s + max(left_s, 0.0))
+    text = f"{plan.verdict.message}; {_outlook(due, past.held, obstacle)}"
+    note = (NoteUnhealthy(trial=trial),) if _is_worth_a_note(before, trial) else ()
+    return replace(
+        plan,
+        verdict=replace(plan.verdict, message=text),
+        actions=(*note, *plan.actions),
+        look_again_in_s=_sooner(plan.look_again_in_s, min(max(left_s, 0.1), COUNT_EVERY_S)),
+    )
+
+
+def _is_worth_a_note(before: Trial | None, trial: Trial) -> bool:
+    if before is None or (before.of, before.is_counting) != (trial.of, trial.is_counting):
+        return True
+    return trial.is_counting and trial.at_s - before.at_s >= COUNT_EVERY_S
+
+
+def counted(before: Trial | None, of: str, now_s: float, *, is_counting: bool) -> Trial:
+    """The count at this look. Time between two looks counts if it counted at both of them."""
+    if before is None or before.of != of:
+        return Trial(of, 0.0, now_s, is_counting)
+    passed_s = min(max(now_s - before.at_s, 0.0), COUNT_MOST_S)
+    more_s = passed_s if before.is_counting and is_counting else 0.0
+    return Trial(of, before.unhealthy_s + more_s, now_s, is_counting)
+
+
+def _why_not_counted(spec: AgentSpec, past: Past, verdict: Verdict) -> str | None:
+    """Why this time does not count, for people; None: it does."""
+    for name in spec.relies_on:
+        found = past.verdicts.get(name)
+        if found is None or (found.status is not Status.TRUE and found.reason not in _NOT_OF_REDIS):
+            return f"this time does not count, since {name} is not well"
+    causes = _CAUSES.get(verdict.reason)
+    if causes is None or any(change.part.startswith(causes) for change in past.changes):
+        return None
+    return "this time does not count, since the change can't have caused it"
+
+
+def _outlook(due: str, held: Held | None, obstacle: str | None) -> str:
+    if held is not None:
+        return f"it is not rolled back, since {held.verdict.message}"
+    return obstacle or f"it is rolled back at {due} unless it gets healthy until then"
+
+
+def _told(spec: AgentSpec, plan: Plan[Any]) -> Plan[Any]:
+    """Where no agent.toml is managed, no other condition can tell of a rollback."""
+    if not spec.rolled_back or spec.config_path is not None:
+        return plan
+    return replace(plan, verdict=Verdict(Status.FALSE, "RolledBack", spec.rolled_back))
+
+
+def _sooner(one_s: float | None, other_s: float) -> float:
+    return other_s if one_s is None else min(one_s, other_s)

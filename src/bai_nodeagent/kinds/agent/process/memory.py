@@ -1,0 +1,73 @@
+"""What is kept on disk of the agent's health: with what it was healthy, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ....follow import orders
+from ....model import Host, NodeSpec, Unavailable
+from ....system import kept
+from ..guard import Guard
+from ..record import Notes, config_text_soon
+from ..rollback import Healthy, Past, back, changes, decode_healthy, encode, healthy_with
+from ..spec import AgentSpec, agent_spec, as_read
+from .health import NoteHealthy, NoteUnhealthy, RollBack
+from .rules import Actual
+
+KEPT = "agent-healthy.toml"
+BYTES_AT_MOST = 8 << 20
+
+
+class Memory:
+    def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host) -> None:
+        self._spec = spec
+        self._node = node
+        self._host = host
+        self._path = host.state / KEPT
+
+    async def look(self, actual: Actual, command: Sequence[str]) -> Past:
+        """What there is to go back to, and whether that could cost sessions.
+
+        `command` is what runs the agent.
+        """
+        life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
+        text = await config_text_soon(self._spec, "Agent's memory")
+        read = as_read(text, life.inputs if life else {}, digest)
+        healthy = kept_healthy(self._host.state)
+        changed = changes(self._node, healthy) if healthy else ()
+        held = None
+        if healthy and changed:
+            before = agent_spec(back(self._node, healthy))
+            guard = Guard(before, self._host, "Agent (going back)")
+            held = (await guard.look(command, actual.record)).held
+        return Past(
+            healthy=healthy,
+            present=healthy_with(self._node, read),
+            changes=changed,
+            held=held,
+            verdicts=standing.verdicts,
+            digest=standing.digest,
+            inputs=digest(dict(actual.wants)),
+        )
+
+    def keep(self, action: NoteHealthy | NoteUnhealthy | RollBack) -> None:
+        """Raises Unavailable, where the disk is full for example. Blocks."""
+        notes = Notes.of(self._host)
+        try:
+            match action:
+                case NoteHealthy(healthy=healthy):
+                    kept.keep_soon(self._path, encode(healthy))
+                    notes.update(lambda record: replace(record, trial=None))
+                case NoteUnhealthy(trial=trial):
+                    notes.update(lambda record: replace(record, trial=trial))
+                case RollBack(order=order):
+                    orders.roll_back(self._host.state, order)
+        except OSError as error:
+            raise Unavailable(f"{error.filename or self._path}: {error.strerror}") from error
+
+
+def kept_healthy(state: Path) -> Healthy | None:
+    """With what the agent was healthy last; None also where that can't be read."""
+    return kept.read(state / KEPT, decode_healthy, BYTES_AT_MOST)

@@ -1,0 +1,325 @@
+"""What a look at the node finds of the agent, whoever supervises it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from ....model import Host, Refused, Stuck, Unavailable, Wake
+from ....system import distributions, inotify, output, process, sockets
+from ....system.blocking import in_thread
+from ....system.process import Process
+from ...plugins.rules import Environment
+from ...swarm import record as swarm_record
+from ...swarm.inputs import found_part, wanted_part
+from ..backendai.liveness import WORKER_TITLE, Endpoint, Signs, endpoints, is_backendai
+from ..backendai.schema_faults import Version
+from ..environment import environments
+from ..environment import rules as install
+from ..environment.environments import Environments
+from ..given import Given
+from ..guard import LOCK, Guard
+from ..record import (
+    Life,
+    Notes,
+    Record,
+    config_text,
+    config_text_soon,
+    due,
+    installed,
+    located,
+    remembered_swarm,
+)
+from ..sessions import Launch, launch_of
+from ..spec import AgentSpec, Inputs, found, wanted, wanted_plugins
+from . import rehearsal
+from .search import Search, described, version_at
+
+NAME = "Agent"
+LINES_QUOTED = 10
+# Of what an agent says in its troubles; a traceback is some 50 lines.
+LINES_READ = 120
+
+
+class Ends:
+    """Wakes whoever looks at an agent when one of its two processes ends."""
+
+    def __init__(self) -> None:
+        self._followed: tuple[Process, ...] = ()
+        self._moved = anyio.Event()
+
+    def follow(self, main: Process | None, signs: Signs | None) -> None:
+        """From now on these, as the last look has found them."""
+        found = tuple(p for p in (main, signs.worker if signs else None) if p)
+        if found != self._followed:
+            self._followed, moved, self._moved = found, self._moved, anyio.Event()
+            moved.set()
+
+    async def wake(self, wake: Wake) -> None:
+        while True:
+            followed, moved = self._followed, self._moved
+            async with anyio.create_task_group() as tasks:
+                for each in followed:
+                    tasks.start_soon(_wake_after, each, wake)
+                await moved.wait()
+                tasks.cancel_scope.cancel()
+
+
+async def _wake_after(end_of: Process, wake: Wake) -> None:
+    await process.ended(end_of)
+    wake()
+
+
+class Desk:
+    """What both supervisors do alike: notes, inputs, questions."""
+
+    def __init__(self, spec: AgentSpec, host: Host) -> None:
+        self.spec = spec
+        self.host = host
+        self.notes = Notes.of(host)
+        self._wants = wanted(spec, host.digest)
+        self.guard = Guard(spec, host, NAME)
+        self.lock = host.runtime / LOCK
+        self.logs = (host.state / "agent.log", host.runtime / "agent.log")
+        self.given = Given(host.runtime, host.learn)
+        self.search = Search(spec, self.lock)
+        self.not_switched = self._why_not_switched = ""
+
+    def finds(self, launch: Launch) -> Inputs:
+        """The inputs that an agent which is started so now would find. Blocks."""
+        spec = replace(
+            self.spec,
+            command=launch.command,
+            workdir=Path(launch.workdir),
+            user=launch.user,
+            env=launch.env,
+        )
+        inputs = found(spec, config_text(spec), self.host.digest, installed(spec))
+        return self._with_more(inputs, located(spec))
+
+    async def _text(self) -> str | None:
+        return await config_text_soon(self.spec, NAME)
+
+    def _finds(
+        self, text: str | None, plugins: Environment | None, seen: Environments | None
+    ) -> Inputs:
+        inputs = found(self.spec, text, self.host.digest, plugins)
+        return self._with_more(inputs, seen)
+
+    def _with_more(self, inputs: Inputs, seen: Environments | None) -> Inputs:
+        digest = self.host.digest
+        swarm = found_part(remembered_swarm(self.spec, self.host), digest)
+        return {**inputs, **swarm, **install.found_part(seen, digest)}
+
+    def launch(self, *, as_before: bool) -> Launch:
+        """How the agent is to be started; remembered for when a change is held back."""
+        wanted = launch_of(self.spec)
+        launch = self.guard.kept() if as_before else None
+        if launch is None:
+            self.guard.keep(wanted)
+        return launch or wanted
+
+    async def finds_now(self) -> Inputs:
+        return self._finds(await self._text(), await self._plugins(), await self._environments())
+
+    async def _environments(self) -> Environments | None:
+        """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
+        spec = self.spec.install
+        try:
+            return await environments.look(spec.path, NAME) if spec else None
+        except (Refused, Unavailable, Stuck):
+            return None
+
+    async def _plugins(self) -> Environment | None:
+        """What is installed; None when that is unmanaged, or can't be told."""
+        try:
+            return await distributions.look(self.spec.plugins, NAME) if self.spec.plugins else None
+        except (Refused, Unavailable, Stuck):
+            return None  # for the condition Plugins to say; the agent is kept alive without
+
+    async def wake_at_plugins(self, wake: Wake) -> None:
+        """Wakes when packages come or go."""
+        if self.spec.plugins is None:
+            await anyio.sleep_forever()
+        else:
+            asker = f"{NAME} (watch)"
+            async for _ in distributions.changes(self.spec.plugins, asker, are_settled=True):
+                wake()
+
+    async def wake_at_environments(self, wake: Wake) -> None:
+        """Wakes when an environment is there, or the link to the one in use is moved."""
+        if self.spec.install is None:
+            await anyio.sleep_forever()
+        else:
+            async for _ in environments.changes(self.spec.install.path, f"{NAME} (watch)"):
+                wake()
+
+    async def obstacle(
+        self, launch: Launch | None, record: Record, wants: Inputs, seen: Environments | None
+    ) -> str:
+        """What would keep a start with the desired inputs from succeeding, asked before anything
+        that lives is stopped for it; "" for nothing, and where nothing is to be stopped.
+
+        An environment that is to be moved into is run in.
+        """
+        life = record.life
+        if life is None or not due(self.spec, wants, life):
+            return ""
+        name = install.due_switch(self.spec.install, seen)
+        if self.spec.install and name:
+            if name == self.not_switched:
+                return self._why_not_switched
+            place = environment_place(self.spec.install, self.host)
+            if fault := await environments.try_out(place, name):
+                return fault
+        if launch is None:
+            return ""
+        command, tried = launch.command, tuple[str, ...]()
+        if self.spec.install and name:
+            there = environments.folder_of(self.spec.install.path) / name
+            command = (install.moved(command[0], self.spec.install.path, there), *command[1:])
+            tried = (str(there / "bin/python"), "-c", "")
+        try:
+            return await in_thread(
+                "agent: whether it could be started",
+                lambda: rehearsal.obstacle(
+                    command,
+                    user=launch.user,
+                    env=launch.env,
+                    workdir=Path(launch.workdir),
+                    tried=tried,
+                ),
+                rehearsal.DEADLINE_S,
+            )
+        except Stuck as error:
+            return str(error)
+
+    async def switch(self, to: install.Switch) -> None:
+        """Raises as environments.switch; after Refused the agent is kept in the old one."""
+        if self.spec.install is None:
+            return
+        try:
+            await environments.switch(environment_place(self.spec.install, self.host), to.name)
+        except Refused as error:
+            self.not_switched, self._why_not_switched = to.name, error.message
+            raise
+
+    async def wake_at_swarm(self, wake: Wake) -> None:
+        """Wakes when the node has come into a swarm."""
+        if not self.spec.is_in_swarm:
+            await anyio.sleep_forever()
+        async for _ in inotify.changes([swarm_record.Notes(self.host.state).path]):
+            wake()
+
+    async def common(
+        self,
+        record: Record,
+        main: Process | None,
+        lines: str,
+        command: tuple[str, ...],
+        launch: Launch | None,
+    ) -> dict[str, Any]:
+        """The fields of Actual. `lines` is the output of this life; `command` what it runs,
+        `launch` how it is started, where that can be rehearsed."""
+        text = await self._text()
+        # After the text: if we have written that since the notes were read, they say so now.
+        record = replace(record, wrote_s=self.notes.read().wrote_s)
+        self.given.look(text or "")
+        said = self.host.redact(lines)
+        is_real = is_backendai(self.spec.health, command)
+        signs = await self._signs(main, record.life, command, text) if main and is_real else None
+        plugins, seen = await self._plugins(), await self._environments()
+        now_s = process.now_s()
+        epoch_s = time.time() - now_s
+        wants = {
+            **self._wants,
+            **self._wanted_plugins(record, plugins, now_s, epoch_s),
+            **self._wanted_swarm(record, epoch_s),
+            **install.wanted_part(self.spec.install, seen, self.host.digest),
+        }
+        finds = self._finds(text, plugins, seen)
+        return {
+            "now_s": now_s,
+            "epoch_s": epoch_s,
+            "record": record,
+            "wants": wants,
+            "finds": finds,
+            "last_lines": output.quoted(said, LINES_QUOTED),
+            "output": said if is_real else "",
+            "signs": signs,
+            "caution": await self.guard.look(command, record, finds, wants),
+            "sessions": await self._sessions(record, wants),
+            "environments": seen,
+            "not_switched": self.not_switched,
+            "obstacle": await self.obstacle(launch, record, wants, seen),
+        }
+
+    async def _signs(
+        self, main: Process, life: Life | None, command: tuple[str, ...], text: str | None
+    ) -> Signs:
+        def look() -> tuple[list[Process], Process | None, Version]:
+            family = process.below(main)
+            worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
+            return family, next(worker, None), version_at(command)
+
+        found_now = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
+        family, worker, version = found_now
+        wanted = endpoints(text, version, self.spec.env)
+        rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
+        frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
+        answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"
+        taken: tuple[str, ...] = ()
+        if answer != "greets" or not (life and life.well_s):
+            # Who listens costs a walk through all of /proc: not asked of one that works.
+            found = await self._listeners(wanted.ports)
+            ours = {p.pid for p in family} | {0}
+            own = next((o for o in found if o.port == rpc.port and o.pid in ours), None)
+            if own and not rpc.host:
+                rpc = Endpoint(own.host, own.port)
+                answer = await sockets.ask(rpc.host, rpc.port)
+            strangers = [o for o in wanted.taken(found) if o.pid not in ours]
+            taken = described(strangers)
+            if answer == "greets" and any(o.port == rpc.port for o in strangers):
+                answer = "refuses"  # it is a stranger that does
+        return Signs(worker, answer, str(rpc), frozen, taken)
+
+    async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:
+        return await in_thread(
+            "agent: who has its ports",
+            lambda: sockets.listeners(ports),
+            process.SCAN_DEADLINE_S,
+        )
+
+    def _wanted_plugins(
+        self, record: Record, plugins: Environment | None, now_s: float, epoch_s: float
+    ) -> Inputs:
+        life = record.life
+        if life is None:
+            return {}
+        started_s = epoch_s + life.started_s
+        return wanted_plugins(
+            self.spec, plugins, life.inputs, started_s, epoch_s + now_s, self.host.digest
+        )
+
+    def _wanted_swarm(self, record: Record, epoch_s: float) -> Inputs:
+        life = record.life
+        if life is None:
+            return {}
+        known = remembered_swarm(self.spec, self.host)
+        return wanted_part(known, life.inputs, epoch_s + life.started_s, self.host.digest)
+
+    async def _sessions(self, record: Record, wants: Inputs) -> int | None:
+        life = record.life
+        is_due = life is None or bool(due(self.spec, wants, life))
+        if self.spec.restart != "idle" or not is_due:
+            return None
+        sessions = await self.guard.sessions()
+        return None if sessions is None else sessions.count
+
+
+def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:
+    return environments.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")

@@ -1,0 +1,103 @@
+"""Whether a process could be started, found out without stopping the one that runs.
+
+The real start but for the program: another one, that only looks, is started by
+the same account, in the same folder, with the same arguments and environment.
+So what the kernel would refuse then it refuses now.
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ....model import Refused, Unavailable
+from ....system import executable, launch, output
+from ....system.programs import program
+from ....text import clean
+
+DEADLINE_S = 10.0
+LOOK_S = 5.0
+_OUTPUT_AT_MOST = 65_536
+# A name with what is said of it, in words, up to the kernel's limit: execve(2).
+_STRING_AT_MOST = 131_071
+# Looks at its arguments up to "--"; what follows is there to be passed.
+_LOOK = """
+for each; do
+  [ "$each" = -- ] && exit 0
+  [ -f "$each" ] || { echo "this account finds no program $each"; exit 1; }
+  [ -x "$each" ] || { echo "$each may not be executed by this account"; exit 1; }
+done
+"""
+
+
+def obstacle(
+    command: Sequence[str],
+    *,
+    user: str | None,
+    env: Mapping[str, str],
+    workdir: Path,
+    tried: Sequence[str] = (),
+) -> str:
+    """What would keep that command from being started, as a sentence; "" for nothing. Blocks.
+
+    `tried` is a command that is really run, and has to end well.
+    """
+    try:
+        who = launch.account(user)
+        search_path = env.get("PATH", launch.SEARCH_PATH)
+        found = executable.program_of(command, workdir, search_path)
+        if found is None:
+            return (
+                f"this account finds no program {clean(command[0])} in {search_path}"
+                if command
+                else ""
+            )
+        wanted = executable.executable(command, workdir, search_path)
+        files = [str(found), *([wanted.named] if wanted and wanted.before else [])]
+        looks = [program("sh"), "-c", _LOOK, "sh", *files, "--", *command]
+        for words in (looks, list(tried)):
+            if words and (why := _run(words, who, env, workdir)):
+                return why
+    except (Refused, Unavailable) as error:
+        return str(error)
+    return ""
+
+
+def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
+    try:
+        with output.bounded() as fd:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=subprocess.STDOUT,
+                cwd=workdir,
+                env=launch.environment(who, env),
+                timeout=LOOK_S,
+                check=False,
+                start_new_session=True,
+                **launch.credentials(who),
+            )
+            text = output.last_of(fd, _OUTPUT_AT_MOST)
+    except subprocess.TimeoutExpired:
+        return f"{words[0]} does not end within {LOOK_S:.0f} s in {workdir}"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return _refused(error, words, env, workdir)
+    if done.returncode == 0:
+        return ""
+    said = output.quoted(text, 3)
+    if words[1:2] == ["-c"]:
+        return said or f"{words[0]} fails in {workdir}"
+    return f"{words[0]} does not run: {said or f'exit status {done.returncode}'}"
+
+
+def _refused(error: Exception, words: list[str], env: Mapping[str, str], workdir: Path) -> str:
+    if not isinstance(error, OSError):
+        return f"it can't be started in {workdir}: {error}"
+    if error.errno == errno.E2BIG:
+        named = [n for n, value in env.items() if len(f"{n}={value}".encode()) > _STRING_AT_MOST]
+        which = f": {', '.join(named)} has more than 128 KiB" if named else ""
+        return f"its arguments and environment are too long for the kernel{which}"
+    return f"it can't be started in {workdir}: {error.filename or words[0]}: {error.strerror}"

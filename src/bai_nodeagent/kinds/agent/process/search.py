@@ -1,0 +1,232 @@
+"""Who of the agent lives, whoever started it: a search among all processes.
+
+What it finds decides whether another one may be started: never beside one that
+lives, and not before what an earlier one has left behind is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....model import Refused, Stuck
+from ....system import executable, files, launch, process, sockets
+from ....system.blocking import in_thread
+from ....system.executable import Executable, Traits
+from ....system.process import Process
+from ....text import clean
+from ..backendai import release
+from ..backendai.liveness import MAIN_TITLE, WORKER_TITLE, endpoints, is_backendai, pid_file
+from ..backendai.schema_faults import Version, version_of
+from ..record import Record, config_text
+from ..spec import AgentSpec
+
+_PID_AT_MOST = 32  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a search among all processes finds: fields as in ChildActual."""
+
+    stray: Process | None = None
+    is_ours: bool = False
+    unit: str = ""
+    orphans: tuple[Process, ...] = ()
+    background: tuple[Process, ...] = ()
+    taken: tuple[str, ...] = ()
+
+
+class Search:
+    """`lock` is what an agent that we have started holds, with all that it forks; `asker` tells
+    apart who asks at the same time."""
+
+    def __init__(self, spec: AgentSpec, lock: Path, asker: str = "agent") -> None:
+        self._spec = spec
+        self._lock = lock
+        self._asker = asker
+
+    async def around(self, record: Record, command: tuple[str, ...]) -> Around:
+        return await in_thread(
+            f"{self._asker}: who lives",
+            lambda: self._search(record, command),
+            process.SCAN_DEADLINE_S,
+        )
+
+    def _search(self, record: Record, command: tuple[str, ...]) -> Around:
+        """Looks for the agent, that command, among all processes. Blocks."""
+        everyone = process.living()
+        leader = self._leader(record, everyone)
+        if leader is not None:
+            self._check_exec(leader)
+            return Around(stray=leader, is_ours=True)
+        left = self.left_behind(record)
+        others = [p for p in everyone if p not in left]
+        wanted = executable.executable(command, self._spec.workdir, self._search_path())
+        stray = self._by_command(others, command, wanted) if wanted else None
+        estranged: set[Process] = set()
+        found: tuple[sockets.Listener, ...] = ()
+        if stray is None and is_backendai(self._spec.health, command):
+            text, env = config_text(self._spec), self._spec.env
+            needed = endpoints(text, version_at(command), env)
+            found = needed.taken(sockets.listeners(needed.ports))
+            owners = {o.pid for o in found}
+            stray, estranged = self._by_title(
+                others, wanted, owners, noted_pid(pid_file(text, env))
+            )
+        if stray is not None:
+            unit = process.unit_of(stray)
+            return Around(stray=stray, unit=unit if unit == self._spec.unit else "")
+        left |= estranged
+        gone = {process.pid for process in left}
+        taken = described(o for o in found if o.pid not in gone)
+        background = tuple(p for p in sorted(left) if self._may_be_whole(p, command))
+        return Around(orphans=tuple(sorted(left)), background=background, taken=taken)
+
+    def _may_be_whole(self, orphan: Process, command: tuple[str, ...]) -> bool:
+        """Whether it may be the agent itself, gone into the background, and no mere part of it."""
+        if not is_backendai(self._spec.health, command):
+            return True
+        title = process.title_of(orphan)
+        if title.startswith(WORKER_TITLE):
+            return False
+        return title.startswith(MAIN_TITLE) or is_backendai("auto", process.command_of(orphan))
+
+    def _by_command(
+        self, among: list[Process], command: tuple[str, ...], wanted: Executable
+    ) -> Process | None:
+        """The agent by its arguments, and by all that nobody can choose for himself."""
+        folder = self._folder()
+        alike = [
+            p
+            for p in among
+            if p.pid != os.getpid()
+            and executable.has_words_of(process.command_of(p), command, wanted)
+            and (found := self._traits(p))
+            and executable.runs(found, wanted)
+            and found.folder == (folder or found.folder)
+        ]
+        tops = executable.topmost(alike, among)
+        return min(tops, key=lambda each: (each.start_ticks, each.pid), default=None)
+
+    def _by_title(
+        self, among: list[Process], wanted: Executable | None, owners: set[int], noted: int
+    ) -> tuple[Process | None, set[Process]]:
+        """The agent by what it calls itself (it overwrites its arguments), and what is left of
+        earlier ones without their main process.
+
+        A title is no proof. It has to be a Python of the agent's account as well, and
+        another node's agent on this machine is both: so ours is who has our ports, or
+        is of our command's own interpreter and works in our folder or stands in our
+        pid-file, which a second agent would overwrite and then remove.
+        """
+        agents: dict[Process, tuple[str, Traits]] = {}
+        for p in among:
+            title = process.title_of(p)
+            found = self._traits(p) if title.startswith(MAIN_TITLE) else None
+            if found and executable.is_python(found.path):
+                agents[p] = title, found
+        mains = {p.pid: p for p in agents if not agents[p][0].startswith(WORKER_TITLE)}
+        folder = self._folder()
+        ours = {
+            p
+            for p, (_, found) in agents.items()
+            if p.pid in owners
+            or (
+                (not wanted or not wanted.is_python or executable.runs(found, wanted))
+                and (p.pid == noted or (folder and found.folder == folder))
+            )
+        }
+        alive = [mains.get(p.pid) or mains.get(p.parent) for p in sorted(ours)]
+        stray = next((main for main in alive if main is not None), None)
+        return stray, {p for p in ours if p.pid not in mains and p.parent not in mains}
+
+    def _traits(self, of: Process) -> Traits | None:
+        """None for whoever can't be the agent: of another account, or in another world than
+        ours, where paths and pids mean something else. Its own unit may have one of its own."""
+        found = executable.traits(of)
+        if found is None or found.uid not in self._uids():
+            return None
+        return found if found.is_here or found.unit == self._spec.unit else None
+
+    def _folder(self) -> str:
+        """Where the agent works; "" where nobody has said so."""
+        folder = os.path.realpath(self._spec.workdir)
+        return "" if folder == "/" else folder
+
+    def _search_path(self) -> str:
+        return self._spec.env.get("PATH", launch.SEARCH_PATH)
+
+    def left_behind(self, record: Record) -> set[Process]:
+        """What lives of an agent whose main process does not. Blocks.
+
+        Once an end is noted nothing was left, and its numbers may be others' by now.
+        """
+        life = record.life
+        return process.kin(life.process if life and not life.is_over else None, self._lock)
+
+    def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
+        """The main process that we started without living to note its pid."""
+        if (record.life and record.life.pid) or not process.is_held(self._lock):
+            return None
+        holders = process.holders(self._lock, everyone)
+        return next((p for p in sorted(holders) if p.session == p.pid), None)
+
+    def _check_exec(self, leader: Process) -> None:
+        """A child of ours that has not become the agent yet still shows our own arguments."""
+        if process.command_of(leader) == process.command_of(Process(os.getpid(), 0)):
+            raise Stuck(
+                f"the start of the agent hangs: {self._spec.workdir} or its program "
+                "may be on a mount whose server is gone"
+            )
+
+    def _uids(self) -> set[int]:
+        try:
+            return {0, os.geteuid(), launch.account(self._spec.user).uid}
+        except Refused:
+            return {0, os.geteuid()}
+
+
+def version_at(command: Sequence[str]) -> Version:
+    """Of the agent that a command runs; () where that can't be told. Blocks."""
+    found = release.find(command)
+    return version_of(found.version) if found else ()
+
+
+def noted_pid(file: Path | None) -> int:
+    """What a pid-file says; 0 where it says nothing. The agent never checks it, nor do we.
+
+    agent.toml names it, so it may be anything: a pipe, or /proc/kcore.
+    """
+    with contextlib.suppress(OSError, Refused, ValueError):
+        return int(files.read_bounded(file, _PID_AT_MOST)) if file else 0
+    return 0
+
+
+def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
+    """Ports and who has them, for people."""
+    return tuple(
+        sorted({f"port {one.port} by {_who(one.pid)}" for one in listeners}),
+    )
+
+
+def _who(pid: int) -> str:
+    """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
+    owner = process.find(pid) if pid else None
+    if owner is None:
+        return "a process that we may not see"
+    return f"process {pid} ({process.name_of(owner)}, {_account(owner)})"
+
+
+def _account(of: Process) -> str:
+    try:
+        uid = process.uid_of(of)
+    except OSError:
+        return "gone"
+    try:
+        return f"user {clean(pwd.getpwuid(uid).pw_name)}"
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,249 @@
+"""The agent as a systemd unit: what to do about it. Pure.
+
+systemd starts and restarts the agent; we only give it jobs. Its own
+restarting goes first: we step in when it has given up, never against it.
+What the unit found at its start is noted by `may-start`, the unit's gate, or
+by us around a job; for a run without a note, what is known of it is adopted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import ClassVar
+
+from ....model import Action, Plan, Status, Verdict
+from ....system.process import Process
+from ....system.systemd import UnitState
+from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
+from ..backendai.log_patterns import why_dead
+from ..environment.rules import Switch
+from ..record import Cause
+from ..spec import AgentSpec
+from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop, strayed
+from .rules import (
+    CAUSES,
+    OBSTACLE_LOOK_S,
+    Actual,
+    NoteWell,
+    astray,
+    blocked,
+    died,
+    facts,
+    is_looping,
+    judge_dead,
+    judge_running,
+    moves_before_start,
+    start_needs,
+    switches,
+    taken_over,
+)
+
+# A unit has time-outs of its own, 90 s each by default; they are waited for.
+JOB_DEADLINE_S = 240.0
+_AGAIN = "; systemd starts it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartUnit(Action):
+    verb: ClassVar[str] = "start"
+    unit: str
+    has_failed: bool
+    cause: Cause
+    restart_cause: str
+    needs: tuple[str, ...]
+    deadline_s: float = JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        reset = "forget its failure and " if self.has_failed else ""
+        return f"{reset}start {self.unit} ({CAUSES[self.cause]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartUnit(Action):
+    verb: ClassVar[str] = "restart"
+    is_disruptive: ClassVar[bool] = True
+    unit: str
+    needs: tuple[str, ...]
+    cause: Cause = "changed"
+    restart_cause: str = "changed"
+    deadline_s: float = 2 * JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"restart {self.unit} ({CAUSES[self.cause]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopUnit(Action):
+    """For good, or to start it in another environment: then with what that start needs."""
+
+    verb: ClassVar[str] = "stop"
+    is_disruptive: ClassVar[bool] = True
+    unit: str
+    cause: Cause = "stopped"
+    needs: tuple[str, ...] = ()
+    deadline_s: float = JOB_DEADLINE_S
+
+    @property
+    def summary(self) -> str:
+        return f"stop {self.unit} ({CAUSES[self.cause]})"
+
+
+UnitAction = (
+    Adopt | NoteEnd | NoteWell | EndOrphans | StartUnit | RestartUnit | StopUnit | Stop | Switch
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitActual(Actual):
+    """
+    main      the unit's main process
+    outside   an agent that runs outside the unit
+    is_child  of `outside`: we started it, when the supervisor was "child"
+    orphans   of an earlier agent, outside of the unit, without their main process
+    """
+
+    unit: UnitState
+    main: Process | None = None
+    outside: Process | None = None
+    is_child: bool = False
+    orphans: tuple[Process, ...] = ()
+
+
+def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    is_stopped = spec.state == "stopped"
+    if not is_stopped and (fault := _fault(actual.unit)):
+        return Plan(fault, facts=facts(actual, actual.main))
+    if actual.outside is not None:
+        return _plan_outside(spec, actual, actual.outside)
+    match actual.unit.active_state:
+        case "deactivating":
+            text = f"{spec.unit} is being stopped"
+            return Plan(Verdict(Status.UNKNOWN, "Stopping", text))
+        case "inactive" | "failed":
+            return _plan_down(spec, actual)
+    if is_stopped:
+        verdict = Verdict(Status.UNKNOWN, "Stopping", f"{spec.unit} is to be stopped")
+        return Plan(verdict, (StopUnit(unit=spec.unit),), facts=facts(actual, actual.main))
+    if actual.unit.active_state == "activating":
+        return _plan_activating(actual)
+    return _plan_active(spec, actual)
+
+
+def _fault(unit: UnitState) -> Verdict | None:
+    match unit.load_state:
+        case "loaded":
+            return None
+        case "masked":
+            text = f"{unit.name} is masked, and that is left so: `systemctl unmask {unit.name}`"
+            return Verdict(Status.FALSE, "Blocked", text)
+        case "not-found":
+            text = f"there is no unit {unit.name}; install it, or name yours in [agent] unit"
+            return Verdict(Status.FALSE, "NoUnit", text)
+    text = f"systemd can't load {unit.name} ({unit.load_state}): `systemd-analyze verify` says why"
+    return Verdict(Status.FALSE, "BadUnit", text)
+
+
+def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan[UnitAction]:
+    """Ours, from when the supervisor was "child", makes way; with another's, people decide."""
+    if not actual.is_child:
+        text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
+        return Plan(Verdict(Status.FALSE, "Blocked", text))
+    if spec.state == "running" and actual.obstacle:
+        return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S)
+    text = f"process {outside.pid} makes way for {spec.unit}"
+    cause: Cause = "stopped" if spec.state == "stopped" else "changed"
+    return Plan(Verdict(Status.UNKNOWN, "Stopping", text), (stop(spec, outside, cause),))
+
+
+def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    life = actual.record.life
+    if life is None or life.is_over or life.invocation_id != actual.unit.invocation_id:
+        fresh = replace(
+            taken_over(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
+        )
+        known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
+        verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
+        return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))
+    if moved := astray(spec, actual):
+        return Plan(strayed(moved), moved, facts=facts(actual, actual.main))
+    restart = RestartUnit(unit=spec.unit, needs=spec.needs)
+    needs = start_needs(spec, actual, "died")
+    revive = replace(restart, cause="died", restart_cause="died", needs=needs)
+    restarts: tuple[UnitAction, ...] = (restart,)
+    if moving := switches(spec, actual):  # while it is down, which a restart leaves no time for
+        down = StopUnit(unit=spec.unit, cause="changed", needs=spec.needs)
+        restarts = (down, *moving, _start(spec, actual, "changed"))
+    plan = judge_running(spec, actual, actual.main, restarts, (revive,))
+    if plan.verdict.reason == "Running" and not _is_gated(actual.unit):
+        return replace(plan, verdict=_ungated(spec.unit))
+    return plan
+
+
+def _is_gated(unit: UnitState) -> bool:
+    return any(
+        "may-start" in words and any("nodeagent" in PurePath(word).name for word in words)
+        for words in unit.exec_conditions
+    )
+
+
+def _ungated(unit: str) -> Verdict:
+    text = (
+        f"it runs, but {unit} lacks ExecCondition= with `bai-nodeagent may-start`: "
+        "systemd may start it before its mounts are there"
+    )
+    return Verdict(Status.TRUE, "Ungated", text)
+
+
+def _plan_activating(actual: UnitActual) -> Plan[UnitAction]:
+    """What systemd itself starts again has died as well, and is told in the same words."""
+    unit, life = actual.unit, actual.record.life
+    if unit.sub_state == "auto-restart":
+        note = _end(actual)
+        noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
+        if actual.record.is_open and life and life.invocation_id == unit.invocation_id:
+            return Plan(died(noted, _AGAIN), (note,))
+        return Plan(died(actual if actual.record.deaths else noted, _AGAIN))
+    if is_looping(actual.record):
+        return Plan(died(actual, "; it is starting again"))
+    return Plan(Verdict(Status.UNKNOWN, "Starting", f"{unit.name} starts ({unit.sub_state})"))
+
+
+def _end(actual: UnitActual) -> NoteEnd:
+    how = f"systemd: {actual.unit.result}"
+    return NoteEnd(at_s=actual.now_s, exit=how, trouble=why_dead(actual.output))
+
+
+def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
+    if actual.record.is_open:
+        note = _end(actual)
+        noted = replace(actual, record=actual.record.died(note.at_s, note.exit, note.trouble))
+        after = _plan_down(spec, noted)
+        return replace(after, actions=(note, *after.actions))
+    if actual.orphans:
+        after = _plan_down(spec, replace(actual, orphans=()))
+        end = EndOrphans(processes=actual.orphans)
+        return Plan(orphaned(actual.orphans), (end, *after.actions))
+    if spec.state == "stopped":
+        return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
+    if actual.taken:
+        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
+    verdict, wait_s, cause = judge_dead(spec, actual)
+    if wait_s > 0:
+        return Plan(verdict, look_again_in_s=wait_s)
+    if actual.caution.held:
+        verdict = actual.caution.held.verdict
+    moves = moves_before_start(spec, actual, cause)
+    return Plan(verdict, (*moves, _start(spec, actual, cause)))
+
+
+def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
+    return StartUnit(
+        unit=spec.unit,
+        has_failed=actual.unit.active_state == "failed",
+        cause=cause,
+        restart_cause=cause,
+        needs=start_needs(spec, actual, cause),
+    )

@@ -1,0 +1,353 @@
+"""What is noted of the agent in `<runtime>/agent.json`: how it runs, how often it died.
+
+The notes are of this boot only, and their digests of one key: with another one
+nobody can tell what a life found. They are facts about a process, never orders:
+after a crash at any moment the next look at the node and at these notes says
+what is left to do. Who changes them reads and writes under a lock, since
+`may-start` does so beside the daemon.
+
+Times are seconds since boot, as `process.now_s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ...model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
+from ...system import distributions, hostile, kept, process
+from ...system.blocking import in_thread, within
+from ...system.process import Process
+from ..plugins.rules import Environment
+from ..swarm import record as swarm_record
+from ..swarm.inputs import found_part
+from .backendai.log_patterns import Trouble
+from .environment import environments
+from .environment import rules as install
+from .environment.environments import Environments
+from .spec import AgentSpec, Inputs, agent_spec, differing, found, is_in_step
+
+# A process that lived longer than this starts the count of deaths anew.
+STABLE_S = 60.0
+_TIMES_AT_MOST = 16
+CONFIG_DEADLINE_S = 5.0
+
+Cause = Literal["", "first", "died", "changed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One run of the agent.
+
+    inputs          as it found them; empty: nobody knows
+    pid             None: about to be started by us, or systemd's affair
+    is_leader       it leads a session of its own, which is then all its own
+    invocation_id   of the unit, when systemd runs it; "" otherwise
+    desired_digest  of the desired state that it was started or adopted under
+    is_over         it is dead, and that is accounted for
+    well_s          when it was first seen to work; 0: not yet
+    rpc             the address at which it answered then
+    output          the file that what it says goes to; "" where that is not ours
+    is_background   its main process has ended by itself and left the agent behind
+    unwritten       why that is not <state>/agent.log
+    spared          what was wanted when it was adopted as it is: no reason for a restart
+    """
+
+    inputs: Inputs
+    pid: int | None = None
+    start_ticks: int = 0
+    is_leader: bool = True
+    invocation_id: str = ""
+    started_s: float = 0.0
+    is_adopted: bool = False
+    desired_digest: str = ""
+    is_over: bool = False
+    well_s: float = 0.0
+    rpc: str = ""
+    output: str = ""
+    is_background: bool = False
+    unwritten: str = ""
+    spared: Inputs = field(default_factory=dict)
+
+    @property
+    def process(self) -> Process | None:
+        """Its main process as it was, living or not."""
+        if self.pid is None:
+            return None
+        leads = self.pid if self.is_leader else 0
+        return Process(self.pid, self.start_ticks, group=leads, session=leads)
+
+
+def due(spec: AgentSpec, wants: Inputs, life: Life) -> tuple[str, ...]:
+    """The parts of the inputs that a living agent is to be restarted for."""
+    return tuple(p for p in differing(spec, wants, life.inputs) if life.spared.get(p) != wants[p])
+
+
+def adopted(
+    spec: AgentSpec, wants: Inputs, finds: Inputs, started_s: float, wrote_s: float
+) -> Life:
+    """The life of an agent that somebody else started; `finds` is what a start would find now.
+
+    It is in step where agent.toml holds what is desired, whatever the file's times; but not when
+    it was we who have written that since. As-is, the document vouches for it. Else
+    nobody knows what it runs with.
+    """
+    is_vouched = spec.adopt == "as-is"
+    is_known = is_vouched or (is_in_step(spec, wants, finds) and wrote_s < started_s)
+    return Life(
+        inputs=finds if is_known else {},
+        started_s=started_s,
+        is_adopted=True,
+        desired_digest=spec.desired_digest,
+        spared=wants if is_vouched else {},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """For how long the agent has not been healthy with the inputs that it was given.
+
+    of           keyed digest of these inputs
+    unhealthy_s  as far as it counts
+    at_s         when that was counted last
+    is_counting  time counted then
+    """
+
+    of: str
+    unhealthy_s: float
+    at_s: float
+    is_counting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All notes of this boot.
+
+    ending   why we are ending, or have ended, the last life: "changed" or "stopped"
+    deaths   of processes that did not live long, one after the other; the last of any
+    changes  when the agent was restarted for changed inputs
+    exit     how the last death came about, where that is known
+    trouble  what the agent said of it
+    trial    of inputs with which it is not healthy yet
+    wrote_s  when we last wrote agent.toml
+    key      a digest that says by which key the others were made
+    """
+
+    boot_id: str
+    life: Life | None = None
+    ending: Cause = ""
+    deaths: tuple[float, ...] = ()
+    changes: tuple[float, ...] = ()
+    exit: str = ""
+    trouble: Trouble | None = None
+    trial: Trial | None = None
+    wrote_s: float = 0.0
+    key: str = ""
+
+    def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
+        """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
+        record = self._changed(now_s) if cause == "changed" else self
+        deaths = record.deaths if cause == "died" else ()
+        return replace(record, life=life or self.ended().life, ending="", deaths=deaths)
+
+    def ends(self, cause: Cause, now_s: float) -> Record:
+        """We are about to end the life, so its end will be no death."""
+        record = self._changed(now_s) if cause == "changed" else self
+        return replace(record, ending=cause)
+
+    def works(self, now_s: float, rpc: str) -> Record:
+        """The life is seen to work for the first time."""
+        life = self.life and replace(self.life, well_s=now_s, rpc=rpc)
+        return replace(self, life=life, trouble=None)
+
+    def _changed(self, now_s: float) -> Record:
+        """Counts a restart for changed inputs, once from its stop to its start."""
+        if self.ending == "changed":
+            return self
+        return replace(self, changes=(*self.changes, now_s)[-_TIMES_AT_MOST:])
+
+    def ended(self) -> Record:
+        return replace(self, life=self.life and replace(self.life, is_over=True))
+
+    def died(self, now_s: float, exit_text: str, trouble: Trouble | None = None) -> Record:
+        """The life ended: a death, unless that is what we were about to bring about.
+
+        One whose main process we end because the rest of it is dead died as well.
+        """
+        if self.ending not in ("", "died"):
+            return self.ended()
+        lived_s = now_s - self.life.started_s if self.life else 0.0
+        earlier = () if lived_s > STABLE_S else self.deaths
+        deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
+        return replace(self.ended(), ending="", deaths=deaths, exit=exit_text, trouble=trouble)
+
+    @property
+    def is_open(self) -> bool:
+        """There is a life whose end would have to be noted; not one that was never seen."""
+        life = self.life
+        return life is not None and not life.is_over and bool(life.pid or life.invocation_id)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The record on disk. `key` as in Record."""
+
+    runtime: Path
+    boot_id: str = field(default_factory=process.boot_id)
+    key: str = ""
+
+    @staticmethod
+    def of(host: Host) -> Notes:
+        return Notes(host.runtime, key=host.digest("the key of these notes"))
+
+    @property
+    def path(self) -> Path:
+        return self.runtime / "agent.json"
+
+    def read(self) -> Record:
+        """The notes of this boot; a file that is missing or unreadable holds none.
+
+        Without notes, or with such as another key has made, a living agent is adopted.
+        """
+        record = kept.read(self.path, _parse)
+        if record is None or record.boot_id != self.boot_id:
+            return Record(self.boot_id, key=self.key)
+        if record.key != self.key:
+            return replace(record, key=self.key, life=None, trial=None)
+        return record
+
+    def update(self, change: Callable[[Record], Record]) -> Record:
+        """Changes the notes; nobody else does so at the same time. Gives the new ones.
+
+        They hold without the disk as well, as long as this daemon lives.
+        """
+        with self._locked():
+            record = change(self.read())
+            kept.keep(self.path, json.dumps(asdict(record)).encode())
+        return record
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Another file than the notes: those are replaced, and a lock sticks to the old one.
+        fd = kept.open_lock(self.path.with_name(f"{self.path.name}.lock"))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _parse(raw: bytes) -> Record:
+    record: Record = kept.typed(Record, kept.json_value(raw))
+    return record
+
+
+def config_text(spec: AgentSpec) -> str | None:
+    """agent.toml as it stands; None when it is unmanaged, or there is none to be read. Blocks.
+
+    Why it can't be read is for AgentConfig to say; the agent is kept alive without it.
+    """
+    with contextlib.suppress(OSError, Refused):
+        return text_at(spec.config_path) if spec.config_path else None
+    return None
+
+
+async def config_text_soon(spec: AgentSpec, asker: str) -> str | None:
+    """The same; None also where its disk does not answer. `asker` tells apart who asks at once."""
+    if spec.config_path is None:
+        return None
+    what = f"{asker}: read {spec.config_path}"
+    with contextlib.suppress(Stuck):
+        return await in_thread(what, lambda: config_text(spec), CONFIG_DEADLINE_S)
+    return None
+
+
+def text_at(path: Path) -> str | None:
+    """agent.toml at that path; None: there is none. Blocks. Raises OSError, Refused."""
+    file = hostile.read(path)
+    return None if file is None else file.raw.decode(errors="replace")
+
+
+def installed(spec: AgentSpec) -> Environment | None:
+    """The agent's plugins as they are; None when they are unmanaged, or can't be told. Blocks.
+
+    Why they can't be told is for the condition Plugins to say.
+    """
+    with contextlib.suppress(Refused, Unavailable):
+        return distributions.environment(spec.plugins) if spec.plugins else None
+    return None
+
+
+def located(spec: AgentSpec) -> Environments | None:
+    """The agent's environments; None when they are unmanaged, or can't be looked at. Blocks."""
+    with contextlib.suppress(Refused, Unavailable):
+        return environments.environments(spec.install.path) if spec.install else None
+    return None
+
+
+def remembered_swarm(spec: AgentSpec, host: Host) -> swarm_record.Record:
+    """What is remembered of the node's swarm; nothing when that is unmanaged, or can't be read."""
+    with contextlib.suppress(OSError):
+        if spec.is_in_swarm:
+            return swarm_record.Notes(host.state).read()
+    return swarm_record.Record()
+
+
+def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
+    """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
+
+    `invocation_id` is $INVOCATION_ID there; without one somebody merely asks.
+    """
+    if "agent" not in node.document or not invocation_id:
+        return
+    spec = agent_spec(node)
+    if spec.supervisor != "systemd":
+        return  # the notes are of a process that we started
+    now_s, text = process.now_s(), None
+    with contextlib.suppress(Stuck):
+        text = within("may-start: read agent.toml", lambda: config_text(spec), CONFIG_DEADLINE_S)
+    inputs = found(spec, text, host.digest, installed(spec))
+    life = Life(
+        inputs={
+            **inputs,
+            **found_part(remembered_swarm(spec, host), host.digest),
+            **install.found_part(located(spec), host.digest),
+        },
+        invocation_id=invocation_id,
+        started_s=now_s,
+        desired_digest=node.digest,
+    )
+    Notes.of(host).update(lambda record: replace(record, life=life, ending=""))
+
+
+def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
+    """Why the agent may not start now, as a sentence; None when it may. Blocks.
+
+    `verdicts` by condition type as the node stands, at least of the required
+    mounts. agent.toml is no reason: a start with an old one is put right by a
+    restart, but a node whose file can't be written would stay without agent.
+    """
+    if "agent" not in node.document:
+        return None
+    spec = agent_spec(node)
+    if spec.state == "stopped":
+        return 'the desired state says [agent] state = "stopped"'
+    mounts = node.document.get("mount", ())
+    away = {f"Mount/{mount['name']}" for mount in mounts if mount.get("state") == "unmounted"}
+    for need in spec.needs:
+        verdict = verdicts.get(need)
+        if need in away:
+            return f'waits for {need} (required, and its desired state is "unmounted")'
+        if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
+            why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
+            return f"waits for {need} ({why})"
+    seen = located(spec)
+    if spec.install and not (seen and seen.link):
+        return f"waits for {install.NAME}: nothing is at {spec.install.path} yet"
+    return None
