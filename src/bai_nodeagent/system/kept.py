@@ -68,8 +68,9 @@ def read(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
 
 def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
     """As `read`, for those who touch nothing. Raises Unreadable as well."""
-    held = _held.get(path)
-    is_held = held is not None and held.instead_of == _stamp(path)
+    with _mutex:
+        held, is_ours = _held.get(path), path in _being_written
+    is_held = held is not None and (is_ours or held.instead_of == _stamp(path))
     raw = held.data if held is not None and is_held else _raw(path, limit)
     if raw is None:
         return None
@@ -198,6 +199,7 @@ class _Held:
 
 
 _held: dict[Path, _Held] = {}
+_being_written: set[Path] = set()  # by us: what stands there changes, and nobody was faster
 _faults: dict[Path, str] = {}
 _lost: dict[Path, str] = {}
 _mutex = threading.Lock()
@@ -329,12 +331,15 @@ def _work() -> None:
 
 def _settle(path: Path) -> None:
     with _turns[path]:
-        held = _held.get(path)
-        if held is None:
-            return
+        with _mutex:
+            held = _held.get(path)
+            if held is None:
+                return
+            _being_written.add(path)
         # Where somebody else was faster, what that one put there counts.
         fault = _attempt(path, held) if held.instead_of == _stamp(path) else ""
         with _mutex:
+            _being_written.discard(path)
             newest = _held.get(path)
             if newest is held and not fault:
                 del _held[path]
