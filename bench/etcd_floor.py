@@ -25,9 +25,9 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.etcd import EtcdStore
-from bai_nodeagent.system.etcd_access import EtcdAccess
 from servers import Etcd, EtcdServer
 
 KEY = "desired/cluster"

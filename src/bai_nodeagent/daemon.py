@@ -18,8 +18,8 @@ from .core import status
 from .core.loop import Loop
 from .core.metrics import Metrics
 from .core.report import Reporter, Who
-from .core.status import NodeStatus
-from .follow.in_force import CONNECTING, InForce, judge_nothing
+from .core.status import InForce, NodeStatus
+from .follow.in_force import CONNECTING, judge_nothing
 from .follow.state import Follower
 from .http import Server, Views
 from .kinds import KINDS

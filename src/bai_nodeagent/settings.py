@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .desired.secrecy import is_secret_key
+from .etcd_access import parse_endpoints
 from .model import Refused
 from .system import files
-from .system.etcd_access import parse_endpoints
 from .text import clean
 
 DEFAULT_FILE = Path("/etc/bai-nodeagent/config.toml")

@@ -20,6 +20,7 @@ import structlog
 
 from . import identity
 from .desired import canonical
+from .etcd_access import EtcdAccess, parse_endpoints
 from .follow.reading import Place
 from .model import Host
 from .redact import Redactor
@@ -27,7 +28,6 @@ from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store
 from .store.base import Store
 from .system import kept
-from .system.etcd_access import EtcdAccess, parse_endpoints
 
 LOCK = "lock"
 NODE_ID = "node-id"

@@ -12,11 +12,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings, FileSettings
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.store.files import FileStore
-from bai_nodeagent.system.etcd_access import EtcdAccess
 from node_under_test import Node
 from servers import EtcdServer
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.agent.record import Life, Notes
 from bai_nodeagent.model import Action, Outcome, Plan, Status
 from bai_nodeagent.system import process
-from bai_nodeagent.system.etcd_access import EtcdAccess
 from node_under_test import Node
 from redis_bench import Bench, settled, watched
 from redis_servers import RedisServer, SentinelServer

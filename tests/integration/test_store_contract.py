@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.store import EtcdSettings, FileSettings
 from bai_nodeagent.store.base import Conflict, Snapshot, Store, Superseded
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.store.files import FileStore
-from bai_nodeagent.system.etcd_access import EtcdAccess
 from servers import Etcd
 
 pytestmark = [pytest.mark.anyio, pytest.mark.etcd]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.system.etcd_access import EtcdAccess, parse_endpoints
+from bai_nodeagent.etcd_access import EtcdAccess, parse_endpoints
 
 FILE = Path("/etc/x")
 

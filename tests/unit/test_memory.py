@@ -18,6 +18,7 @@ from bai_nodeagent.core.status import Applied
 from bai_nodeagent.follow import journal, orders
 from bai_nodeagent.follow.journal import Journal
 from bai_nodeagent.follow.reading import secrets_of
+from bai_nodeagent.kinds.agent import rollback_order
 from bai_nodeagent.kinds.agent.given import Given
 from bai_nodeagent.redact import Redactor, strings_in
 from bai_nodeagent.system import kept
@@ -107,14 +108,14 @@ def test_the_end_of_a_pause_is_looked_for_by_the_clock_as_it_is_set(
     assert orders.Pause(until_s).look_in_s(0.0) == look_in_s
 
 
-@pytest.mark.parametrize("name", [orders.ADDRESS, orders.ROLLBACK])
+@pytest.mark.parametrize("name", [orders.ADDRESS, rollback_order.NAME])
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"[]", b'{"rule": 1, "address": []}', b"[" * 9999])
 def test_an_order_that_can_not_be_read_is_none_and_set_aside_by_the_daemon(
     tmp_path: Path, name: str, raw: bytes
 ) -> None:
     (tmp_path / name).write_bytes(raw)
     assert orders.kept_address(tmp_path) is None
-    assert orders.current_rollback(tmp_path) is None
+    assert rollback_order.current(tmp_path) is None
     assert (tmp_path / name).exists()
     orders.tidy(tmp_path)
     assert not (tmp_path / name).exists()

@@ -11,11 +11,11 @@ from bai_nodeagent.kinds.mount.mountinfo import (
     Table,
     below,
     held_in,
-    is_within,
     mounted_at,
     parse,
     way_to,
 )
+from bai_nodeagent.paths import is_within
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/mountinfo"
 # As a node of the laboratory shows them, with two NFS mounts; udevd has a namespace of its own.

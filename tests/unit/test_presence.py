@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bai_nodeagent.store.base import reconnect_s
 from bai_nodeagent.store.presence import Claim
 
 LEASE_S = 90.0
@@ -38,3 +39,7 @@ def test_own_key_taken_over_counts_from_then(claim: Claim) -> None:
     assert claim.may_write(b"me", now=0.0)
     assert not claim.may_write(b"stranger", now=LEASE_S * 10)
     assert claim.rival is None
+
+
+def test_a_fleet_comes_back_to_the_store_out_of_step_but_soon() -> None:
+    assert [reconnect_s(chance) for chance in (0.0, 1.0)] == [1.5, 3.0]

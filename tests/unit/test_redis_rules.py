@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.redis.rules import (
     Actual,
     Meeting,
@@ -18,7 +19,6 @@ from bai_nodeagent.kinds.redis.rules import (
     target_of,
 )
 from bai_nodeagent.model import Status
-from bai_nodeagent.system.etcd_access import EtcdAccess
 
 SPEC = RedisSpec(EtcdAccess(("10.20.30.1:2379",)), manager_ip="10.20.30.1", agent_id="i-node01")
 CHECKED = replace(SPEC, is_seen_checked=True, is_agent_managed=True, is_agent_desired=True)

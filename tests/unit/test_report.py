@@ -9,13 +9,13 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from bai_nodeagent.core import report, schedule
+from bai_nodeagent.core import report
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.report import Reporter, Who
-from bai_nodeagent.core.status import Applied, Reading
-from bai_nodeagent.follow.in_force import InForce
+from bai_nodeagent.core.status import Applied, InForce, Reading
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
+from bai_nodeagent.store import base
 from bai_nodeagent.store.base import Entry, Snapshot, Store
 from unit.fakes import node_spec
 
@@ -154,7 +154,7 @@ async def test_a_quick_repair_is_told_as_done_and_not_as_under_way(
 async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(schedule, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(base, "RECONNECT_S", 0.01)
     rig = Rig()
     rig.shelf.is_away = True
     async with rig.running():
@@ -170,7 +170,7 @@ async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
 async def test_a_store_that_takes_statuses_again_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(schedule, "RECONNECT_S", 0.01)
+    monkeypatch.setattr(base, "RECONNECT_S", 0.01)
     rig = Rig()
     rig.shelf.is_away = True
     async with rig.running():

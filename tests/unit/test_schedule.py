@@ -22,10 +22,6 @@ def test_backoff_doubles_to_its_most_and_is_never_a_busy_loop() -> None:
     assert schedule.backoff_s(1, 0.0) > 0
 
 
-def test_a_fleet_comes_back_to_the_store_out_of_step_but_soon() -> None:
-    assert [schedule.reconnect_s(chance) for chance in (0.0, 1.0)] == [1.5, 3.0]
-
-
 def test_a_resources_own_time_comes_before_backoff_but_never_after_the_resync() -> None:
     assert schedule.due_in_s(outcome(look_again_in_s=0.2), 0, 0.5) == 0.2
     assert schedule.due_in_s(outcome(look_again_in_s=9999), 0, 0.5) == 60

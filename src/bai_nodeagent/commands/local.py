@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import identity
 from ..follow import orders
+from ..kinds.agent import rollback_order
 from ..settings import Settings
 from ..site import NODE_ID
 from ..system import kept
@@ -36,8 +37,8 @@ def retry(settings: Settings) -> Answer:
 
 
 def _retry(state: Path) -> str:
-    is_given_up = orders.current_rollback(state) is not None
-    orders.retry(state)
+    is_given_up = rollback_order.current(state) is not None
+    rollback_order.retry(state)
     return "what was given up is tried again" if is_given_up else "nothing was rolled back"
 
 

@@ -17,15 +17,14 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
-from ..follow.in_force import InForce
 from ..model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
 from ..redact import Redactor
-from ..store.base import Store
+from ..store.base import Store, reconnect_s
 from ..text import clean
 from . import status
 from .metrics import Metrics
-from .schedule import WriteBudget, reconnect_s, resync_s
-from .status import Applied, NodeStatus
+from .schedule import WriteBudget, resync_s
+from .status import Applied, InForce, NodeStatus
 
 # A repair that is over within this time is told as done, not as under way.
 UNDER_WAY_S = 1.0

@@ -10,7 +10,6 @@ from ..model import Outcome, Status, Verdict
 
 RESYNC_S = 60.0
 RESYNC_SPREAD = 0.2
-RECONNECT_S = 3.0
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
 # A running agent is restarted only after the desired state has been quiet for
@@ -23,11 +22,6 @@ STATUS_REFILL_S = 30.0
 def resync_s(chance: float) -> float:
     """Time to the next look without any event; `chance` is in [0, 1)."""
     return RESYNC_S * (1 - RESYNC_SPREAD + 2 * RESYNC_SPREAD * chance)
-
-
-def reconnect_s(chance: float) -> float:
-    """Wait before the store is asked again: a fleet must not come back in step."""
-    return RECONNECT_S * (1 + chance) / 2
 
 
 def backoff_s(failures: int, chance: float) -> float:

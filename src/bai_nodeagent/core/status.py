@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..model import Condition, Outcome, Scalar, Status, Verdict
+from ..model import Condition, NodeSpec, Outcome, Scalar, Status, Verdict
 from ..text import to_json as json_text
 
 STATUS_BYTES_AT_MOST = 16 * 1024
@@ -26,6 +26,25 @@ class Reading:
     revision: int = 0
     digest: str | None = None
     documents: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What holds on this node now.
+
+    reading    the set of documents in the store, valid or not
+    desired    the verdict on it
+    store      whether the store can be reached
+    spec       the last valid state, None before the first
+    hold       why nothing on the node may be changed, None where it may
+    """
+
+    reading: Reading
+    desired: Verdict
+    store: Verdict
+    spec: NodeSpec | None = None
+    hold: Verdict | None = None
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

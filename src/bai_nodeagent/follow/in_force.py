@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.status import Reading
+from ..core.status import InForce, Reading
 from ..desired import Desired
 from ..identity import Identity
 from ..model import Mistake, NodeSpec, Status, Verdict
@@ -20,25 +20,6 @@ MISTAKES_TOLD = 20
 
 VALID = Verdict(Status.TRUE, "Valid")
 CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """What holds on this node now.
-
-    reading    the set of documents in the store, valid or not
-    desired    the verdict on it
-    store      whether the store can be reached
-    spec       the last valid state, None before the first
-    hold       why nothing on the node may be changed, None where it may
-    """
-
-    reading: Reading
-    desired: Verdict
-    store: Verdict
-    spec: NodeSpec | None = None
-    hold: Verdict | None = None
-    is_paused: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Local orders to this node's daemon: pause, resume, rebind, roll back, retry. No store needed.
+"""Local orders to this node's daemon: pause, resume, rebind. No store needed.
 
 They are files in the state folder, so they hold across daemon restarts and
 reboots; the daemon sees them by inotify, whether or not it runs when they are
-given. All come from root, but for the rollback, which the daemon gives to itself.
+given. The order to roll back is the
+agent's: kinds/agent/rollback_order.py.
 """
 
 from __future__ import annotations
@@ -10,24 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ..address import Kept
-from ..kinds.agent import rollback
-from ..kinds.agent.rollback import Rollback
+from ..kinds.agent import rollback_order
 from ..system import kept
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"
-ROLLBACK = "rollback.toml"
 # The clock may be set while a pause lasts, and no timer tells.
 PAUSE_LOOK_S = 60.0
 _YEAR_10000_S = 253_402_300_800.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ def rebind(state: Path) -> None:
 
 def kept_address(state: Path) -> Kept | None:
     """None also where it can't be read: then one is chosen by rule. Raises OSError."""
-    return _readable(state / ADDRESS, _address)
+    return kept.readable(state / ADDRESS, _address)
 
 
 def keep_address(state: Path, address: Kept) -> None:
@@ -92,39 +87,13 @@ def keep_address(state: Path, address: Kept) -> None:
     kept.keep_soon(state / ADDRESS, json.dumps(asdict(address)).encode())
 
 
-def roll_back(state: Path, order: Rollback) -> None:
-    kept.write(state / ROLLBACK, rollback.encode(order))
-
-
-def retry(state: Path) -> None:
-    """Takes a rollback back: what it gave up is tried again."""
-    kept.remove(state / ROLLBACK)
-
-
-def forget_rollback(state: Path) -> None:
-    """The same by the daemon itself, from now on."""
-    kept.keep_soon(state / ROLLBACK, None)
-
-
-def current_rollback(state: Path) -> Rollback | None:
-    """Raises OSError."""
-    return _readable(state / ROLLBACK, rollback.decode_rollback)
-
-
 def tidy(state: Path) -> None:
     """Sets aside those that nobody can read."""
     with contextlib.suppress(OSError):  # short of descriptors: whoever needs them says so
         kept.read(state / ADDRESS, _address)
-        kept.read(state / ROLLBACK, rollback.decode_rollback)
+        rollback_order.tidy(state)
 
 
 def _address(raw: bytes) -> Kept:
     found: Kept = kept.typed(Kept, kept.json_value(raw))
     return found
-
-
-def _readable(path: Path, parse: Callable[[bytes], T]) -> T | None:
-    try:
-        return kept.peek(path, parse)
-    except kept.Unreadable:
-        return None  # the daemon sets it aside, and tells: `tidy`

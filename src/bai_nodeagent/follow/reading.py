@@ -13,7 +13,7 @@ from .. import __version__, address, desired
 from ..desired import Desired, Document, Variables, is_secret_place
 from ..desired.places import SECRET_KEY, secret_places, walk
 from ..identity import Identity
-from ..kinds.agent import rollback
+from ..kinds.agent import rollback, rollback_order
 from ..model import Kind, NodeSpec, Unavailable
 from ..redact import strings_in
 from ..store.base import Snapshot, Store, Superseded
@@ -130,7 +130,7 @@ def resolve(
         kinds,
         is_journaled=snapshot.is_journaled,
     )
-    return rollback.in_force(spec, orders.current_rollback(place.state))
+    return rollback.in_force(spec, rollback_order.current(place.state))
 
 
 def secrets_of(spec: NodeSpec, kinds: Sequence[Kind]) -> list[str]:

@@ -18,15 +18,16 @@ import structlog
 from .. import address, desired
 from ..core import schedule
 from ..core.metrics import Metrics
-from ..core.status import Applied, Reading
+from ..core.status import Applied, InForce, Reading
 from ..desired import Desired
+from ..kinds.agent import rollback_order
 from ..model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
 from ..redact import Redactor
-from ..store.base import Snapshot, Store
+from ..store.base import RECONNECT_S, Snapshot, Store, reconnect_s
 from ..system import inotify, kept, network
 from ..system.blocking import in_thread
 from . import journal, orders
-from .in_force import InForce, Known, judge
+from .in_force import Known, judge
 from .journal import Journal
 from .reading import Place, evaluate, find_address, raw_of, read_all, resolve, secrets_of
 
@@ -121,7 +122,7 @@ class Follower:
         async with anyio.create_task_group() as tasks:
             while True:
                 self._again = anyio.Event()
-                wait_s = schedule.reconnect_s(random.random())  # noqa: S311
+                wait_s = reconnect_s(random.random())  # noqa: S311
                 try:
                     with anyio.fail_after(FIRST_READ_S if is_first else None):
                         keys, snapshot = await read_all(
@@ -251,7 +252,7 @@ class Follower:
             return newest.mistakes
         state = self._place.state
         try:
-            given_up = orders.current_rollback(state)
+            given_up = rollback_order.current(state)
             self._spec = await self._resolved(newest, snapshot)
         except InvalidSpec as error:
             return error.mistakes
@@ -260,7 +261,7 @@ class Follower:
         self._valid = (newest, snapshot)
         self._validated.set()
         if given_up and given_up.digest != newest.digest:
-            orders.forget_rollback(state)  # something else is desired: that one may come again
+            rollback_order.forget(state)  # something else is desired: that one may come again
         return ()
 
     def _remember(self, newest: Desired, epoch: str) -> None:
@@ -340,10 +341,10 @@ class Follower:
                         await self._resolve_again()
             except Unavailable as error:
                 self._tell("network.watch_broke", str(error))
-            await anyio.sleep(schedule.RECONNECT_S)
+            await anyio.sleep(RECONNECT_S)
 
     async def _follow_orders(self) -> None:
-        names = (orders.PAUSE, orders.ADDRESS, orders.ROLLBACK)
+        names = (orders.PAUSE, orders.ADDRESS, rollback_order.NAME)
         files = [self._place.state / name for name in names]
         while True:
             try:
@@ -353,7 +354,7 @@ class Follower:
                     await self._resolve_again()
             except Unavailable as error:
                 self._tell("orders.watch_broke", str(error))
-            await anyio.sleep(schedule.RECONNECT_S)  # without a watch they are looked for
+            await anyio.sleep(RECONNECT_S)  # without a watch they are looked for
             self._take_orders()
             await self._resolve_again()
 

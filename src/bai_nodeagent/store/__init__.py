@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..system.etcd_access import EtcdAccess
+from ..etcd_access import EtcdAccess
 from .base import Store
 
 

@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+RECONNECT_S = 3.0
+
 
 class Superseded(Exception):
     """The store can no longer show the revision that was asked for: read again from the top."""
@@ -114,3 +116,8 @@ class Presence(Protocol):
     def rival(self) -> bytes | None:
         """The value of another holder that was still there after one lease, else None."""
         ...
+
+
+def reconnect_s(chance: float) -> float:
+    """Wait before the store is asked again: a fleet must not come back in step."""
+    return RECONNECT_S * (1 + chance) / 2

@@ -8,11 +8,10 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 import anyio
 
-from ..core.schedule import reconnect_s
 from ..model import Unavailable
 from ..system.etcd import EtcdClient, Gone, Mismatch, Reading
 from . import EtcdSettings
-from .base import Conflict, Entry, Snapshot, Superseded
+from .base import Conflict, Entry, Snapshot, Superseded, reconnect_s
 from .presence import LEASE_S, Claim, held
 
 

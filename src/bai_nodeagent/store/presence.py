@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
-from ..core.schedule import reconnect_s
 from ..model import Unavailable
-from .base import Conflict
+from .base import Conflict, reconnect_s
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone
 LOOKS_PER_LEASE = 3

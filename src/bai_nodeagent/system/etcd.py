@@ -33,9 +33,9 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 import grpc
 import grpc.aio
 
+from ..etcd_access import EtcdAccess
 from ..model import Unavailable
 from . import etcd_stubs as _stubs_first  # noqa: F401
-from .etcd_access import EtcdAccess
 
 # isort: split
 import etcd3

@@ -82,6 +82,14 @@ def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
         raise Unreadable(f"{path}: {type(error).__name__}: {error}") from error
 
 
+def readable(path: Path, parse: Callable[[bytes], T]) -> T | None:
+    """As `read`, for those who touch nothing: `read` sets aside, and tells, what is none."""
+    try:
+        return peek(path, parse)
+    except Unreadable:
+        return None
+
+
 def _raw(path: Path, limit: int) -> bytes | None:
     try:
         return files.read_bounded(path, limit, is_followed=False)

@@ -16,12 +16,14 @@ from typing import Any, get_args
 import anyio
 
 from ...model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
-from . import mounts, targets
+from ...paths import SYSTEM, hidden_by, is_within, plain
+from . import mounts
 from . import observation as mount_view
 from . import rules as mount_rules
 from . import users as mount_users
-from .mountinfo import MountEntry, Table, is_within
+from .mountinfo import MountEntry, Table
 from .observation import MountSpec, View
+from .options import holds_login, holds_password
 from .rules import Actual, Folder, Health, Mount, MountAction, MountPlan, Unmount
 
 SECTION = "mount"
@@ -112,7 +114,7 @@ class MountPoint:
         if mounts.is_private():
             return Actual(is_private=True)
         table = mounts.table()
-        if hidden := targets.hidden_by(self._path, (*targets.SYSTEM, *self._own)):
+        if hidden := hidden_by(self._path, (*SYSTEM, *self._own)):
             return Actual(hides=hidden)
         seen = self._view(table)
         if seen.mount is None and seen.cover is None and self.spec.state == "mounted":
@@ -235,19 +237,19 @@ def _check(section: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | i
 
 def _mistakes(item: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     target = item.get("target")
-    if target and (folder := targets.hidden_by(target, targets.SYSTEM)):
+    if target and (folder := hidden_by(target, SYSTEM)):
         text = f"would hide or lie in {folder}, which is the system's; allowed: another folder"
         yield ("target",), text
-    if targets.holds_login(item.get("source", "")):
+    if holds_login(item.get("source", "")):
         yield ("source",), "holds a password, which everybody on the node could read"
     for number, option in enumerate(item.get("options", ())):
-        if targets.holds_password(option):
+        if holds_password(option):
             text = "holds a password, which everybody on the node could read; allowed: a file of it"
             yield ("options", number), text
 
 
 def _target(item: Mapping[str, Any]) -> str:
-    return targets.plain(item["target"])
+    return plain(item["target"])
 
 
 def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[MountSpec, ...]:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...paths import is_within
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _SHARED, _MASTER = "shared:", "master:"
 
@@ -83,10 +85,6 @@ def _plain(text: str) -> str:
 
 def _group(tags: list[str], prefix: str) -> int:
     return next((int(tag.removeprefix(prefix)) for tag in tags if tag.startswith(prefix)), 0)
-
-
-def is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def way_to(path: str, table: Table) -> list[MountEntry]:

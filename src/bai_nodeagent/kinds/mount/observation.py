@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .mountinfo import MountEntry, Table, is_within, mounted_at, way_to
+from ...paths import is_within
+from .mountinfo import MountEntry, Table, mounted_at, way_to
 from .options import differing, left_over, wants_write
 
 NETWORK_TYPES = ("nfs4", "nfs")

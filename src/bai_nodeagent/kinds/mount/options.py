@@ -1,4 +1,4 @@
-"""Is a mount as its options want it, going by what the kernel reports? Pure.
+"""Is a mount as its options want it, by what the kernel reports? What may they not say? Pure.
 
 The kernel reports far more than was asked for (addresses, negotiated sizes,
 defaults), leaves out what is its default, and spells some of it otherwise. So
@@ -8,6 +8,7 @@ Sources: nfs(5), mount(8), and what Linux 6.1 and 6.18 show in mountinfo.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from .mountinfo import MountEntry
@@ -64,6 +65,11 @@ _OPPOSITES = {
     "nofsc": ("fsc",), "nolazytime": ("lazytime",), "noiversion": ("iversion",),
     "symfollow": ("nosymfollow",), "dirsync": (), "rw": ("ro",), "nomigration": ("migration",),
 }  # fmt: skip
+_PASSWORDS = frozenset(
+    ("pass", "passwd", "password", "password2", "passphrase", "pwd", "secret", "token", "key")
+)
+_CREDENTIALS = frozenset(("cred", "credentials"))
+_LOGIN = re.compile(r"(^|/)[^/@\s:]+:[^/@\s]+@")
 
 
 def differing(options: Iterable[str], mount: MountEntry) -> tuple[str, ...]:
@@ -139,3 +145,18 @@ def _holds(option: str, flags: set[str], values: dict[str, str]) -> bool:
 def _same_version(asked: str, shown: str) -> bool:
     """ "4" asks for any 4.x, "4.0" for what older kernels show as "4"."""
     return asked == shown or shown.startswith(f"{asked}.") or asked == f"{shown}.0"
+
+
+def holds_password(option: str) -> bool:
+    key, mark, value = option.partition("=")
+    name = key.lower()
+    if name in ("user", "username"):
+        return "%" in value  # NAME%PASSWORD
+    return bool(mark) and (
+        name in _PASSWORDS or (name in _CREDENTIALS and not value.startswith("/"))
+    )
+
+
+def holds_login(source: str) -> bool:
+    """Whether a source is like "//user:password@server/share"."""
+    return _LOGIN.search(source) is not None

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...model import Unavailable
+from ...paths import is_within
 from ...system.blocking import in_thread
 from . import mountinfo, mounts
-from .mountinfo import MountEntry, Table, is_within
+from .mountinfo import MountEntry, Table
 from .rules import User
 
 SCAN_DEADLINE_S = 10.0

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ...core.watching import together
+from ...etcd_access import EtcdAccess, parse_endpoints
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
 from ...system import network, process
 from ...system.blocking import in_thread
-from ...system.etcd_access import EtcdAccess, parse_endpoints
 from ..agent.backendai.ids import agent_ids, said_of_ids
 from ..agent.record import Notes, text_at
 from .rules import (

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...address import is_loopback
+from ...etcd_access import EtcdAccess
 from ...model import Action, KeyPath, Plan, Scalar, Status, Verdict
-from ...system.etcd_access import EtcdAccess
 
 NAMES = ("addr", "sentinel", "service_name", "password")
 DEFAULT_PORT = 6379

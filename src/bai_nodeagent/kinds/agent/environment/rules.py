@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from ....desired import canonical
 from ....model import Action, Plan, Scalar, Status, Verdict
-from ...mount.targets import SYSTEM, hidden_by
+from ....paths import SYSTEM, hidden_by
 from .environment_tool import AGENT, normalised
 from .environments import INSTALL_DEADLINE_S, TOOL_DEADLINE_S, Environments, folder_of
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ....follow import orders
 from ....model import Host, NodeSpec, Unavailable
 from ....system import kept
+from .. import rollback_order
 from ..guard import Guard
 from ..record import Notes, config_text_soon
 from ..rollback import Healthy, Past, back, changes, decode_healthy, encode, healthy_with
@@ -63,7 +63,7 @@ class Memory:
                 case NoteUnhealthy(trial=trial):
                     notes.update(lambda record: replace(record, trial=trial))
                 case RollBack(order=order):
-                    orders.roll_back(self._host.state, order)
+                    rollback_order.give(self._host.state, order)
         except OSError as error:
             raise Unavailable(f"{error.filename or self._path}: {error.strerror}") from error
 
