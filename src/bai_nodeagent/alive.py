@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .identity import first_line
-from .system import kept, process
+from .system import process
 from .text import clean
+from .typed import json_value
 
 Alive = Mapping[str, object]
 _TOLD = ("machine-id", "pid", "since")
@@ -32,7 +33,7 @@ def mine(since: str) -> dict[str, object]:
 def parse(value: bytes) -> Alive:
     """Somebody's value; what is none says nothing."""
     try:
-        data = kept.json_value(value)
+        data = json_value(value)
     except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

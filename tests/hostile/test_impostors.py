@@ -19,7 +19,7 @@ import pytest
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
-from bai_nodeagent.system import launch, process
+from bai_nodeagent.system import ending, launch, process
 from node_under_test import Node
 from servers import wait_until
 
@@ -235,7 +235,7 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     fds = Path(f"/proc/{bystander.pid}/fd")
     wait_until(lambda: lock in {each.readlink() for each in fds.iterdir()}, "it has not got it")
     assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
-    await process.stop(agent, lock, 5.0)
+    await ending.stop(agent, lock, 5.0)
     assert bystander.poll() is None
 
 

@@ -24,7 +24,7 @@ from bai_nodeagent.kinds.agent.process.kind import ChildAgent
 from bai_nodeagent.kinds.agent.record import Notes
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Plan, Refused, Status, Unavailable
-from bai_nodeagent.system import launch, output, process
+from bai_nodeagent.system import ending, launch, output, process
 from bai_nodeagent.system.process import Process
 
 NODE = NodeSpec("i-one", "local", 1, "d", {}, {})
@@ -138,7 +138,7 @@ class Bench:
         for pid in (*self.born("main"), *self.born("worker")):
             found = process.find(pid)
             if found and mine in process.command_of(found):
-                process.send(found, signal.SIGKILL)
+                ending.send(found, signal.SIGKILL)
 
     async def converge(self, spec: AgentSpec, at_most: int = 100) -> Plan[Any]:
         """Applies actions, each with a new agent object; waits until a born agent has told so."""

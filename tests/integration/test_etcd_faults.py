@@ -18,7 +18,7 @@ from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.base import Snapshot
 from bai_nodeagent.store.etcd import EtcdStore
-from bai_nodeagent.system.etcd import CALL_DEADLINE_S
+from bai_nodeagent.system.etcd_watch import CALL_DEADLINE_S
 from servers import Etcd, EtcdCluster, EtcdServer, Tls, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.etcd]

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from bai_nodeagent.model import Unavailable
-from bai_nodeagent.system.etcd import Denied, Gone, Next, judge, translate
+from bai_nodeagent.system.etcd_faults import Denied, Gone, Next, judge, translate
 
 Code = grpc.StatusCode
 

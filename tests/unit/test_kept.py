@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from bai_nodeagent.system import files, kept
+from bai_nodeagent.typed import json_value, typed
 
 
 def a_folder(path: Path) -> None:
@@ -55,7 +56,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 
 
 def parse(raw: bytes) -> int:
-    return int(kept.typed(dict[str, int], kept.json_value(raw))["a"])
+    return int(typed(dict[str, int], json_value(raw))["a"])
 
 
 @pytest.fixture(autouse=True)
@@ -211,9 +212,9 @@ def test_typed_builds_dataclasses() -> None:
         "more": {"k": "v"},
         "rest": [{}],
     }
-    made = kept.typed(Outer, value)
+    made = typed(Outer, value)
     assert made == Outer(1, "a", Inner("x", 1.0), ("y", 2), (1.0, 2.5), {"k": "v"}, [{}])
-    assert kept.typed(Outer, {"count": 1, "inner": None}) == Outer(1)
+    assert typed(Outer, {"count": 1, "inner": None}) == Outer(1)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_typed_builds_dataclasses() -> None:
 )
 def test_typed_takes_no_other_type(value: object) -> None:
     with pytest.raises((TypeError, KeyError, ValueError)) as caught:
-        kept.typed(Outer, value)
+        typed(Outer, value)
     assert "s3cret" not in str(caught.value)
 
 

@@ -17,6 +17,7 @@ from .. import desired
 from ..core.status import Applied
 from ..store.base import Entry, Snapshot
 from ..system import kept
+from ..typed import json_value, typed
 
 FORMAT = 1
 NAME = "journal.json"
@@ -104,7 +105,7 @@ class _Stored:
 
 
 def _decode(raw: bytes, node_id: str) -> Journal:
-    stored: _Stored = kept.typed(_Stored, kept.json_value(raw))
+    stored: _Stored = typed(_Stored, json_value(raw))
     if stored.format != FORMAT:
         raise ValueError(f"format {stored.format} is not {FORMAT}")
     if stored.node != node_id:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..address import Kept
 from ..kinds.agent import rollback_order
 from ..system import kept
+from ..typed import json_value, typed
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"
@@ -66,7 +67,7 @@ def current_pause(state: Path, now_s: float) -> Pause | None:
 
 
 def _pause(raw: bytes) -> Pause:
-    until_s = kept.typed(dict[str, float | None], kept.json_value(raw))["until"]
+    until_s = typed(dict[str, float | None], json_value(raw))["until"]
     if until_s is not None and not 0 <= until_s < _YEAR_10000_S:
         raise ValueError("its end is no time")
     return Pause(until_s)
@@ -95,5 +96,5 @@ def tidy(state: Path) -> None:
 
 
 def _address(raw: bytes) -> Kept:
-    found: Kept = kept.typed(Kept, kept.json_value(raw))
+    found: Kept = typed(Kept, json_value(raw))
     return found

@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager, aclosing
 import anyio
 
 from ..model import Unavailable
-from ..system.etcd import EtcdClient, Gone, Mismatch, Reading
+from ..system.etcd import EtcdClient, Reading
+from ..system.etcd_faults import Gone, Mismatch
 from . import EtcdSettings
 from .base import Conflict, Entry, Snapshot, Superseded, reconnect_s
 from .presence import LEASE_S, Claim, held

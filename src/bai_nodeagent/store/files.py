@@ -25,6 +25,7 @@ import anyio
 
 from ..model import Unavailable
 from ..system import files, inotify, kept
+from ..typed import json_value, typed
 from . import FileSettings
 from .base import Conflict, Entry, Snapshot, Superseded
 from .presence import LEASE_S, Claim, held
@@ -90,7 +91,7 @@ class Count:
 
 def parse_count(raw: bytes) -> Count:
     """From its file's content. Raises whatever that asks for."""
-    count: Count = kept.typed(Count, kept.json_value(raw))
+    count: Count = typed(Count, json_value(raw))
     return count
 
 

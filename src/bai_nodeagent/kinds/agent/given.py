@@ -16,6 +16,7 @@ from pathlib import Path
 from ... import agent_toml
 from ...model import KeyPath
 from ...system import kept
+from ...typed import json_value, typed
 
 FILE = "agent-secrets.json"
 
@@ -51,5 +52,5 @@ class Given:
 
 
 def _parse(raw: bytes) -> tuple[str, ...]:
-    secrets: tuple[str, ...] = kept.typed(tuple[str, ...], kept.json_value(raw))
+    secrets: tuple[str, ...] = typed(tuple[str, ...], json_value(raw))
     return secrets

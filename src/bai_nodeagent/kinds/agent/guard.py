@@ -15,6 +15,7 @@ from ...agent_toml import is_readable
 from ...model import Host, KeyPath, Refused, Stuck, Unavailable
 from ...system import kept, process
 from ...system.blocking import in_thread
+from ...typed import json_value, typed
 from . import last_config
 from .backendai import release
 from .backendai.ids import every_id
@@ -85,7 +86,7 @@ class Guard:
         kept.keep(self._path, json.dumps(asdict(launch)).encode())
 
     def kept(self) -> Launch | None:
-        return kept.read(self._path, lambda raw: kept.typed(Launch, kept.json_value(raw)))
+        return kept.read(self._path, lambda raw: typed(Launch, json_value(raw)))
 
     def note_write(self) -> None:
         """Notes that agent.toml is about to be written: who runs now has not read it. Blocks."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...system import kept
 from ...system.place import File, Owner
+from ...typed import json_value, typed
 
 NAME = "agent-config.last"
 
@@ -51,7 +52,7 @@ def read(state: Path) -> Last | None:
     """None: there is none that can be read. Blocks. Raises OSError."""
     try:
         raw = kept.peek(state / NAME, bytes)
-        whose = kept.peek(_beside(state), lambda text: kept.typed(Whose, kept.json_value(text)))
+        whose = kept.peek(_beside(state), lambda text: typed(Whose, json_value(text)))
     except kept.Unreadable:
         return None
     if raw is None:

@@ -24,6 +24,7 @@ from ...model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdic
 from ...system import distributions, hostile, kept, process
 from ...system.blocking import in_thread, within
 from ...system.process import Process
+from ...typed import json_value, typed
 from ..plugins.rules import Environment
 from ..swarm import record as swarm_record
 from ..swarm.inputs import found_part
@@ -244,7 +245,7 @@ class Notes:
 
 
 def _parse(raw: bytes) -> Record:
-    record: Record = kept.typed(Record, kept.json_value(raw))
+    record: Record = typed(Record, json_value(raw))
     return record
 
 

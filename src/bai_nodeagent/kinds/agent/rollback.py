@@ -18,7 +18,7 @@ from typing import Any
 from ...agent_toml import is_same, lookup, spelled
 from ...desired import is_secret_place
 from ...model import UNSET, KeyPath, NodeSpec, Verdict
-from ...system import kept
+from ...typed import toml_value, typed
 from .sessions import Held
 from .spec import part_of
 
@@ -171,12 +171,12 @@ def encode(what: Healthy | Rollback) -> bytes:
 
 def decode_healthy(raw: bytes) -> Healthy:
     """Raises whatever the content asks for."""
-    return _checked(kept.typed(Healthy, kept.toml_value(raw)))
+    return _checked(typed(Healthy, toml_value(raw)))
 
 
 def decode_rollback(raw: bytes) -> Rollback:
     """Raises whatever the content asks for."""
-    order: Rollback = kept.typed(Rollback, kept.toml_value(raw))
+    order: Rollback = typed(Rollback, toml_value(raw))
     _checked(order.healthy)
     return order
 
@@ -201,8 +201,8 @@ class _Plugins:
 
 
 def _checked(healthy: Healthy) -> Healthy:
-    kept.typed(_Agent, healthy.agent)
-    kept.typed(_Plugins, healthy.plugins)
+    typed(_Agent, healthy.agent)
+    typed(_Plugins, healthy.plugins)
     return healthy
 
 

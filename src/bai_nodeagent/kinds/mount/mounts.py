@@ -26,6 +26,7 @@ from ...model import Refused, Stuck, Unavailable
 from ...system import helper, kept
 from ...system.helper import Hangs, Outstanding
 from ...system.programs import program
+from ...typed import json_value, typed
 from . import mountinfo
 from . import questions as mount_questions
 from .mountinfo import MountEntry, Table
@@ -277,14 +278,14 @@ class _Hang:
 
 
 def _hang(raw: bytes) -> _Hang:
-    hang: _Hang = kept.typed(_Hang, kept.json_value(raw))
+    hang: _Hang = typed(_Hang, json_value(raw))
     if not 0 <= hang.since <= time.time():
         raise ValueError("it is of no time that has been")
     return hang
 
 
 def _made(raw: bytes) -> Note:
-    return dict(kept.typed(dict[str, Any], kept.json_value(raw)))
+    return dict(typed(dict[str, Any], json_value(raw)))
 
 
 def _read(path: Path, parse: Callable[[bytes], T]) -> T | None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...system import kept
+from ...typed import json_value, typed
 
 FORMAT = 1
 NAME = "swarm.json"
@@ -75,8 +76,8 @@ class Notes:
 
 
 def _parse(raw: bytes) -> Record:
-    data = kept.json_value(raw)
+    data = json_value(raw)
     if data.pop("format") != FORMAT:
         raise ValueError("another format")
-    record: Record = kept.typed(Record, data)
+    record: Record = typed(Record, data)
     return record

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ....system import kept
 from ....system.place import LIMIT
+from ....typed import json_value, typed
 
 NAME = "agent-config.writing"
 
@@ -36,9 +37,7 @@ class Begun:
 def read(state: Path) -> Begun | None:
     """Blocks. Raises OSError."""
     try:
-        return kept.peek(
-            state / NAME, lambda raw: kept.typed(Begun, kept.json_value(raw)), 8 * LIMIT
-        )
+        return kept.peek(state / NAME, lambda raw: typed(Begun, json_value(raw)), 8 * LIMIT)
     except kept.Unreadable:
         return None
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ....model import Action, Plan, Status, Verdict
-from ....system.process import KILL_DEADLINE_S, ORPHAN_PATIENCE_S, Process
+from ....system.ending import KILL_DEADLINE_S, ORPHAN_PATIENCE_S
+from ....system.process import Process
 from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
 from ..backendai.log_patterns import Trouble, why_dead
 from ..environment.rules import Switch

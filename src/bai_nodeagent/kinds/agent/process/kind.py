@@ -17,7 +17,7 @@ from typing import Any, get_args
 from ....core.watching import together
 from ....desired import duration_s
 from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
-from ....system import launch, output, process
+from ....system import ending, launch, output, process
 from ....system.blocking import in_thread
 from ....system.process import Process
 from ....system.systemd import Systemd, UnitState
@@ -108,7 +108,7 @@ class ChildAgent:
             case NoteBackground():
                 notes.update(_with_background)
             case EndOrphans(processes=left):
-                await process.end(left, lambda: self._desk.search.left_behind(notes.read()))
+                await ending.end(left, lambda: self._desk.search.left_behind(notes.read()))
             case Start(cause=cause, as_before=as_before):
                 await in_thread(
                     "agent: start", lambda: self._launch(cause, as_before), START_DEADLINE_S
@@ -232,7 +232,7 @@ class UnitAgent:
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
-                await process.end(left, lambda: self._desk.search.left_behind(notes.read()))
+                await ending.end(left, lambda: self._desk.search.left_behind(notes.read()))
             case Stop(process=main, cause=cause):
                 await _stop(self._desk, main, cause)
             case StopUnit(unit=unit, cause=cause):
@@ -312,7 +312,7 @@ def _gate_has_noted(record: Record) -> bool:
 
 async def _stop(desk: Desk, main: Process, cause: Cause) -> None:
     desk.notes.update(lambda record: record.ends(cause, process.now_s()))
-    await process.stop(main, desk.lock, desk.spec.stop_timeout_s)
+    await ending.stop(main, desk.lock, desk.spec.stop_timeout_s)
     desk.notes.update(lambda record: _ended_by_us(record).ended())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from ....model import Host, Refused, Stuck, Unavailable, Wake
-from ....system import distributions, inotify, output, process, sockets
+from ....system import distributions, ending, inotify, output, process, sockets
 from ....system.blocking import in_thread
 from ....system.process import Process
 from ...plugins.rules import Environment
@@ -70,7 +70,7 @@ class Ends:
 
 
 async def _wake_after(end_of: Process, wake: Wake) -> None:
-    await process.ended(end_of)
+    await ending.ended(end_of)
     wake()
 
 
