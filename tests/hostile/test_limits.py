@@ -12,7 +12,7 @@ import pytest
 WITHOUT_THREADS = """
 import os, resource
 import anyio
-from bai_nodeagent.blocking import in_thread
+from bai_nodeagent.system.blocking import in_thread
 from bai_nodeagent.model import Unavailable
 
 def limit(threads):

@@ -28,10 +28,10 @@ import hashlib, json, os, sys
 sys.path.insert(0, {str(SOURCE)!r})
 from pathlib import Path
 import anyio
-from bai_nodeagent.agent.record import record_start
-from bai_nodeagent.agent.spec import AgentSpec
+from bai_nodeagent.kinds.agent.record import record_start
+from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Refused
-from bai_nodeagent.resources.agent import ChildAgent, UnitAgent
+from bai_nodeagent.kinds.agent.process.kind import ChildAgent, UnitAgent
 from bai_nodeagent.system.systemd import Systemd
 
 def digest(value):

@@ -23,7 +23,7 @@ import anyio.to_thread
 
 from bai_nodeagent.system import launch, process
 from bai_nodeagent.system.etcd import EtcdClient
-from bai_nodeagent.system.etcd_access import EtcdAccess
+from bai_nodeagent.etcd_access import EtcdAccess
 
 STARTS = 60
 endpoint, folder = sys.argv[1], Path(sys.argv[2])
