@@ -23,7 +23,7 @@ from servers import Etcd, free_port, wait_until
 
 PROGRAM = Path(sys.executable).with_name("bai-nodeagent")
 CRASHING = Path(__file__).with_name("crashing_daemon.py")
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 # Appends a line at each start, tells what it read, forks a worker as the real
 # agent does, and lives until it is told to end.
@@ -135,10 +135,13 @@ stop-timeout = "3s"
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
-    def run_until_it_dies(self, when: str, within_s: float = WAIT_S) -> bool:
+    def run_until_it_dies(
+        self, when: str, within_s: float = WAIT_S, *, is_later: bool = False
+    ) -> bool:
         """Runs a daemon that kills itself after its Nth action, or after the first of a verb.
 
-        False: the node was in line before it came to that.
+        False: the node was in line before it came to that, unless the action is one
+        that comes later: of a node that has been in line for a while.
         """
         self.start(*self.inside, sys.executable, str(CRASHING), when)
         process = self.process
@@ -146,7 +149,10 @@ stop-timeout = "3s"
         try:
             self.wait(
                 "dead or in line",
-                lambda: process.poll() is not None or self.http("/readyz")[1].strip() == "Ready",
+                lambda: (
+                    process.poll() is not None
+                    or (not is_later and self.http("/readyz")[1].strip() == "Ready")
+                ),
                 within_s,
             )
             return process.poll() is not None

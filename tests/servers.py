@@ -41,6 +41,14 @@ def wait_until(holds: object, what: str, limit_s: float = START_S) -> None:
         time.sleep(0.05)
 
 
+def unmount(path: Path | str) -> None:
+    """Once nobody uses it: a daemon's thread may just be writing a note there."""
+    wait_until(
+        lambda: not subprocess.run(["umount", str(path)], check=False).returncode,
+        f"{path} is still in use",
+    )
+
+
 @dataclass(frozen=True)
 class Tls:
     """Files of one party: its authority's certificate, its own, and the key."""

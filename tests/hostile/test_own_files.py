@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from node_under_test import Node
+from servers import unmount
 
 DYING = Path(__file__).parent.parent / "dying_in_fsync.py"
 
@@ -170,7 +171,7 @@ def small(node: Node) -> Iterator[Callable[[str], Path]]:
     yield mounted
     node.close()
     for folder in made:
-        subprocess.run(["umount", str(folder)], check=True)
+        unmount(folder)
 
 
 def fill(folder: Path) -> Path:

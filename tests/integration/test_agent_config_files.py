@@ -28,6 +28,7 @@ from bai_nodeagent.model import (
     Verdict,
 )
 from bai_nodeagent.system import config_file
+from servers import unmount
 
 pytestmark = pytest.mark.anyio
 needs_root = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -413,7 +414,7 @@ async def test_a_file_that_is_mounted_by_itself_is_written_only_in_place(
         await in_line(path, section={"write": "in-place"})
         assert "i-node01" in source.read_text()
     finally:
-        subprocess.run(["umount", path], check=True)
+        unmount(path)
 
 
 @pytest.mark.parametrize("cut", [0, 800, 900])

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from node_under_test import Node
+from servers import unmount
 
 ACTIONS_AT_MOST = 8
 
@@ -106,7 +107,7 @@ def nodes(tmp_path: Path) -> Iterator[Callable[[], Node]]:
     for node in made:
         node.close()
         while _mounted(node):
-            subprocess.run(["umount", f"{node.folder}/mnt"], check=True)
+            unmount(f"{node.folder}/mnt")
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

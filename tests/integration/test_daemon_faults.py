@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from node_under_test import PROGRAM, Node
-from servers import Etcd, EtcdCluster, EtcdServer
+from servers import Etcd, EtcdCluster, EtcdServer, unmount
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_an_address_that_can_not_be_kept_is_told_and_used_all_the_same(node: Nod
         assert "bind-host" in node.agent_toml.read_text()
     finally:
         node.close()
-        subprocess.run(["umount", str(small)], check=True)
+        unmount(small)
 
 
 def test_without_inotify_the_node_is_kept_all_the_same(node: Node) -> None:
@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_and_healed(node: Node) -> None:
         assert node.starts[-1][1] == "two"
     finally:
         node.close()
-        subprocess.run(["umount", str(small)], check=True)
+        unmount(small)
 
 
 def test_a_spoilt_journal_on_a_read_only_disk_ends_no_daemon(node: Node) -> None:
@@ -248,7 +248,7 @@ def test_a_spoilt_journal_on_a_read_only_disk_ends_no_daemon(node: Node) -> None
         assert "file.unreadable" in node.log
         assert node.http("/livez")[0] == 200
     finally:
-        subprocess.run(["umount", str(state)], check=True)
+        unmount(state)
     node.desire(node.document("two"))
     # That the disk takes the old state again may be seen before the new one.
     node.wait("taken", lambda: node.starts[-1][1] == "two", 40)
