@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator
@@ -104,6 +105,26 @@ def test_a_plugin_that_comes_breaks_and_is_mended_is_an_event_each(
     module.unlink()
     assert wait_reason(node, "Broken") < NO_RESYNC_S
     module.write_text(content)
+    assert wait_reason(node, "InSync") < NO_RESYNC_S
+
+
+def test_a_distribution_whose_files_come_after_its_folder_was_seen_is_not_missed(
+    node: Node, environment: PythonEnvironment
+) -> None:
+    """As pip lays it out on a busy machine: what is written in the folder is no event."""
+    desire(node, environment, MOCK_MODULE)
+    node.start()
+    wait_reason(node, "NotInstalled")
+    environment.install(MOCK)
+    wait_reason(node, "InSync")
+    (metadata,) = environment.packages.glob("*mock*.dist-info")
+    files = {file.name: file.read_bytes() for file in metadata.iterdir() if file.is_file()}
+    shutil.rmtree(metadata)
+    wait_reason(node, "NotInstalled")
+    metadata.mkdir()
+    time.sleep(1)
+    for name, content in files.items():
+        (metadata / name).write_bytes(content)
     assert wait_reason(node, "InSync") < NO_RESYNC_S
 
 

@@ -12,7 +12,7 @@ from bai_nodeagent.desired import Document
 from bai_nodeagent.kinds.plugins import devices
 from bai_nodeagent.kinds.plugins.devices import Shown
 from bai_nodeagent.kinds.plugins.kind import KIND, Actual, PluginsSpec, nearest, plan
-from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
+from bai_nodeagent.kinds.plugins.rules import QUIET_S, Environment, Plugin, PluginRules
 from bai_nodeagent.model import KeyPath, Status
 from desired_kinds import HERE
 
@@ -96,6 +96,12 @@ def test_how_it_stands(spec: PluginsSpec, actual: Actual, reason: str, words: st
     assert words in found.verdict.message
     assert (found.verdict.status is Status.TRUE) is (reason == "InSync")
     assert (found.look_again_in_s is None) is (reason == "InSync")
+
+
+@pytest.mark.parametrize("allowed", ["ai.backend.accelerator.mock", "ai.backend.accelerator.rocm"])
+def test_while_something_is_being_installed_it_is_looked_at_again_soon(allowed: str) -> None:
+    found = plan(spec(allowed), Actual(BOTH, {}, is_quiet=False))
+    assert found.look_again_in_s == QUIET_S
 
 
 def test_versions_and_devices_are_facts() -> None:

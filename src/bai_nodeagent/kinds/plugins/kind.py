@@ -7,6 +7,7 @@ agent that runs with other plugins than are installed now is restarted by Agent.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -29,7 +30,17 @@ from ...model import (
 from ...system import distributions
 from . import devices
 from .devices import Shown
-from .rules import SECTION, Environment, Plugin, PluginRules, is_loaded, matches, plugin_rules, told
+from .rules import (
+    QUIET_S,
+    SECTION,
+    Environment,
+    Plugin,
+    PluginRules,
+    is_loaded,
+    matches,
+    plugin_rules,
+    told,
+)
 
 NAME = "Plugins"
 # A GPU that falls off the bus, or comes back, is no event.
@@ -47,10 +58,13 @@ class PluginsSpec:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """installed: None where it can't be told with which Python the agent runs."""
+    """installed: None where it can't be told with which Python the agent runs.
+    is_quiet   nobody installs anything just now
+    """
 
     installed: Environment | None
     shown: Mapping[str, Shown]
+    is_quiet: bool = True
 
 
 Complaint = tuple[str, str]
@@ -70,13 +84,17 @@ def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
         *_environment_complaints(spec.rules, actual.installed, loaded),
         *_device_complaints(spec.expected, actual.shown),
     ]
+    again_s = LOOK_AGAIN_S if complaints else None
+    if not actual.is_quiet:
+        again_s = QUIET_S  # a distribution's folder is an event; the files that come in it are none
     if complaints:
         text = "; ".join(sentence for _, sentence in complaints)
         verdict = Verdict(Status.FALSE, complaints[0][0], text)
-        return Plan(verdict, look_again_in_s=LOOK_AGAIN_S, facts=facts)
+        return Plan(verdict, look_again_in_s=again_s, facts=facts)
     said = [told(loaded)] if loaded else []
     said += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
-    return Plan(Verdict(Status.TRUE, "InSync", ", ".join(said)), facts=facts)
+    verdict = Verdict(Status.TRUE, "InSync", ", ".join(said))
+    return Plan(verdict, look_again_in_s=again_s, facts=facts)
 
 
 def _counted(kind: str, spec: PluginsSpec, shown: Shown) -> str:
@@ -170,9 +188,9 @@ class Plugins:
         self.spec = spec
 
     async def observe(self) -> Actual:
-        return Actual(
-            await distributions.look(self.spec.rules, NAME), await devices.look(self.spec.expected)
-        )
+        installed = await distributions.look(self.spec.rules, NAME)
+        shown = await devices.look(self.spec.expected)
+        return Actual(installed, shown, installed is None or installed.is_quiet(time.time()))
 
     def plan(self, actual: Actual) -> Plan[Action]:
         return plan(self.spec, actual)
