@@ -247,12 +247,13 @@ stop-timeout = "3s"
 
     def living(self) -> list[int]:
         """Pids of the agents of this node that run now; a pid may have come to others since."""
-        found, agent = [], str(self.folder / "agent.py").encode()
+        found = []
         for pid in dict(self.starts):
             with contextlib.suppress(OSError):
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if state not in "ZX" and agent in command:
+                is_daemon = b"--config" in command
+                if state not in "ZX" and str(self.folder).encode() in command and not is_daemon:
                     found.append(pid)
         return found
 

@@ -124,6 +124,20 @@ async def test_last_lines_are_of_the_last_invocation_alone(
     assert await systemd.last_lines(name, 100) == unit.invocation_id
 
 
+async def test_last_lines_of_one_that_is_over_are_whole(
+    container: Container, systemd: Systemd
+) -> None:
+    name = container.add_unit(
+        "wordy.service",
+        "[Service]\nType=oneshot\n"
+        'ExecStart=/bin/sh -c "for i in `seq 2000`; do echo line $$i; done; exit 3"\n',
+    )
+    for _ in range(5):
+        with pytest.raises(Refused):
+            await systemd.start(name)
+        assert (await systemd.last_lines(name, 3)).endswith("line 2000")
+
+
 async def test_a_unit_stopped_while_it_starts(container: Container, systemd: Systemd) -> None:
     name = container.add_unit(
         "slow.service", "[Service]\nType=notify\nExecStart=/bin/sleep infinity\n"

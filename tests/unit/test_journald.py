@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from bai_nodeagent.system.journald import written
+from bai_nodeagent.system.journald import ended, written
 
 OLD, NEW = "f80c014612704c819e050914a733097f", "4fabce3e8d3849969696fb436f30edab"
 
@@ -72,3 +72,15 @@ def test_bytes_that_are_no_text_and_lines_that_are_too_long() -> None:
 def test_a_field_that_is_given_twice_is_both() -> None:
     entry = {"MESSAGE": ["one", [255, 116], None], "_SYSTEMD_INVOCATION_ID": "second"}
     assert written(json.dumps(entry) + "\n", "second") == ["one\n\ufffdt\n"]
+
+
+def test_only_systemds_last_word_on_a_run_says_that_it_is_over() -> None:
+    success = "7ad2d189f7e94e70a38c781354912448"
+    mark = {**by_systemd("b.service: Deactivated successfully.", NEW), "MESSAGE_ID": success}
+    exited = {
+        **by_systemd("b.service: Main process exited, code=exited, status=1", NEW),
+        "MESSAGE_ID": "98e322203f7a4ed290d09fe03c09fe15",
+    }
+    assert ended(newest_first(by_unit("last words", NEW), mark), NEW)
+    assert not ended(newest_first(mark), OLD)
+    assert not ended(newest_first(exited, by_unit("first words", NEW)), NEW)

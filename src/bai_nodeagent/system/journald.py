@@ -14,15 +14,30 @@ from .programs import program
 
 # journald notes a unit's last words some time after the unit has died. `journalctl
 # --sync` does not wait for what journald has not read yet.
-_LAG_S = (0.0, 0.05, 0.2, 0.5)
+_LAG_S = (0.0, 0.05, 0.2, 0.5, 1.0)
 # What systemd itself says of a unit around a start and an end, at the most.
 _MARKS = 16
+# Its last word on a run: it succeeded, failed, or was skipped. systemd/sd-messages.h
+_ENDS = (
+    "7ad2d189f7e94e70a38c781354912448",
+    "d9b373ed55a64feb8242e02dbe79a49c",
+    "0e4284a0caca4bfc81c0bb6786972673",
+)
 
 
 async def last_lines(
-    journalctl: Sequence[str], unit: str, invocation_id: str, count: int, deadline_s: float
+    journalctl: Sequence[str],
+    unit: str,
+    invocation_id: str,
+    count: int,
+    deadline_s: float,
+    *,
+    is_over: bool = False,
 ) -> str:
-    """The last lines of one invocation; "" when there are none, which takes 0.8 s.
+    """The last lines of one invocation; "" when there are none, which takes 1.8 s.
+
+    `is_over`: the unit has ended, so what it wrote ends with systemd's own word on that. Until
+    this is there some of it may be missing, and it is waited for as long.
 
     Raises Unavailable when journalctl fails or is not done by the deadline,
     and Stuck while an earlier look has not come back.
@@ -33,12 +48,14 @@ async def last_lines(
         "--no-pager",
         "--reverse",
         "--output=json",
-        "--output-fields=MESSAGE,UNIT,INVOCATION_ID,_SYSTEMD_INVOCATION_ID",
+        "--output-fields=MESSAGE,MESSAGE_ID,UNIT,INVOCATION_ID,_SYSTEMD_INVOCATION_ID",
         f"--lines={count + _MARKS}",
         f"_SYSTEMD_UNIT={unit}",
         "+",
         *(f"UNIT={unit}", "_PID=1"),
     ]
+    lines: list[str] = []
+    was_whole = False
     for lag_s in _LAG_S:
         await anyio.sleep(lag_s)
         entries = await blocking.in_thread(
@@ -46,9 +63,20 @@ async def last_lines(
             lambda: _read(command, deadline_s),
             deadline_s=2 * deadline_s,
         )
-        if lines := written(entries, invocation_id)[-count:]:
-            return "\n".join(lines)
-    return ""
+        lines = written(entries, invocation_id)[-count:]
+        # Words and marks come to journald by different ways, some milliseconds out of order.
+        if lines and (was_whole or not is_over):
+            break
+        was_whole = ended(entries, invocation_id)
+    return "\n".join(lines)
+
+
+def ended(entries: str, invocation_id: str) -> bool:
+    """Whether systemd's word on the end of an invocation is among the entries."""
+    found = map(json.loads, filter(None, entries.split("\n")))
+    return any(
+        e.get("MESSAGE_ID") in _ENDS and e.get("INVOCATION_ID") == invocation_id for e in found
+    )
 
 
 def written(entries: str, invocation_id: str) -> list[str]:

@@ -60,6 +60,11 @@ class UnitState:
     workdir: str = ""
     is_apart: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Its last run has ended, and no other has begun."""
+        return self.active_state in ("inactive", "failed") or "auto-restart" in self.sub_state
+
 
 class Systemd:
     """The systemd that answers on a bus.
@@ -148,7 +153,12 @@ class Systemd:
         if not unit.invocation_id:
             return ""
         return await journald.last_lines(
-            self._journalctl, unit.name, unit.invocation_id, count, self._deadline_s
+            self._journalctl,
+            unit.name,
+            unit.invocation_id,
+            count,
+            self._deadline_s,
+            is_over=unit.is_over,
         )
 
     async def _run_job(self, method: str, name: str) -> dict[str, Any]:
