@@ -111,6 +111,25 @@ def test_drift_that_it_never_read_is_no_reason() -> None:
     assert (said(plan), plan.verdict.message) == ((Status.TRUE, "Running"), "")
 
 
+@pytest.mark.parametrize(
+    ("finds", "died_s_ago", "verbs_then"),
+    [
+        ({}, 0.2, []),  # emptied a moment before it died: repaired before it starts
+        ({}, 1.5, ["start"]),  # which isn't possible: better so than not at all
+        (WANTED, 0.2, ["start"]),
+        (OTHER, 0.2, ["start"]),  # a change that is held back: as it was
+    ],
+)
+def test_one_that_died_beside_a_spoilt_agent_toml_starts_when_that_is_repaired(
+    finds: dict[str, str], died_s_ago: float, verbs_then: list[str]
+) -> None:
+    life = replace(DEAD, inputs=OTHER if finds is OTHER else WANTED)
+    record = Record("boot", life, deaths=(NOW_S - died_s_ago,))
+    plan = plan_child(SPEC, replace(looked(record), finds=finds))
+    assert verbs(plan) == verbs_then
+    assert plan.look_again_in_s == (None if verbs_then else 0.05)
+
+
 def test_other_inputs_are_a_stop_and_a_start_that_need_what_the_start_needs() -> None:
     life = replace(LIFE, inputs=OTHER)
     plan = plan_child(SPEC, looked(Record("boot", life), main=MAIN))

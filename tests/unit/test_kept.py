@@ -96,6 +96,19 @@ def test_set_aside_is_a_bounded_number_with_the_first_and_the_last(tmp_path: Pat
     assert (there[0], there[-1]) == ("spoilt 0", "spoilt 19")
 
 
+def test_a_folder_is_set_aside_in_place_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    for number in range(2 * kept.SET_ASIDE_AT_MOST):
+        if number % 3:
+            path.write_text("spoilt")
+        else:
+            path.mkdir()
+            (path / "file").touch()
+        assert kept.read(path, parse) is None
+        assert not os.path.lexists(path)
+    assert len([*tmp_path.iterdir()]) == kept.SET_ASIDE_AT_MOST
+
+
 @pytest.mark.parametrize("how", ["a folder", "a link", "a pipe"])
 def test_what_is_no_file_is_in_nobodys_way(tmp_path: Path, how: str) -> None:
     path = tmp_path / "it"

@@ -68,6 +68,7 @@ class Walk:
         self.causes = 0  # of restarts in this round
         self.touched: set[str] = set()
         self.is_repaired = False  # agent.toml was, since the agent's last start
+        self.are_notes_spoilt = False  # and that may not have been found since then
         self.snapshot = node.folder / "snapshot.db"
         self.is_saved = False
 
@@ -173,6 +174,8 @@ class Walk:
     def _destroy(self, how: Callable[[Path], object]) -> bool:
         if self.touched & {"drift", "lines", "last"} or not self.node.agent_toml.exists():
             return False
+        # Beside spoilt notes nobody knows with what the agent runs.
+        self.causes += self.are_notes_spoilt
         self.touched.add("destroyed")
         self.is_repaired = True
         how(self.node.agent_toml)
@@ -275,6 +278,7 @@ class Walk:
             return False
         self.causes += self.is_repaired
         self.touched.add("last")
+        self.are_notes_spoilt = True
         return True
 
     def _spoil(self, path: Path) -> None:
@@ -351,6 +355,7 @@ class Walk:
         if more > self.causes:
             raise self._violation([f"{more} starts of the agent, {self.causes} causes"])
         if more:
+            self.are_notes_spoilt = "last" in self.touched
             self.is_repaired = "destroyed" in self.touched or "drift" in self.touched
 
     def _resume(self) -> None:

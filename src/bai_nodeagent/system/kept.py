@@ -116,7 +116,12 @@ def set_aside(path: Path) -> Path:
     there = sorted(p for p in path.parent.iterdir() if p.name.startswith(mark))
     if len(there) < SET_ASIDE_AT_MOST:
         return path.rename(path.with_name(f"{mark}{time.time_ns()}"))
-    return path.rename(there[-1])  # over a file, or an empty folder; else it stays where it is
+    for old in reversed(there):
+        with contextlib.suppress(OSError):  # a folder that is not empty
+            if not old.is_dir():
+                old.unlink()
+            return path.rename(old)
+    raise OSError(errno.ENOTEMPTY, "what was set aside earlier is in the way", str(path))
 
 
 # --- writing

@@ -28,7 +28,7 @@ from ..guard import Caution
 from ..record import Cause, Life, Record, adopted, due
 from ..rollback import Past
 from ..sessions import SESSIONS_LOOK_S, launch_of
-from ..spec import AgentSpec, Inputs, differing, is_same_start, unread
+from ..spec import AgentSpec, Inputs, differing, is_in_step, is_same_start, unread
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
 # A process that dies in its first moment was never running; in a crash loop
@@ -38,6 +38,9 @@ RECOVERING_S = 10.0
 # What is missing may be put there without an event.
 OBSTACLE_LOOK_S = 10.0
 _PARTS_TOLD = 5
+# How long a start waits for agent.toml to be repaired, and how often it is looked at meanwhile.
+REPAIR_S = 1.0
+REPAIR_LOOK_S = 0.05
 # Of AgentConfig: nothing is written, and what stands there is what the agent ran with.
 _AS_IT_WAS = ("Incompatible", "IdentityChanged")
 
@@ -251,7 +254,20 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
     if len(record.deaths) > 1 and _is_news(spec, actual):
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
         return died(actual), wait_s, "changed"
+    wait_s = max(wait_s, _repair_wait_s(spec, actual))
     return died(actual, f", waits {crash_s:.0f} s before the next start"), wait_s, "died"
+
+
+def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
+    """Time to the next look while agent.toml is neither as desired nor as the agent had it.
+
+    AgentConfig puts that right first, but what it said last is from before. It may not
+    be able to, and then says so: this waits for moments only.
+    """
+    if actual.caution.held or is_in_step(spec, actual.wants, actual.finds):
+        return 0.0
+    left_s = actual.record.deaths[-1] + REPAIR_S - actual.now_s
+    return 0.0 if left_s <= 0 or _is_as_it_was(spec, actual, "died") else REPAIR_LOOK_S
 
 
 def _is_news(spec: AgentSpec, actual: Actual) -> bool:
