@@ -9,11 +9,12 @@ SIDE_BY_SIDE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder --durat
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: run test check unit integration hostile e2e node-shell bench wheel clean help
+.PHONY: run test test-all check unit integration hostile e2e node-shell bench wheel clean help
 
 help:
 	@echo "make run          the daemon on an example node below .run/; no root, no etcd"
-	@echo "make test         everything: static checks, unit, integration and end-to-end tests"
+	@echo "make test         every capability once, with its real component; static checks"
+	@echo "make test-all     the matrices as well: versions, faults, points to crash at"
 	@echo "make check        ruff, mypy, import contracts, unit tests: the quick round"
 	@echo "make integration  against real etcds, processes, a real systemd in a container"
 	@echo "make hostile      as an attacker on the node would, and with what others leave lying about"
@@ -26,10 +27,12 @@ help:
 run: $(VENV)/.installed
 	@$(BIN)/python examples/run.py
 
-test: $(VENV)/.tested
+test: ONLY := -m "not matrix"
+test test-all: $(VENV)/.tested
 	@$(BIN)/python tests/packages.py
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/integration tests/hostile tests/walk tests/e2e
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ONLY) \
+	  tests/unit tests/integration tests/hostile tests/walk tests/e2e
 
 check: $(VENV)/.tested lint unit
 

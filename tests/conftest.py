@@ -1,4 +1,4 @@
-"""Which tests run side by side: `make test` gives groups of them to several processes.
+"""Which tests run side by side, and in which tier (tiers.py): groups of them share a process.
 
 The tests of a file share its fixtures, and some files one thing that there is once on a machine.
 """
@@ -9,6 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tiers import is_matrix
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
@@ -28,6 +30,9 @@ def _place(path: str) -> tuple[int, str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _place(str(item.path))[0])
+    for item in items:
+        if is_matrix(str(item.path), item.name):
+            item.add_marker("matrix")
 
 
 @pytest.hookimpl(optionalhook=True)
