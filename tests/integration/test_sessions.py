@@ -161,6 +161,22 @@ def test_where_a_stop_ends_batch_sessions_each_session_holds_a_restart(
     node.runs("two")
 
 
+@pytest.mark.parametrize("version", ["23.9.10", "26.8.3"])
+def test_a_stop_for_good_counts_as_well(node: SessionNode, version: str) -> None:
+    node.install(version)
+    node.begin()
+    node.runs("one")
+    session = node.session()
+    node.desire(node.document(agent='state = "stopped"'))
+    if version == "23.9.10":
+        told = node.soon("Agent", "Blocked")
+        assert "ending the agent may lose its sessions, since stopping agent 23.9.10 ends" in told
+        assert len(node.living()) == 1
+        node.end(session)
+    node.soon("Agent", "Stopped")
+    assert node.living() == []
+
+
 def test_what_was_installed_under_a_running_agent_does_not_tell_what_runs(
     node: SessionNode,
 ) -> None:

@@ -534,6 +534,18 @@ def test_a_child_of_ours_makes_way_for_the_unit() -> None:
     assert stop.process == MAIN
 
 
+def test_whatever_ends_a_living_agent_is_held_back_where_that_could_cost_sessions() -> None:
+    caution = Caution(Held(("state",), "sha256:0", None, "stopping it ends batch sessions"))
+    child = replace(SPEC, state="stopped"), looked(Record("boot", LIFE), main=MAIN, caution=caution)
+    unit = replace(UNIT_SPEC, state="stopped"), unit_looked(ACTIVE, caution=caution)
+    record = Record("boot", LIFE)
+    outside = unit_looked(DOWN, record, outside=MAIN, is_child=True, caution=caution)
+    plans = (plan_child(*child), plan_unit(*unit), plan_unit(UNIT_SPEC, outside))
+    for plan in plans:
+        assert (said(plan), plan.actions) == ((Status.FALSE, "Blocked"), ())
+        assert plan.verdict.message.endswith("the agent goes on as it is")
+
+
 def test_a_second_agent_is_never_started_beside_anothers() -> None:
     plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, outside=MAIN))
     assert said(plan) == (Status.FALSE, "Blocked")

@@ -24,7 +24,7 @@ from .environment import environments
 from .environment.environments import Environments
 from .environment.rules import found_part, wanted_part
 from .process.search import Search
-from .record import Life, Notes, Record, adopted, config_text_soon, due
+from .record import Life, Notes, Record, adopted, config_text_soon, due, ended_by
 from .sessions import (
     NOT_KNOWN,
     Effect,
@@ -126,8 +126,9 @@ class Guard:
         parts = differing(spec, wants, last)
         if not is_of_file(last) and is_of_file(parts) and (living or not is_readable(text)):
             lost, why = parts, NOT_KNOWN
-        elif living and not lost and (lost := due(spec, wants, living)):
-            why = ends_batch(await self._version(command, living))
+        elif living and not lost and (lost := due(spec, wants, living) or ended_by(spec, living)):
+            runs = known.before.command if known.before and living.pid else command
+            why = ends_batch(await self._version(runs, living))
             lost = lost if why else ()
         sessions = await self._sessions(text, last_text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:

@@ -90,6 +90,13 @@ def due(spec: AgentSpec, wants: Inputs, life: Life) -> tuple[str, ...]:
     return tuple(p for p in differing(spec, wants, life.inputs) if life.spared.get(p) != wants[p])
 
 
+def ended_by(spec: AgentSpec, life: Life) -> tuple[str, ...]:
+    """The keys of `[agent]` that end a living agent, whatever it runs with."""
+    stops = ("state",) if spec.state == "stopped" else ()
+    is_child = life.pid is not None and not life.invocation_id
+    return (*stops, *(("supervisor",) if is_child and spec.supervisor == "systemd" else ()))
+
+
 def adopted(
     spec: AgentSpec, wants: Inputs, finds: Inputs, started_s: float, wrote_s: float
 ) -> Life:

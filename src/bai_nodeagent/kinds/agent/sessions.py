@@ -87,7 +87,7 @@ class Held:
     parts     of the inputs, that would cost sessions
     permit    what `allow-session-loss` has to say to let exactly this change through
     sessions  None: Docker can't be asked, so some are taken to run
-    why       a restart for whatever would cost them; "": it is these parts that do
+    why       ending the agent, for whatever, would cost them; "": it is these parts that do
     """
 
     parts: tuple[str, ...]
@@ -105,7 +105,7 @@ class Held:
             )
         what = f"a change of {', '.join(self.parts)} would lose the agent's sessions"
         if self.why:
-            what = f"a restart may lose the agent's sessions, since {self.why}"
+            what = f"ending the agent may lose its sessions, since {self.why}"
         text = (
             f"{what}, and {who}; "
             "nothing is changed until they have ended. Take the change back, or permit this very "

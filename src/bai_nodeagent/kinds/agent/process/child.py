@@ -30,6 +30,7 @@ from .rules import (
     NoteWell,
     astray,
     facts,
+    goes_on,
     judge_dead,
     judge_running,
     moves_before_start,
@@ -190,6 +191,9 @@ def strayed(back: tuple[Switch, ...]) -> Verdict:
 
 
 def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[ChildAction]:
+    if spec.state == "stopped" and (held := actual.caution.held):
+        known = facts(actual, main)
+        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S, facts=known)
     if spec.state == "stopped":
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
         return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))

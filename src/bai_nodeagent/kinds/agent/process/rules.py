@@ -27,7 +27,7 @@ from ..environment.rules import PART, Switch, due_switch, without_environment
 from ..guard import Caution
 from ..record import Cause, Life, Record, adopted, due
 from ..rollback import Past
-from ..sessions import SESSIONS_LOOK_S, launch_of
+from ..sessions import SESSIONS_LOOK_S, Held, launch_of
 from ..spec import AgentSpec, Inputs, differing, is_in_step, is_same_start, unread
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
@@ -143,9 +143,7 @@ def judge_running(
         return Plan(health, _news(actual), look_again_in_s, known)
     wait_s: float | None = SESSIONS_LOOK_S
     if held := actual.caution.held:
-        verdict = replace(
-            held.verdict, message=f"{held.verdict.message}; the agent goes on as it is"
-        )
+        verdict = goes_on(held)
     elif actual.obstacle:
         verdict, wait_s = blocked(actual.obstacle), OBSTACLE_LOOK_S
     elif spec.rolled_back and health.status is not Status.TRUE:
@@ -159,6 +157,11 @@ def judge_running(
         text = f"{health.message}; besides: {verdict.message}"
         return Plan(replace(health, message=text), (), look_again_in_s, known)
     return Plan(verdict, _news(actual), wait_s, known)
+
+
+def goes_on(held: Held) -> Verdict:
+    """A living agent is left alone, since ending it could cost sessions."""
+    return replace(held.verdict, message=f"{held.verdict.message}; the agent goes on as it is")
 
 
 def blocked(obstacle: str) -> Verdict:

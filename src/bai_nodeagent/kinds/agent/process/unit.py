@@ -19,6 +19,7 @@ from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
 from ..backendai.log_patterns import why_dead
 from ..environment.rules import Switch
 from ..record import Cause
+from ..sessions import SESSIONS_LOOK_S
 from ..spec import AgentSpec
 from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop, strayed
 from .rules import (
@@ -30,6 +31,7 @@ from .rules import (
     blocked,
     died,
     facts,
+    goes_on,
     is_looping,
     judge_dead,
     judge_running,
@@ -124,6 +126,9 @@ def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
             return Plan(Verdict(Status.UNKNOWN, "Stopping", text))
         case "inactive" | "failed":
             return _plan_down(spec, actual)
+    if is_stopped and (held := actual.caution.held):
+        verdict, known = goes_on(held), facts(actual, actual.main)
+        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S, facts=known)
     if is_stopped:
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"{spec.unit} is to be stopped")
         return Plan(verdict, (StopUnit(unit=spec.unit),), facts=facts(actual, actual.main))
@@ -151,6 +156,8 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
     if not actual.is_child:
         text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
+    if held := actual.caution.held:
+        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S)
     if spec.state == "running" and actual.obstacle:
         return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S)
     text = f"process {outside.pid} makes way for {spec.unit}"
