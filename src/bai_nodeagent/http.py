@@ -15,6 +15,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ from .text import to_json as json_text
 # From the connection to the last byte of the answer.
 REQUEST_DEADLINE_S = 10.0
 CONNECTIONS_AT_MOST = 16
+# Whoever has said nothing for so long makes way where there are no more. Who asks does so at once.
+SILENT_S = 0.5
+_ROOM_S = 0.2
 IDLE_S = 600.0
 
 log = structlog.get_logger()
@@ -114,6 +118,7 @@ class Server:
                     self._deadline.cancel()
 
             def do_GET(self) -> None:
+                server.has_asked(self.request)
                 if is_meant_for(self.headers.get("Host"), listen[0]):
                     code, content_type, body = answer(self.path, views)
                 else:
@@ -127,7 +132,7 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 log.debug("http.request", line=format % args)
 
-        self._server = (_Server6 if ":" in listen[0] else _Server)(listen, Handler)
+        server = self._server = (_Server6 if ":" in listen[0] else _Server)(listen, Handler)
         self._host = listen[0]
         threading.Thread(target=self._serve, name="http", daemon=True).start()
 
@@ -154,6 +159,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, listen: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(CONNECTIONS_AT_MOST)
+        self._silent: dict[socket.socket, float] = {}  # since when, the oldest first
         super().__init__(listen, handler)
 
     def server_bind(self) -> None:
@@ -161,18 +167,34 @@ class _Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._free.acquire(blocking=False) and not self._has_made_room():
             return self.shutdown_request(request)
+        self._silent[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
+            self.has_asked(request)
             self._free.release()
             raise
+
+    def has_asked(self, request: socket.socket) -> None:
+        self._silent.pop(request, None)
+
+    def _has_made_room(self) -> bool:
+        """Hangs up on whoever has been silent for the longest: an account here may hold as many
+        connections as it likes, and shuts nobody out."""
+        oldest, since_s = next(iter([*self._silent.items()]), (None, 0.0))
+        if oldest is None or time.monotonic() - since_s < SILENT_S:
+            return False
+        self.has_asked(oldest)
+        _hang_up(oldest)
+        return self._free.acquire(timeout=_ROOM_S)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.has_asked(request)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

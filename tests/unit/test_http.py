@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.request
 from dataclasses import replace
 
@@ -118,7 +119,10 @@ def test_loopback_is_served_under_no_foreign_name(
     assert is_meant_for(host, listens_on) is is_served
 
 
-def test_connections_beyond_the_most_are_closed_and_the_others_answered() -> None:
+def test_connections_beyond_the_most_are_closed_and_the_others_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "SILENT_S", 60.0)
     server = Server(("127.0.0.1", 0), views())
     held = [
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
@@ -129,6 +133,24 @@ def test_connections_beyond_the_most_are_closed_and_the_others_answered() -> Non
     for connection in held:
         connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.0 200"
+        connection.close()
+    server.close()
+
+
+def test_whoever_has_been_silent_for_the_longest_makes_way() -> None:
+    server = Server(("127.0.0.1", 0), views())
+    held = [
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        for _ in range(CONNECTIONS_AT_MOST)
+    ]
+    time.sleep(http.SILENT_S)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as asks:
+        asks.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert asks.recv(12) == b"HTTP/1.0 200"
+    assert held[0].recv(1) == b""
+    held[1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert held[1].recv(12) == b"HTTP/1.0 200"
+    for connection in held:
         connection.close()
     server.close()
 

@@ -1,0 +1,58 @@
+"""An account on the node that holds as many connections to the daemon as it can."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node_under_test import Node
+
+AS_THEM = ("setpriv", "--reuid=61001", "--regid=61001", "--clear-groups")
+HOLDER = """\
+import selectors, socket, sys
+port, number = int(sys.argv[1]), int(sys.argv[2])
+waiting = selectors.DefaultSelector()
+
+def hold():
+    waiting.register(socket.create_connection(("127.0.0.1", port)), selectors.EVENT_READ)
+
+for _ in range(number):
+    hold()
+print("held", flush=True)
+while True:
+    for key, _ in waiting.select():
+        waiting.unregister(key.fileobj)
+        key.fileobj.close()
+        hold()
+"""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: another account")
+    node = Node(tmp_path / "node")
+    yield node
+    node.close()
+
+
+def test_silent_connections_shut_nobody_out(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), "16"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            for _ in range(5):
+                time.sleep(1)
+                code, text = node.http("/metrics")
+                assert (code, "bai_nodeagent" in text) == (200, True)
+        finally:
+            holder.kill()
