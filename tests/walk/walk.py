@@ -301,7 +301,8 @@ class Walk:
         if not self._may_lose_notes():
             return False
         self.node.stop(signal.SIGKILL)
-        shutil.rmtree(self.node.folder / "state")
+        with suppress(FileNotFoundError):  # a daemon that has just been started makes it
+            shutil.rmtree(self.node.folder / "state")
         self.node.start()
         return True
 
