@@ -56,3 +56,34 @@ def test_silent_connections_shut_nobody_out(node: Node) -> None:
                 assert (code, "bai_nodeagent" in text) == (200, True)
         finally:
             holder.kill()
+
+
+IMPOSTOR = """\
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"node": "i-test01", "summary": "Ready"}).encode())
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("listens", flush=True)
+server.serve_forever()
+"""
+
+
+def test_nobody_else_speaks_for_the_daemon(node: Node) -> None:
+    node.desire(node.document() + '[[mount]]\nname = "x"\ntarget = "relative"\n')
+    node.start()
+    node.wait("invalid", lambda: node.status()["summary"] == "Invalid")
+    node.stop()
+    command = [*AS_THEM, "/usr/bin/python3", "-c", IMPOSTOR, str(node.port)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as impostor:
+        try:
+            assert impostor.stdout is not None
+            assert impostor.stdout.readline() == b"listens\n"
+            answer = node.run("status")
+            assert (answer.returncode, "Invalid" in answer.stdout) == (3, True)
+            assert "says the daemon on this node" not in answer.stdout
+        finally:
+            impostor.kill()

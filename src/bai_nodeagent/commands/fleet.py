@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import anyio
 from ..model import Stuck, Unavailable
 from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
-from ..system import blocking
+from ..system import blocking, sockets
 from ..text import clean
 from . import STORE_DEADLINE_S, Answer, told
 from .told import Told
@@ -200,6 +201,8 @@ async def _from_daemon(settings: Settings, me: str) -> Report:
     host, port = settings.listen
 
     def ask() -> bytes:
+        if others := sockets.accounts_at(port) - {0, os.geteuid()}:
+            raise Unavailable(f"it is account {min(others)} that listens there, not the daemon")
         with closing(HTTPConnection(host, port, timeout=HTTP_DEADLINE_S)) as connection:
             connection.request("GET", "/status")
             return connection.getresponse().read(WHOLE_AT_MOST + 1)
@@ -207,7 +210,7 @@ async def _from_daemon(settings: Settings, me: str) -> Report:
     where = f"{host}:{port}"
     try:
         raw = await blocking.in_thread(where, ask, HTTP_DEADLINE_S)
-    except (OSError, HTTPException, Stuck) as error:
+    except (OSError, HTTPException, Stuck, Unavailable) as error:
         raise Unavailable(f"{where}: {error}") from error
     report = read(me, raw, is_alive=True, limit=WHOLE_AT_MOST)
     if report.document.get("node") != me:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import anyio
 import psutil
 
 GREETING_DEADLINE_S = 2.0
+_LISTENS = "0A"
 # The first bytes of each side, sent before it has read any: ZMTP 3.1, "signature".
 _GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f"
 
@@ -45,6 +48,19 @@ def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
         for each in found
         if each.status == psutil.CONN_LISTEN and each.laddr.port in ports
     )
+
+
+def accounts_at(port: int) -> frozenset[int]:
+    """The accounts whose processes listen on a TCP port of this host. proc_net(5) has a line each:
+    number, local address in hexadecimal, remote one, state, three more words, the account."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            for line in Path(table).read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == _LISTENS and int(words[1].rpartition(":")[2], 16) == port:
+                    found.add(int(words[7]))
+    return frozenset(found)
 
 
 async def ask(host: str, port: int) -> Answer:
