@@ -93,7 +93,8 @@ supervisor = "systemd"
         return 0
 
     def kill(self, how: str, *pids: int) -> None:
-        self.here.run("kill", f"-{how}", *map(str, pids))
+        for pid in pids:  # one may have ended with another
+            self.here.run("sh", "-c", f"kill -{how} {pid} || test ! -d /proc/{pid}")
 
     def session(self) -> str:
         """With a container that the agent's registry has, before the agent starts."""

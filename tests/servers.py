@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -39,6 +40,13 @@ def wait_until(holds: object, what: str, limit_s: float = START_S) -> None:
         if time.monotonic() > ends_at:
             raise TimeoutError(f"{what} after {limit_s} s")
         time.sleep(0.05)
+
+
+def kill(*pids: int) -> None:
+    """By SIGKILL; one may have ended with another."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def unmount(path: Path | str) -> None:

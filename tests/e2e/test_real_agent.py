@@ -21,6 +21,7 @@ from real_agent import (
     node,
     running,
 )
+from servers import kill
 
 __all__ = ["cluster", "node"]  # fixtures
 
@@ -48,8 +49,7 @@ def test_whatever_is_killed_comes_back_whole(node: RealNode, victims: str) -> No
     node.desire(node.agent_document())
     main, worker = running(node)
     assert worker
-    for pid in {"main": [main], "worker": [worker], "both": [main, worker]}[victims]:
-        os.kill(pid, signal.SIGKILL)
+    kill(*{"main": [main], "worker": [worker], "both": [main, worker]}[victims])
     node.wait("another agent works", lambda: _is_another(node, main), START_S)
     assert worker not in node.living()
     assert main not in node.living()
@@ -263,8 +263,7 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
 
     # As after a reboot: nothing of it lives, and what was noted of this boot is gone.
     node.stop(signal.SIGKILL)
-    for pid in node.living():
-        os.kill(pid, signal.SIGKILL)
+    kill(*node.living())
     shutil.rmtree(node.folder / "runtime")
     node.start()
     node.wait("back", lambda: node.agent_pid and node.worker_pid(), START_S)

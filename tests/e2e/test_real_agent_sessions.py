@@ -18,6 +18,7 @@ from functools import partial
 import pytest
 
 from real_agent import OLD, START_S, RealNode, agent_python, both, cluster, node, running
+from servers import kill
 
 __all__ = ["cluster", "node"]  # fixtures
 
@@ -120,8 +121,7 @@ def test_sessions_outlive_changes_restarts_and_crashes(node: RealNode) -> None:
     permit_where_batch_sessions_end(node)
     node.wait("restarted", lambda: node.agent_pid not in (0, main), START_S)
     main, worker = running(node)
-    os.kill(main, signal.SIGKILL)
-    os.kill(worker, signal.SIGKILL)
+    kill(main, worker)
     node.wait("back", lambda: node.agent_pid not in (0, main), START_S)
     main, worker = running(node)
     node.stop(signal.SIGKILL)

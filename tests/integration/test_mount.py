@@ -371,7 +371,7 @@ async def a_helper_is_left_at_its_deadline_and_no_second_one_begun(folder: Path)
         await helper.run(("sleep", "100"), 0.3, lock)
     assert hangs.type is helper.Hangs
     assert hangs.value.waits_for
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30.0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(helper.run, ("sleep", "1"), 5.0, lock, 5.0)
         await anyio.sleep(0.2)

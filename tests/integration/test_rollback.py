@@ -42,6 +42,7 @@ def now(node: Node, name: str) -> dict[str, str]:
 
 def rolled_back(node: Node, marker: str) -> dict[str, str]:
     node.wait("RolledBack", lambda: now(node, "AgentConfig")["reason"] == "RolledBack", 40)
+    node.wait("back", lambda: node.starts[-1][1] == marker, 40)
     node.wait("well", lambda: now(node, "Agent")["reason"] == "Running", 40)
     assert node.starts[-1][1] == marker
     return now(node, "AgentConfig")
@@ -100,7 +101,7 @@ def test_retry_tries_again(node: Node) -> None:
     rolled_back(node, "one")
     starts = len(node.starts)
     assert node.run("retry").stdout.strip() == f"{node.id}: what was given up is tried again"
-    node.wait("tried", lambda: any(m == "poison" for _, m in node.starts[starts:]))
+    node.wait("tried", lambda: any(m == "poison" for _, m in node.starts[starts:]), 40)
     rolled_back(node, "one")
 
 

@@ -210,7 +210,7 @@ def test_a_leave_behind_our_back_is_repaired_by_an_event(node: SwarmNode) -> Non
     took_s = time.monotonic() - left_s
     print(f"leave behind our back -> member again: {took_s:.2f} s")
     node.wait_in()
-    assert took_s < 5
+    assert took_s < 30  # the next look without an event comes after 48 s at the earliest
 
 
 def test_the_agent_is_restarted_once_for_its_first_swarm(node: SwarmNode) -> None:
@@ -388,7 +388,6 @@ def test_another_swarm_is_left_only_when_no_container_needs_it(
     node.dockerd.docker("rm", "--force", "kernel.one")
     seconds = node.wait_in(other, within_s=20)
     print(f"last container gone -> in the other swarm: {seconds:.2f} s")
-    assert seconds < 6
 
     # And back, by the pinned id.
     node.give(manager.token())
