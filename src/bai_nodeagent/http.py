@@ -3,25 +3,29 @@
 A thread, so that /livez can say that the event loop stands still: a server
 inside the loop would just not answer, like a node that is gone.
 
-Clients are strangers: so many connections at a time and no more, each with one
+Clients are strangers. A connection costs a descriptor until all of its request is
+there, and a thread only then: so many of either and no more, and where there are
+no more descriptors whoever has been silent for the longest makes way. Each has one
 deadline for all of it, and a client that leaves is no news.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import re
+import selectors
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -30,11 +34,10 @@ from .text import to_json as json_text
 
 # From the connection to the last byte of the answer.
 REQUEST_DEADLINE_S = 10.0
-CONNECTIONS_AT_MOST = 16
-# Whoever has said nothing for so long makes way where there are no more. Who asks does so at once.
-SILENT_S = 0.5
-_ROOM_S = 0.2
-IDLE_S = 600.0
+ANSWERED_AT_MOST = 16
+SILENT_AT_MOST = 256
+HEAD_BYTES_AT_MOST = 16 << 10
+_SHORT_OF_DESCRIPTORS_S = 0.05
 
 log = structlog.get_logger()
 
@@ -106,19 +109,11 @@ class Server:
             sys_version = ""
 
             def setup(self) -> None:
-                self._deadline = threading.Timer(REQUEST_DEADLINE_S, _hang_up, (self.request,))
-                self._deadline.daemon = True
-                self._deadline.start()
                 super().setup()
-
-            def finish(self) -> None:
-                try:
-                    super().finish()
-                finally:
-                    self._deadline.cancel()
+                self.rfile.close()
+                self.rfile = io.BytesIO(server.heads.pop(self.request))
 
             def do_GET(self) -> None:
-                server.has_asked(self.request)
                 if is_meant_for(self.headers.get("Host"), listen[0]):
                     code, content_type, body = answer(self.path, views)
                 else:
@@ -134,7 +129,9 @@ class Server:
 
         server = self._server = (_Server6 if ":" in listen[0] else _Server)(listen, Handler)
         self._host = listen[0]
-        threading.Thread(target=self._serve, name="http", daemon=True).start()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        self._thread.start()
 
     @property
     def port(self) -> int:
@@ -142,60 +139,122 @@ class Server:
 
     def close(self) -> None:
         """Ends the server; requests under way are left behind."""
-        ending = threading.Thread(target=self._server.shutdown, daemon=True)
-        ending.start()
-        with contextlib.suppress(OSError):  # a knock, so that it looks at the shutdown now
+        self._is_closed = True
+        with contextlib.suppress(OSError):  # a knock, so that it is seen now
             socket.create_connection((self._host, self.port), timeout=1).close()
-        ending.join(timeout=1)
+        self._thread.join(timeout=1)
         self._server.server_close()
 
     def _serve(self) -> None:
-        # The default looks for a shutdown twice a second: the only thing awake at rest.
-        self._server.serve_forever(poll_interval=IDLE_S)
+        """Nothing is awake at rest: it waits for a connection, for a request, or for a deadline."""
+        with selectors.DefaultSelector() as ready, Silent(ready) as silent:
+            ready.register(self._server.socket, selectors.EVENT_READ)
+            while not self._is_closed:
+                for key, _ in ready.select(silent.wait_s()):
+                    if key.fileobj is self._server.socket:
+                        try:
+                            silent.take(self._server.socket.accept())
+                        except OSError:  # it has left again; or no descriptor is left
+                            time.sleep(_SHORT_OF_DESCRIPTORS_S)
+                    elif found := silent.read(key.fileobj):
+                        self._server.answer(*found)
+
+
+@dataclass
+class _Waiting:
+    """A client whose request is not all there yet."""
+
+    address: Any
+    until_s: float
+    head: bytes = field(default=b"", repr=False)
+
+
+class Silent:
+    """The connections whose requests are not all there, the oldest first."""
+
+    def __init__(self, ready: selectors.BaseSelector) -> None:
+        self._ready = ready
+        self._waiting: dict[socket.socket, _Waiting] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in [*self._waiting]:
+            self._leave(connection).close()
+
+    def take(self, accepted: tuple[socket.socket, Any]) -> None:
+        connection, address = accepted
+        if len(self._waiting) >= SILENT_AT_MOST:
+            self._leave(next(iter(self._waiting))).close()
+        connection.setblocking(False)
+        self._waiting[connection] = _Waiting(address, time.monotonic() + REQUEST_DEADLINE_S)
+        self._ready.register(connection, selectors.EVENT_READ)
+
+    def read(self, connection: Any) -> tuple[socket.socket, Any, bytes] | None:
+        """The connection, its address and its request, once that is there; one that leaves is
+        closed, and so is one that says too much."""
+        client = self._waiting.get(connection)
+        if client is None:
+            return None  # it has made way in this very round
+        try:
+            some = connection.recv(HEAD_BYTES_AT_MOST)
+        except OSError:
+            some = b""
+        client.head += some
+        if some and b"\n\n" in client.head.replace(b"\r", b""):
+            return self._leave(connection), client.address, client.head
+        if not some or len(client.head) > HEAD_BYTES_AT_MOST:
+            self._leave(connection).close()
+        return None
+
+    def wait_s(self) -> float | None:
+        """Time to the next deadline, after closing those whose time is up; None: there is none."""
+        now_s = time.monotonic()
+        for connection in [c for c, each in self._waiting.items() if each.until_s <= now_s]:
+            self._leave(connection).close()
+        return next((each.until_s - now_s for each in self._waiting.values()), None)
+
+    def _leave(self, connection: socket.socket) -> socket.socket:
+        del self._waiting[connection]
+        self._ready.unregister(connection)
+        return connection
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, listen: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._free = threading.BoundedSemaphore(CONNECTIONS_AT_MOST)
-        self._silent: dict[socket.socket, float] = {}  # since when, the oldest first
+        self._free = threading.BoundedSemaphore(ANSWERED_AT_MOST)
+        self.heads: dict[socket.socket, bytes] = {}
         super().__init__(listen, handler)
 
     def server_bind(self) -> None:
         # Not HTTPServer's: that asks DNS for our name, which may hang.
         TCPServer.server_bind(self)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False) and not self._has_made_room():
-            return self.shutdown_request(request)
-        self._silent[request] = time.monotonic()
+    def answer(self, connection: socket.socket, address: Any, head: bytes) -> None:
+        """In a thread of its own; closed at once where there are no more."""
+        if not self._free.acquire(blocking=False):
+            return self.shutdown_request(connection)
+        connection.settimeout(REQUEST_DEADLINE_S)
+        self.heads[connection] = head
         try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread could be started
-            self.has_asked(request)
-            self._free.release()
-            raise
-
-    def has_asked(self, request: socket.socket) -> None:
-        self._silent.pop(request, None)
-
-    def _has_made_room(self) -> bool:
-        """Hangs up on whoever has been silent for the longest: an account here may hold as many
-        connections as it likes, and shuts nobody out."""
-        oldest, since_s = next(iter([*self._silent.items()]), (None, 0.0))
-        if oldest is None or time.monotonic() - since_s < SILENT_S:
-            return False
-        self.has_asked(oldest)
-        _hang_up(oldest)
-        return self._free.acquire(timeout=_ROOM_S)
+            self.process_request(connection, address)
+        except RuntimeError:  # no thread could be started
+            self._over(connection)
+            self.shutdown_request(connection)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.has_asked(request)
-            self._free.release()
+            self._over(request)
+
+    def _over(self, connection: socket.socket) -> None:
+        self.heads.pop(connection, None)
+        self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
@@ -207,8 +266,3 @@ class _Server(ThreadingHTTPServer):
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
-
-
-def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)

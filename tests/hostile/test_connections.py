@@ -19,7 +19,9 @@ port, number = int(sys.argv[1]), int(sys.argv[2])
 waiting = selectors.DefaultSelector()
 
 def hold():
-    waiting.register(socket.create_connection(("127.0.0.1", port)), selectors.EVENT_READ)
+    held = socket.create_connection(("127.0.0.1", port))
+    held.sendall(sys.argv[3].encode())
+    waiting.register(held, selectors.EVENT_READ)
 
 for _ in range(number):
     hold()
@@ -41,17 +43,19 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.close()
 
 
-def test_silent_connections_shut_nobody_out(node: Node) -> None:
+@pytest.mark.parametrize("number", [16, 17, 64, 500])
+@pytest.mark.parametrize("said", ["", "GET /metrics HTTP/1.0\r\n"], ids=["silent", "half"])
+def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, said: str) -> None:
     node.desire()
     node.start()
     node.wait_ready("one")
-    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), "16"]
+    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), str(number), said]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
             for _ in range(5):
-                time.sleep(1)
+                time.sleep(0.5)
                 code, text = node.http("/metrics")
                 assert (code, "bai_nodeagent" in text) == (200, True)
         finally:

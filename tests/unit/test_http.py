@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import contextlib
 import socket
-import time
 import urllib.request
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 from bai_nodeagent import http
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.status import NodeStatus, Reading
-from bai_nodeagent.http import CONNECTIONS_AT_MOST, Server, Views, answer, is_meant_for
+from bai_nodeagent.http import Server, Views, answer, is_meant_for
 from bai_nodeagent.kinds import KINDS
 from bai_nodeagent.model import Action, Condition, Status
 
@@ -119,39 +119,52 @@ def test_loopback_is_served_under_no_foreign_name(
     assert is_meant_for(host, listens_on) is is_served
 
 
-def test_connections_beyond_the_most_are_closed_and_the_others_answered(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.0\r\n"])
+def test_whoever_has_been_silent_for_the_longest_makes_way(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(http, "SILENT_S", 60.0)
+    monkeypatch.setattr(http, "SILENT_AT_MOST", 8)
     server = Server(("127.0.0.1", 0), views())
-    held = [
-        socket.create_connection(("127.0.0.1", server.port), timeout=5)
-        for _ in range(CONNECTIONS_AT_MOST)
-    ]
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one_more:
-        assert one_more.recv(1) == b""
-    for connection in held:
-        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+    held = []
+    for _ in range(8):
+        held.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        held[-1].sendall(said)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as asks:
+        asks.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert asks.recv(12) == b"HTTP/1.0 200"
+    with contextlib.suppress(ConnectionResetError):  # what it said was not read
+        assert held[0].recv(1) == b""
+    for connection in held[1:]:
+        connection.sendall(b"\r\n" if said else b"GET /livez HTTP/1.0\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.0 200"
+    for connection in held:
         connection.close()
     server.close()
 
 
-def test_whoever_has_been_silent_for_the_longest_makes_way() -> None:
-    server = Server(("127.0.0.1", 0), views())
-    held = [
-        socket.create_connection(("127.0.0.1", server.port), timeout=5)
-        for _ in range(CONNECTIONS_AT_MOST)
-    ]
-    time.sleep(http.SILENT_S)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as asks:
+def test_those_that_do_not_read_their_answer_keep_nobody_out() -> None:
+    big = Views(lambda: b"x" * 200_000, views().status, lambda: True)
+    server = Server(("127.0.0.1", 0), big)
+    held = []
+    for _ in range(4 * http.ANSWERED_AT_MOST):
+        held.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        held[-1].sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as asks:
         asks.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
         assert asks.recv(12) == b"HTTP/1.0 200"
-    assert held[0].recv(1) == b""
-    held[1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
-    assert held[1].recv(12) == b"HTTP/1.0 200"
     for connection in held:
         connection.close()
+    server.close()
+
+
+def test_a_request_without_an_end_is_hung_up_on() -> None:
+    server = Server(("127.0.0.1", 0), views())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as endless:
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                endless.sendall(b"GET /" + b"x" * 1000)
+        with contextlib.suppress(ConnectionResetError):
+            assert endless.recv(1) == b""
     server.close()
 
 
