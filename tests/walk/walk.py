@@ -282,9 +282,8 @@ class Walk:
         return True
 
     def _spoil(self, path: Path) -> None:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        with suppress(OSError):
+        with suppress(OSError):  # of an earlier time there is still something that is no file
+            path.unlink(missing_ok=True)
             match self.chance.randrange(5):
                 case 0:
                     path.mkdir()
