@@ -168,6 +168,8 @@ class Walk:
             return False
         self.touched.add(sort)
         self.is_repaired = True
+        # Beside spoilt notes nobody knows with what the agent runs.
+        self.causes += sort == "drift" and self.are_notes_spoilt
         self.node.agent_toml.write_text(change(text))
         return True
 
