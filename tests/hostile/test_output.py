@@ -166,7 +166,8 @@ def test_an_order_of_somebody_else_is_refused_in_one_line(node: Node) -> None:
 
 
 def test_an_interrupted_command_ends_quietly(tmp_path: Path) -> None:
-    command = [str(PROGRAM), "validate", "-"]
+    # Whoever starts the tests in the background of a shell has this signal ignored.
+    command = ["env", "--default-signal=INT", str(PROGRAM), "validate", "-"]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
     )
