@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 ONCE: Mapping[str, tuple[str, ...]] = {
     "e2e/test_lab.py": ("*pid_1*", "*installed_as_documented", "*kernel_mounts_nfs"),
-    "e2e/test_mount.py": ("*a_put_mounts*", "*frozen_server*", "*without_its_share*"),
+    "e2e/test_mount.py": ("*a_put_mounts*", "*without_its_share*"),
     "e2e/test_real_agent.py": (
         "*from_an_empty_folder*26.8*",
         "*killed*both-26.8*",
@@ -20,7 +20,8 @@ ONCE: Mapping[str, tuple[str, ...]] = {
         "*taken_port*6001-26.8*",
         "*bad_key*node0*",
     ),
-    "e2e/test_real_agent_environment.py": ("*26.8*",),
+    # By pip with an agent of the tests' own: integration/test_agent_environment.py
+    "e2e/test_real_agent_environment.py": (),
     "e2e/test_real_agent_rollback.py": ("*poisonous*26.8*",),
     "e2e/test_real_agent_sessions.py": (
         "*run_by_hand*26.8*",
