@@ -22,11 +22,13 @@ DESTROYED_S = 25.0
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[tuple[Container, Lab]]:
+def machine(request: pytest.FixtureRequest) -> Iterator[tuple[Container, Lab]]:
     with tempfile.TemporaryDirectory(prefix="bai-ru-", dir="/tmp") as folder:
         try:
-            # What the environments were made from.
-            pythons = [agent_python(line) for line in (OLD, NEW)]
+            # What the environments were made from: those that the tests to come need.
+            tests = [item for item in request.session.items if item.path == request.path]
+            lines = {test.callspec.params["node"] for test in tests if hasattr(test, "callspec")}
+            pythons = [agent_python(line) for line in lines]
             with machine_with(*pythons, folder=Path(folder)) as here:
                 yield here
         except NotPossible as why:
