@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -239,6 +241,31 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     assert bystander.poll() is None
 
 
+async def test_the_agent_can_not_keep_us_from_its_lock_by_a_lease(folder: Path) -> None:
+    """Who owns a file may take one (fcntl(2)), and then nobody else opens it."""
+    lock, folder_of_its_own = folder / "agent.lock", folder / "own"
+    folder_of_its_own.mkdir()
+    folder_of_its_own.chmod(0o777)
+    leases = (
+        "import fcntl, sys, time\n"
+        "try: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_WRLCK); said = 'leased'\n"
+        "except OSError as error: said = error.strerror\n"
+        "open(sys.argv[2], 'w').write(said); time.sleep(600)\n"
+    )
+    said = folder_of_its_own / "said"
+    with launch.held(lock) as fd:
+        agent = launch.start(
+            ["/usr/bin/python3", "-c", leases, str(fd), str(said)],
+            user="nobody", env={}, workdir=Path("/"), output=folder / "out", lock_fd=fd,
+        )  # fmt: skip
+    wait_until(lambda: said.read_text(), "it has not tried")
+    assert said.read_text() == "Permission denied"
+    assert process.is_held(lock)
+    assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
+    await ending.stop(agent, lock, 5.0)
+    assert not process.is_held(lock)
+
+
 # --- the daemon --------------------------------------------------------------------------------
 
 
@@ -247,6 +274,27 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path / "node")
     yield node
     node.close()
+
+
+def test_endless_arguments_of_others_keep_no_agent_down(
+    node: Node, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Root reads the arguments of every process: here 40 times 600,000 empty words."""
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    words = ("/bin/sh", "-c", "sleep 600; :", *[""] * 600_000)
+    without_bound = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    room = partial(resource.setrlimit, resource.RLIMIT_STACK, without_bound)  # for arguments
+    for _ in range(40):
+        run(*AS_NOBODY, *words, preexec_fn=room, start_new_session=True)
+    for count in range(1, 3):
+        os.kill(node.living()[0], signal.SIGKILL)
+        node.wait("it is started again", partial(_has_started, node, 1 + count))
+
+
+def _has_started(node: Node, times: int) -> bool:
+    return len(node.starts) == times and len(node.living()) == 1
 
 
 def test_a_daemon_ends_nobody_who_reads_the_start_script(

@@ -123,7 +123,7 @@ def start(
     who = account(user)
     _forget_dead_children()
     if os.geteuid() == 0:
-        os.fchown(lock_fd, who.uid, -1)  # tells whose it is: process.holders
+        os.fchown(lock_fd, -1, who.uid)  # as its group: tells whose it is, process.holders
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(

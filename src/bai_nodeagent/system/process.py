@@ -24,12 +24,16 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from ..text import clean
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0
+WORDS_BYTES_AT_MOST = 4096
+# Of one process. A lock that was inherited is among the first.
+_DESCRIPTORS_AT_MOST = 1024
 _DEAD = "ZXx"
 
 
@@ -118,10 +122,14 @@ def folder_of(process: Process) -> str:
         return ""
 
 
-def command_of(process: Process) -> tuple[str, ...]:
-    """Its arguments; empty when it is gone or a kernel thread. Blocks."""
+def command_of(process: Process, limit: int = WORDS_BYTES_AT_MOST) -> tuple[str, ...]:
+    """Its arguments, or so many bytes of them; empty when it is gone or a kernel thread. Blocks.
+
+    A process overwrites its own as it likes, with megabytes of empty words too.
+    """
     try:
-        raw = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        with Path(f"/proc/{process.pid}/cmdline").open("rb", buffering=0) as file:
+            raw = file.read(limit)
     except OSError:
         return ()
     return tuple(os.fsdecode(word) for word in raw.removesuffix(b"\0").split(b"\0") if raw)
@@ -166,13 +174,15 @@ def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
 
     Who holds it can pass it on to any process that takes descriptors (SCM_RIGHTS, unix(7)),
     and what is found here is ended by root. So it counts with the account alone
-    that the lock was made for: `launch.start` gives the file to it. Of root's
+    that the lock was made for: `launch.start` notes that as the file's group. Not as its
+    owner, who could keep us from opening it by a lease (fcntl(2)). Of root's
     everybody counts, who may have become another since.
     """
     wanted, file = str(lock.resolve()), _kernel_name(lock)
     if not file:
         return []
-    heir = lock.stat().st_uid
+    status = lock.stat()
+    heir = status.st_uid or status.st_gid
     return [
         p
         for p in among
@@ -193,7 +203,9 @@ def _may_inherit(process: Process, heir: int) -> bool:
 def _holds(process: Process, path: str, file: bytes) -> bool:
     folder = f"/proc/{process.pid}"
     with contextlib.suppress(OSError):
-        for fd in os.listdir(f"{folder}/fd"):  # noqa: PTH208
+        with os.scandir(f"{folder}/fd") as entries:
+            descriptors = [entry.name for entry in islice(entries, _DESCRIPTORS_AT_MOST)]
+        for fd in descriptors:
             with contextlib.suppress(OSError):
                 if os.readlink(f"{folder}/fd/{fd}") != path:  # noqa: PTH115
                     continue

@@ -64,9 +64,11 @@ class Search:
             self._check_exec(leader)
             return Around(stray=leader, is_ours=True)
         left = self.left_behind(record)
-        others = [p for p in everyone if p not in left]
+        uids = self._uids()
+        # Before anything of theirs is read: whoever can't be the agent costs one question each.
+        others = [p for p in everyone if p not in left and _is_of(p, uids)]
         wanted = executable.executable(command, self._spec.workdir, self._search_path())
-        stray = self._by_command(others, command, wanted) if wanted else None
+        stray = self._by_command(others, everyone, command, wanted) if wanted else None
         estranged: set[Process] = set()
         found: tuple[sockets.Listener, ...] = ()
         if stray is None and is_backendai(self._spec.health, command):
@@ -96,20 +98,25 @@ class Search:
         return title.startswith(MAIN_TITLE) or is_backendai("auto", process.command_of(orphan))
 
     def _by_command(
-        self, among: list[Process], command: tuple[str, ...], wanted: Executable
+        self,
+        among: list[Process],
+        everyone: list[Process],
+        command: tuple[str, ...],
+        wanted: Executable,
     ) -> Process | None:
         """The agent by its arguments, and by all that nobody can choose for himself."""
         folder = self._folder()
+        limit = process.WORDS_BYTES_AT_MOST + sum(len(os.fsencode(word)) + 1 for word in command)
         alike = [
             p
             for p in among
             if p.pid != os.getpid()
-            and executable.has_words_of(process.command_of(p), command, wanted)
+            and executable.has_words_of(process.command_of(p, limit), command, wanted)
             and (found := self._traits(p))
             and executable.runs(found, wanted)
             and found.folder == (folder or found.folder)
         ]
-        tops = executable.topmost(alike, among)
+        tops = executable.topmost(alike, everyone)
         return min(tops, key=lambda each: (each.start_ticks, each.pid), default=None)
 
     def _by_title(
@@ -188,6 +195,13 @@ class Search:
             return {0, os.geteuid(), launch.account(self._spec.user).uid}
         except Refused:
             return {0, os.geteuid()}
+
+
+def _is_of(one: Process, uids: set[int]) -> bool:
+    try:
+        return process.uid_of(one) in uids
+    except OSError:
+        return False  # gone
 
 
 def version_at(command: Sequence[str]) -> Version:
