@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -89,8 +91,9 @@ def _print(answer: Answer, redactor: Redactor, *, as_json: bool) -> int:
         if as_json and answer.value is not None:
             print(json_text(redactor.value(answer.value)))
         elif not as_json:
+            width = terminal_width() if answer.is_table else None
             for line in answer.lines:
-                print(shown(line))
+                print(fitting(shown(line), width))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough: `schema | head`
         _give_up(sys.stdout)
@@ -100,6 +103,23 @@ def _print(answer: Answer, redactor: Redactor, *, as_json: bool) -> int:
             print(f"bai-nodeagent: stdout: {error.strerror}", file=sys.stderr, flush=True)
         return UNPRINTED
     return answer.code
+
+
+def terminal_width() -> int | None:
+    """None where stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fitting(line: str, width: int | None) -> str:
+    """As much of it as fits; wide characters take two columns."""
+    if width is None:
+        return line
+    taken = 0
+    for at, character in enumerate(line):
+        taken += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if taken > width:
+            return line[:at]
+    return line
 
 
 def _give_up(stream: TextIO) -> None:

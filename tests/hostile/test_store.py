@@ -18,7 +18,7 @@ from bai_nodeagent.store import EtcdSettings, FileSettings
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.store.files import FileStore
 from node_under_test import Node
-from servers import EtcdServer
+from servers import Etcd, EtcdServer
 
 CLUSTER = "desired/cluster"
 NO_RESYNC_S = 25.0  # an event takes seconds after an outage, the resync 48 s and more
@@ -164,3 +164,21 @@ command = ["{sys.executable}", "-c", "{n}"]
         stop.set()
         orders.join()
         node.close()
+
+
+def test_what_a_node_writes_below_its_own_name_costs_nobody_else(
+    etcd: Etcd, prefix: str, tmp_path: Path
+) -> None:
+    """More than one answer of etcd may hold, under keys that nobody reads."""
+    node = Node(tmp_path / "node", etcd, prefix)
+    node.desire()
+    node.put("node/i-evil/status", '{"summary": "Ready"}')
+    for number in range(50):
+        node.put(f"node/i-evil/junk/{number}", "x" * 1_400_000)
+    answer = node.run("nodes")
+    assert (answer.returncode, answer.stdout.split()[:2]) == (0, ["i-evil", "Unknown"])
+    changed = tmp_path / "cluster.toml"
+    changed.write_text(node.document("two"))
+    answer = node.run("put", "cluster", str(changed))
+    assert answer.returncode == 0, answer.stderr
+    etcd.etcdctl("del", "--prefix", f"{prefix}/local/node/i-evil/")

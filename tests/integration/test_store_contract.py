@@ -213,6 +213,7 @@ async def test_list_gives_all_below_and_nothing_beside(store: Store) -> None:
         "node/b/status": b"node/b/status",
     }
     assert set((await store.list("desired/")).entries) == {"desired/node/a"}
+    assert await store.names("node/") == frozenset(listed.entries)
 
 
 # --- writing

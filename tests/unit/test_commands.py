@@ -12,7 +12,6 @@ import pytest
 from bai_nodeagent.commands import documents, fleet
 from bai_nodeagent.commands.fleet import Report
 from bai_nodeagent.store import FileSettings
-from bai_nodeagent.store.base import Snapshot
 from bai_nodeagent.store.files import FileStore
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -85,8 +84,8 @@ def test_a_digest_that_is_not_there_is_said_so() -> None:
 class Raced(FileStore):
     """Somebody else writes the cluster's document after it was read."""
 
-    async def list(self, below: str) -> Snapshot:
-        found = await super().list(below)
+    async def names(self, below: str) -> frozenset[str]:
+        found = await super().names(below)
         if below == "node/":
             await self.put("desired/cluster", b"api-version = 1 # theirs")
         return found

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bai_nodeagent.cli import fitting
 from bai_nodeagent.commands import fleet, told
 from bai_nodeagent.commands.told import Unreadable
 from bai_nodeagent.store.base import Entry
@@ -60,7 +61,8 @@ def test_what_is_no_status_is_unreadable_and_the_rest_of_the_fleet_is_shown(raw:
         "node/i-b/status": Entry(json.dumps(READY).encode(), 1),
         "node/i-b/alive": Entry(b"", 1),
     }
-    found = {each.node: each.summary for each in fleet.reports_of(entries)}
+    statuses = {key: entry for key, entry in entries.items() if key.endswith("/status")}
+    found = {each.node: each.summary for each in fleet.reports_of(statuses, entries)}
     assert found == {"i-a": "Unreadable", "i-b": "Ready"}
 
 
@@ -70,7 +72,7 @@ def test_whatever_is_read_is_shown_in_printable_lines_of_our_own(document: objec
     lines = fleet.shown(report, "says a store").lines
     assert "".join(lines).replace("\n", "").replace("\t", "").isprintable()
     assert "\n" not in lines[0]
-    assert fleet._headline(report).isprintable()
+    assert fleet.headline(report).isprintable()
 
 
 def test_no_name_and_no_word_forges_a_row() -> None:
@@ -79,9 +81,27 @@ def test_no_name_and_no_word_forges_a_row() -> None:
         "i-1\ni-2 Ready", json.dumps(READY | {"conditions": [bad]}).encode(), is_alive=True
     )
     assert report.node == r"i-1\ni-2 Ready"
-    assert fleet._headline(report) == r"A\n i-x Ready: B\x1b[1A: m"
+    assert fleet.headline(report) == r"A\n i-x Ready: B\x1b[1A: m"
 
 
 def test_a_newer_daemon_may_say_more() -> None:
     known = told.read(json.dumps(READY | {"new": {"a": [1, "x"]}, "summary": "New"}).encode())
     assert (known.summary, known.document["new"]) == ("New", {"a": [1, "x"]})
+
+
+def test_no_row_goes_on_where_a_terminal_begins_its_next_line() -> None:
+    forged = "x" + " \u3164\u2800" * 40 + "i-good  Ready"
+    condition = {"type": "Agent", "status": "False", "reason": "Bad", "message": forged}
+    raw = json.dumps(READY | {"summary": "Degraded", "conditions": [condition]}).encode()
+    entries = {"node/i-evil/status": Entry(raw, 1), "node/i-evil/alive": Entry(b"", 1)}
+    statuses = {"node/i-evil/status": entries["node/i-evil/status"]}
+    (report,) = fleet.reports_of(statuses, entries)
+    assert fleet.headline(report) == "Agent: Bad: x i-good Ready"
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "shown"),
+    [("abcdef", None, "abcdef"), ("abcdef", 4, "abcd"), ("日本語", 5, "日本"), ("ab", 80, "ab")],
+)
+def test_a_row_is_cut_at_the_width_of_a_terminal(line: str, width: int | None, shown: str) -> None:
+    assert fitting(line, width) == shown

@@ -13,9 +13,11 @@ STORE_DEADLINE_S = 10.0
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a command came to: `lines` for people or `value` for `--json` go to stdout,
-    `notes` to stderr."""
+    `notes` to stderr. `is_table`: on a terminal a line is cut at its width, and never goes on
+    in the next."""
 
     code: int
     lines: Sequence[str] = ()
     value: Any = None
     notes: Sequence[str] = ()
+    is_table: bool = False

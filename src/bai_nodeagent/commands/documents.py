@@ -76,9 +76,8 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     key = f"desired/{layer}"
     there = (await store.list("desired/")).entries
     before = there.get(key)
-    nodes = (await store.list("node/")).entries
     entries = {**there, key: Entry(raw, 0)}
-    reports = fleet.reports_of(nodes)
+    reports = await fleet.reports(store)
     told, known = _merged(key, entries, reports), _merged(key, there, reports)
     if any(mistake not in known for mistake in told):
         return _mistaken(told)

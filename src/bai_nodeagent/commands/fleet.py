@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ WORST_FIRST = (
     "Ready",
 )
 _NAME_AT_MOST = 64
+_STATUS = re.compile(r"node/[^/]+/status")
+_BLANKS = re.compile(r"[\s\u115f\u1160\u2800\u3164\uffa0]+")
 _HEADLINE_AT_MOST = 300
 
 
@@ -99,27 +102,33 @@ async def nodes(store: Store) -> Answer:
     """The fleet, worst first. 0, or 4 when the store can't be reached."""
     try:
         with anyio.fail_after(STORE_DEADLINE_S):
-            found = (await store.list("node/")).entries
+            found = await reports(store)
     except (Unavailable, TimeoutError) as error:
         return _unreachable(str(error) or f"{store.where} does not answer")
-    reports = reports_of(found)
-    reports.sort(key=lambda r: (_rank(r.summary), r.node))
-    width = max((len(report.node) for report in reports), default=0)
-    lines = [f"{r.node:{width}}  {r.summary:11}  {_headline(r)}".rstrip() for r in reports]
+    found.sort(key=lambda r: (_rank(r.summary), r.node))
+    width = max((len(report.node) for report in found), default=0)
+    lines = [f"{r.node:{width}}  {r.summary:11}  {headline(r)}".rstrip() for r in found]
     value = [
-        {"node": r.node, "summary": r.summary, "alive": r.is_alive, "headline": _headline(r)}
-        for r in reports
+        {"node": r.node, "summary": r.summary, "alive": r.is_alive, "headline": headline(r)}
+        for r in found
     ]
-    return Answer(0, lines, value)
+    return Answer(0, lines, value, is_table=True)
 
 
-def reports_of(entries: Mapping[str, Entry]) -> list[Report]:
-    """Every status below `node/`, whatever stands there under whatever name."""
-    parts = ((key.split("/"), entry) for key, entry in entries.items())
+async def reports(store: Store) -> list[Report]:
+    """Every status below `node/`. Nothing else there is fetched: a node may write what it likes
+    below its own name, and as much of it."""
+    names = await store.names("node/")
+    keys = [name for name in sorted(names) if _STATUS.fullmatch(name)]
+    return reports_of((await store.read(keys)).entries, names)
+
+
+def reports_of(statuses: Mapping[str, Entry], names: Collection[str]) -> list[Report]:
+    """From the statuses by key, and the names of all keys: whether a node is alive."""
+    ids = {key: key.split("/")[1] for key in statuses}
     return [
-        read(part[1], entry.raw, is_alive=f"node/{part[1]}/alive" in entries)
-        for part, entry in parts
-        if len(part) == 3 and part[2] == "status"
+        read(node, statuses[key].raw, is_alive=f"node/{node}/alive" in names)
+        for key, node in ids.items()
     ]
 
 
@@ -149,7 +158,7 @@ def _rank(summary: str) -> int:
     return WORST_FIRST.index(summary) if summary in WORST_FIRST else 0
 
 
-def _headline(report: Report) -> str:
+def headline(report: Report) -> str:
     """The worst that a node says, in one line."""
     if report.told is None:
         return report.fault
@@ -158,7 +167,9 @@ def _headline(report: Report) -> str:
     for each in report.told.conditions:
         if each["status"] != "True":
             first = each["message"].partition("\n")[0]
-            return clean(f"{each['type']}: {each['reason']}: {first}", _HEADLINE_AT_MOST)
+            # Blanks would push the rest to where the terminal begins its next line.
+            text = _BLANKS.sub(" ", f"{each['type']}: {each['reason']}: {first}")
+            return clean(text, _HEADLINE_AT_MOST)
     return ""
 
 

@@ -93,6 +93,10 @@ class Store(Protocol):
         """All keys that start with `below` ("node/", "desired/")."""
         ...
 
+    async def names(self, below: str) -> frozenset[str]:
+        """The names of all keys that start with `below`; their values are not fetched."""
+        ...
+
     def presence(
         self, key: str, value: bytes, replaces: Callable[[bytes], bool]
     ) -> AbstractAsyncContextManager[Presence]:

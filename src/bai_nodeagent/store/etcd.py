@@ -38,6 +38,10 @@ class EtcdStore:
     async def list(self, below: str) -> Snapshot:
         return self._snapshot(await self._client.get_prefix(self._full(below)))
 
+    async def names(self, below: str) -> frozenset[str]:
+        found = await self._client.get_prefix(self._full(below), names_alone=True)
+        return frozenset(self._snapshot(found).entries)
+
     async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
         try:
             return await self._client.put(self._full(key), value, expected=expected)

@@ -179,11 +179,14 @@ class FileStore:
         )
 
     async def list(self, below: str) -> Snapshot:
+        return await self.read(sorted(await self.names(below)))
+
+    async def names(self, below: str) -> frozenset[str]:
         with self._locked():
             paths = (path.relative_to(self._folder) for path in self._folder.rglob("*"))
             keys = {key_of(str(path)) for path in paths if (self._folder / path).is_file()}
             known = self._load().seen.keys()
-        return await self.read(sorted(k for k in keys | known if k and k.startswith(below)))
+        return frozenset(k for k in keys | known if k and k.startswith(below))
 
     async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
         with self._locked():

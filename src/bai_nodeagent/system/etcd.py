@@ -34,6 +34,7 @@ import grpc.aio
 from etcd3 import etcdrpc
 
 LIST_PAGE = 500  # keys
+NAMES_PAGE = 10_000
 TXN_OPS_AT_MOST = 128  # etcd's default of --max-txn-ops
 
 _NO_AUTHENTICATION = "authentication is not enabled"
@@ -97,14 +98,19 @@ class EtcdClient:
         for key in keys:
             await self._get_at_once([key], 0)
 
-    async def get_prefix(self, prefix: str) -> Reading:
-        """All keys that start with `prefix`, in pages at one revision."""
+    async def get_prefix(self, prefix: str, *, names_alone: bool = False) -> Reading:
+        """All keys that start with `prefix`, in pages at one revision; `names_alone`: without
+        their values, which may be large, and many."""
         start, end = prefix.encode(), etcd3.utils.increment_last_byte(prefix.encode())
         entries: dict[str, KeyValue] = {}
         revision = 0
         while True:
             request = etcdrpc.RangeRequest(
-                key=start, range_end=end, limit=LIST_PAGE, revision=revision
+                key=start,
+                range_end=end,
+                limit=NAMES_PAGE if names_alone else LIST_PAGE,
+                revision=revision,
+                keys_only=names_alone,
             )
             about = f"read all keys below {prefix}"
             response = await self._call("kvstub.Range", request, about)
