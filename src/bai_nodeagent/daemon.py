@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import signal
 import socket
 from dataclasses import replace
@@ -26,7 +27,7 @@ from .kinds import KINDS
 from .model import Standing, Stuck
 from .site import CannotStart, Site, locked
 from .store.base import Presence
-from .system import files, kept
+from .system import files, kept, sockets
 from .system.blocking import in_thread
 from .system.notify import notify, watchdog_interval_s
 
@@ -207,7 +208,8 @@ async def _end_of_service() -> None:
 async def _server(site: Site, node: Node) -> Server | None:
     """HTTP; None while its address is not known or not on the node.
 
-    Raises CannotStart where the port is taken.
+    Raises CannotStart where the port is taken by root, or by our own account. Any other may
+    be quicker than we at a start of the node: that must not leave it unkept.
     """
     views = Views(node.metrics.text, lambda: node.reporter.newest, lambda: node.loop.is_moving)
     host, port = site.settings.listen
@@ -219,9 +221,12 @@ async def _server(site: Site, node: Node) -> Server | None:
     except (Stuck, socket.gaierror) as error:
         log.warning("http.waiting", listen=host, error=str(error))
     except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
+        others = sockets.accounts_at(port) - {0, os.geteuid()}
+        is_waited_for = error.errno == errno.EADDRINUSE and others
+        if error.errno != errno.EADDRNOTAVAIL and not is_waited_for:
             raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
-        log.warning("http.waiting", listen=host, error=error.strerror)
+        who = f" (account {min(others)} listens there)" if others else ""
+        log.warning("http.waiting", listen=host, error=f"{error.strerror}{who}")
     return None
 
 

@@ -91,3 +91,19 @@ def test_nobody_else_speaks_for_the_daemon(node: Node) -> None:
             assert "says the daemon on this node" not in answer.stdout
         finally:
             impostor.kill()
+
+
+def test_whoever_takes_the_port_first_leaves_no_node_unkept(node: Node) -> None:
+    command = [*AS_THEM, "/usr/bin/python3", "-c", IMPOSTOR, str(node.port)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as squatter:
+        try:
+            assert squatter.stdout is not None
+            assert squatter.stdout.readline() == b"listens\n"
+            node.desire()
+            node.start()
+            node.wait("an agent", lambda: [marker for _, marker in node.starts] == ["one"])
+            assert "account 61001 listens there" in node.log
+        finally:
+            squatter.kill()
+    node.wait("it serves", lambda: node.http("/readyz") == (200, "Ready\n"))

@@ -182,3 +182,17 @@ def test_what_a_node_writes_below_its_own_name_costs_nobody_else(
     answer = node.run("put", "cluster", str(changed))
     assert answer.returncode == 0, answer.stderr
     etcd.etcdctl("del", "--prefix", f"{prefix}/local/node/i-evil/")
+
+
+def test_an_alive_without_a_lease_stops_nobody(etcd: Etcd, prefix: str, tmp_path: Path) -> None:
+    """Whoever has a node's password writes it once, and it would stay for ever."""
+    node = Node(tmp_path / "node", etcd, prefix)
+    node.put("node/i-test01/alive", '{"instance": "x", "machine-id": "y", "pid": 1}')
+    node.desire()
+    node.start()
+    try:
+        node.wait_ready("one")
+        key = f"{prefix}/local/node/i-test01/alive"
+        node.wait("ours", lambda: '"x"' not in etcd.etcdctl("get", key, "--print-value-only"))
+    finally:
+        node.close()

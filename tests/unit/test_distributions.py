@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent.kinds.plugins.rules import PluginRules
+from bai_nodeagent.model import Refused
 from bai_nodeagent.system import distributions
 from bai_nodeagent.system.distributions import environment, folders_of, interpreter_of
 from bai_nodeagent.system.survey import Survey
@@ -172,3 +173,9 @@ def test_the_interpreter_of_other_commands(tmp_path: Path) -> None:
     assert interpreter_of(["/v/bin/python3.11", "-m", "agent"]) == Path("/v/bin/python3.11")
     assert interpreter_of([str(tmp_path / "missing")]) is None
     assert interpreter_of([]) is None
+
+
+def test_a_module_path_without_end_is_broken(venv: Path) -> None:
+    install(site(venv), module=".".join(["part"] * 60), file=None)
+    with pytest.raises(Refused, match="a module of more than 200 characters"):
+        plugins_of(venv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,13 @@ def test_how_it_stands(spec: PluginsSpec, actual: Actual, reason: str, words: st
 def test_while_something_is_being_installed_it_is_looked_at_again_soon(allowed: str) -> None:
     found = plan(spec(allowed), Actual(BOTH, {}, is_quiet=False))
     assert found.look_again_in_s == QUIET_S
+
+
+def test_a_crowd_of_long_modules_does_not_stop_the_loop() -> None:
+    crowd = [replace(MOCK, module=".".join(["ab"] * 60) + f".{n}") for n in range(100)]
+    began_s = time.process_time()
+    nearest("ai.backend.accelerator.rocm", crowd)
+    assert time.process_time() - began_s < 5
 
 
 def test_versions_and_devices_are_facts() -> None:

@@ -99,7 +99,9 @@ class _Holder:
         if self._lease and not await self._client.refresh(self._lease):
             self._lease = 0
         kv = (await self._client.get([self._key])).entries.get(self._key)
-        if not self._claim.may_write(kv.value if kv else None, anyio.current_time()):
+        # Without a lease it outlives whoever wrote it, and says of nobody that he is alive.
+        there = kv.value if kv and kv.lease else None
+        if not self._claim.may_write(there, anyio.current_time()):
             return
         if not self._lease:
             self._lease = await self._client.grant(self._lease_s)

@@ -40,6 +40,7 @@ LOOK_DEADLINE_S = 5.0
 FOLDERS_AT_MOST = 100
 PLUGINS_AT_MOST = 100
 _NAME_AT_MOST = 200
+_MODULE_AT_MOST = 200
 _HEAD_BYTES = 1024
 T = TypeVar("T")
 _PYTHON = re.compile(r"python[0-9.]*")
@@ -65,7 +66,7 @@ async def changes(
     try:
         while True:
             watched = _watched(await look(rules, asker), rules)
-            async with aclosing(inotify.changes(watched)) as events:
+            async with aclosing(inotify.changes(watched, is_apart=True)) as events:
                 async for _ in events:
                     if are_settled:
                         await _settle(rules, asker)
@@ -207,12 +208,15 @@ class _Distribution(PathDistribution):
     def points(self) -> Iterable[EntryPoint]:
         """Those of plugins, parsed as the agent does: what it can't parse ends it."""
         try:
-            found = self.entry_points.select(group=GROUP)
-            return [point for point in found if point.module]
+            found = [each for each in self.entry_points.select(group=GROUP) if each.module]
         except (AttributeError, TypeError) as error:
             text = f"{files.shown(self.metadata_folder)}/entry_points.txt can't be parsed"
             why = "the agent would die at its start; install its package anew"
             raise Refused("Broken", f"{text}: {why}") from error
+        if any(len(each.module) > _MODULE_AT_MOST for each in found):
+            text = f"{files.shown(self.metadata_folder)}/entry_points.txt names a module of more"
+            raise Refused("Broken", f"{text} than {_MODULE_AT_MOST} characters")
+        return found
 
 
 def _plugins(folders: Sequence[Path], survey: Survey) -> Iterator[Plugin]:

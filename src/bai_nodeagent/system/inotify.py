@@ -85,6 +85,7 @@ async def changes(
     *,
     of_names_alone: bool = False,
     is_written_by_others: bool = False,
+    is_apart: bool = False,
 ) -> AsyncGenerator[None, None]:
     """Yields once at the start of the watch, and then when one of the paths may have changed.
 
@@ -95,14 +96,16 @@ async def changes(
     `of_names_alone`: only what comes and goes counts. For /dev, where somebody
     closes /dev/null hundreds of times a second.
 
-    `is_written_by_others`: each write counts, also that of truncate(2), which opens
-    nothing; and the way is walked in a thread, since it may lead over a share that hangs.
+    `is_written_by_others`: each write counts, also that of truncate(2), which opens nothing.
+    `is_apart`, then as well: the way is walked in a thread, since others have laid it. It may
+    lead over a share that hangs, or through links without end.
     """
     wanted = list(paths)
     mask = _EVENTS & ~(flags.CLOSE_WRITE | flags.ATTRIB) if of_names_alone else _EVENTS
     mask |= flags.MODIFY if is_written_by_others else 0
+    is_apart = is_apart or is_written_by_others
     try:
-        async with aclosing(_changes(wanted, mask, is_apart=is_written_by_others)) as events:
+        async with aclosing(_changes(wanted, mask, is_apart=is_apart)) as events:
             async for _ in events:
                 yield
     except Stuck as error:
@@ -140,7 +143,7 @@ async def _changes(wanted: list[Path], mask: int, *, is_apart: bool) -> AsyncGen
 
         async def again() -> None:
             if is_apart:
-                what = f"watch {', '.join(map(str, wanted))}"
+                what = f"watch {', '.join(map(str, wanted))} ({inotify.fileno()})"
                 await in_thread(what, partial(_watch_again, inotify, watched, wanted, mask), WALK_S)
             else:
                 _watch_again(inotify, watched, wanted, mask)

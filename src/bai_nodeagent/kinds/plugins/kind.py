@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 from ...core.watching import together
@@ -46,6 +47,9 @@ NAME = "Plugins"
 # A GPU that falls off the bus, or comes back, is no event.
 LOOK_AGAIN_S = 30.0
 NEAR = 0.6
+# Likeness takes time by the square of lengths, and others choose these.
+NEAR_AT_MOST = 20
+PARTS_AT_MOST = 12
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,8 @@ def nearest(item: str, plugins: Iterable[Plugin]) -> str:
     Backend.AI says nothing. A short name may be an entry point's, or a last part.
     """
     scores: dict[str, float] = {}
-    for plugin in plugins:
-        parts = plugin.module.split(".")
+    for plugin in islice(plugins, NEAR_AT_MOST):
+        parts = plugin.module.split(".", PARTS_AT_MOST)[:PARTS_AT_MOST]
         for end in range(len(parts), 0, -1):
             path = ".".join(parts[:end])
             likeness = _likeness(item, path)

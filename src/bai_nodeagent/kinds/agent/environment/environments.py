@@ -204,7 +204,7 @@ async def changes(path: Path, asker: str) -> AsyncGenerator[None, None]:
     try:
         while True:
             watched = _watched(path, await look(path, asker))
-            async with aclosing(inotify.changes(watched)) as events:
+            async with aclosing(inotify.changes(watched, is_apart=True)) as events:
                 async for _ in events:
                     yield
                     if _watched(path, await look(path, asker)) != watched:
