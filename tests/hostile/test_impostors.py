@@ -241,14 +241,24 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     assert bystander.poll() is None
 
 
-async def test_the_agent_can_not_keep_us_from_its_lock_by_a_lease(folder: Path) -> None:
-    """Who owns a file may take one (fcntl(2)), and then nobody else opens it."""
+@pytest.mark.parametrize(
+    ("takes", "outcome"),
+    [
+        # Who owns a file may take one (fcntl(2)), and then nobody else opens it.
+        ("fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_WRLCK)", "Permission denied"),
+        ("fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)", "taken"),
+    ],
+    ids=["lease", "lock"],
+)
+async def test_the_agent_can_not_keep_us_from_its_lock(
+    folder: Path, takes: str, outcome: str
+) -> None:
     lock, folder_of_its_own = folder / "agent.lock", folder / "own"
     folder_of_its_own.mkdir()
     folder_of_its_own.chmod(0o777)
     leases = (
         "import fcntl, sys, time\n"
-        "try: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_WRLCK); said = 'leased'\n"
+        f"try: {takes}; said = 'taken'\n"
         "except OSError as error: said = error.strerror\n"
         "open(sys.argv[2], 'w').write(said); time.sleep(600)\n"
     )
@@ -259,7 +269,7 @@ async def test_the_agent_can_not_keep_us_from_its_lock_by_a_lease(folder: Path) 
             user="nobody", env={}, workdir=Path("/"), output=folder / "out", lock_fd=fd,
         )  # fmt: skip
     wait_until(lambda: said.read_text(), "it has not tried")
-    assert said.read_text() == "Permission denied"
+    assert said.read_text() == outcome
     assert process.is_held(lock)
     assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
