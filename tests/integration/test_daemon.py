@@ -405,7 +405,10 @@ def test_a_flapping_key_is_no_restart_storm(etcd_node: Node) -> None:
 def test_another_node_with_this_id_stops_all_changes(etcd_node: Node) -> None:
     node = etcd_node
     rival = {"instance": "x", "machine-id": "m2", "boot-id": "b2", "since": "2026-01-01T00:00:00Z"}
-    node.put(f"node/{node.id}/alive", json.dumps(rival))
+    assert node.etcd is not None
+    lease = node.etcd.etcdctl("lease", "grant", "600").split()[1]
+    key = f"{node.prefix}/local/node/{node.id}/alive"
+    node.etcd.etcdctl("put", f"--lease={lease}", key, json.dumps(rival))
     node.desire()
     node.start(sys.executable, str(SHORT_LEASE))
     node.wait_ready("one")  # it may be our own of before a reboot, until a lease is over
