@@ -21,6 +21,7 @@ import pytest
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
+from bai_nodeagent.model import Unavailable
 from bai_nodeagent.system import ending, launch, process
 from node_under_test import Node
 from servers import wait_until
@@ -239,6 +240,14 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
     assert bystander.poll() is None
+    # Nor does it keep the next agent from being started, which is found by a lock as well.
+    assert process.is_held(lock)
+    with launch.held(lock) as fd:
+        heir = run("sleep", "600", pass_fds=(fd,))
+        wait_until(shows(heir, ["sleep", "600"]), "no heir")
+    assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
+    with pytest.raises(Unavailable, match="still lives"), launch.held(lock):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from node_under_test import Node
+from node_under_test import AGENT, Node
 from servers import Etcd, EtcdServer
 
 SHORT_LEASE = Path(__file__).parent.parent / "short_lease_daemon.py"
@@ -127,6 +127,26 @@ def test_an_agent_that_read_a_hand_edit_is_restarted(node: Node) -> None:
     node.start()
     node.wait_ready("one")
     assert by_hand.wait(timeout=10) is not None
+    assert [marker for _, marker in node.starts] == ["one", "by hand", "one"]
+
+
+def test_an_agent_that_reads_a_hand_edit_in_its_start_is_restarted(node: Node) -> None:
+    """What it will find is noted before its start, and mended before anybody looks again."""
+    edits = (
+        "import os, pathlib, sys\n"
+        "file, once = (pathlib.Path(sys.argv[1], name) for name in ('agent.toml', 'edit-once'))\n"
+        "if once.exists():\n"
+        "    once.unlink()\n"
+        "    file.write_text(file.read_text().replace('one', 'by hand'))\n"
+    )
+    (node.folder / "agent.py").write_text(edits + AGENT)
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    (node.folder / "edit-once").touch()
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("started again", lambda: len(node.starts) > 1)
+    node.wait_ready("one")
     assert [marker for _, marker in node.starts] == ["one", "by hand", "one"]
 
 

@@ -250,6 +250,31 @@ def test_of_notes_under_another_key_no_life_is_known(tmp_path: Path, host: Host)
     assert Notes.of(host).read().life == life
 
 
+@pytest.mark.parametrize(
+    ("age_s", "changes", "is_real", "is_read"),
+    [
+        (0.5, {}, False, True),
+        (5.0, {}, False, False),
+        (50.0, {}, True, True),  # of the real one nothing has been heard yet
+        (50.0, {"well_s": 8.0}, True, False),
+        (50.0, {"is_adopted": True}, True, False),
+        (0.5, {"is_over": True}, False, False),
+        (0.5, {"inputs": {}}, False, False),  # nobody knows: nor after that
+    ],
+)
+def test_what_an_agent_has_read_that_is_just_starting(
+    age_s: float, changes: dict[str, Any], is_real: bool, is_read: bool
+) -> None:
+    has = {"command": "c", "agent.toml agent.id": "i1", "agent.toml agent.port": "p"}
+    life = replace(Life(has, started_s=100.0), **changes)
+    stood = {"command": "other", "agent.toml agent.id": "i2"}
+    after = Record("boot", life=life).writes(100.0 + age_s, stood, is_real=is_real)
+    assert after.wrote_s == 100.0 + age_s
+    assert after.life is not None
+    read = {"command": "c", "agent.toml agent.id": "i2"}
+    assert after.life.inputs == (read if is_read else life.inputs)
+
+
 def test_one_and_true_are_two_desired_states() -> None:
     one, true = (node({"supervisor": "systemd"}, {("debug", "on"): on}) for on in (1, True))
     assert agent_spec(one) == agent_spec(one)

@@ -26,6 +26,8 @@ from .stores import Servers
 # A restart for changed inputs may have to wait for its turn: once a minute, after three.
 REST_S = 180.0
 STEPS_AT_MOST = 5
+# An edit of agent.toml is found within moments, and then the agent has been starting for a second.
+STARTING_S = 3.0
 DESCRIPTORS_AT_MOST = 80
 THREADS_AT_MOST = 40
 BROKEN_AT_MOST = 10
@@ -168,20 +170,24 @@ class Walk:
             return False
         self.touched.add(sort)
         self.is_repaired = True
-        # Beside spoilt notes nobody knows with what the agent runs.
-        self.causes += sort == "drift" and self.are_notes_spoilt
+        self.causes += sort == "drift" and self._costs_a_restart()
         self.node.agent_toml.write_text(change(text))
         return True
 
     def _destroy(self, how: Callable[[Path], object]) -> bool:
         if self.touched & {"drift", "lines", "last"} or not self.node.agent_toml.exists():
             return False
-        # Beside spoilt notes nobody knows with what the agent runs.
-        self.causes += self.are_notes_spoilt
+        self.causes += self._costs_a_restart()
         self.touched.add("destroyed")
         self.is_repaired = True
         how(self.node.agent_toml)
         return True
+
+    def _costs_a_restart(self) -> bool:
+        """Nobody knows with what an agent runs beside spoilt notes, nor what one has read that
+        was just starting."""
+        age_s = time.time() - (self.node.folder / "starts").stat().st_mtime
+        return self.are_notes_spoilt or self.causes > 0 or age_s < STARTING_S
 
     # -- steps against processes
 

@@ -47,23 +47,38 @@ class Account:
 def held(lock: Path) -> Iterator[int]:
     """Takes the lock and gives its descriptor; who inherits that keeps the lock. Blocks.
 
-    Raises Unavailable when somebody else holds it.
+    Raises Unavailable when a process of an earlier start holds it. Whom that one has passed
+    it to says nothing of an agent, and is not ours to end: then another file is the lock.
     """
+    with _opened(lock) as fd:
+        if _takes(fd):
+            yield fd
+            return
+    if not process.holders(lock, process.living()):
+        lock.unlink()
+        with _opened(lock) as fd:
+            if _takes(fd):
+                yield fd
+                return
+    raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
+
+
+@contextlib.contextmanager
+def _opened(lock: Path) -> Iterator[int]:
     fd = kept.open_lock(lock)
     try:
-        _take(fd, lock)
         yield fd
     finally:
         os.close(fd)
 
 
-def _take(fd: int, lock: Path) -> None:
+def _takes(fd: int) -> bool:
     for _ in range(_LOCK_TRIES):
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)  # somebody may just be asking: process.is_held
-    raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_S)  # somebody may just be asking: process.is_held
+    return False
 
 
 def account(user: str | None) -> Account:

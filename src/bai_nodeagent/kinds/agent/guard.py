@@ -88,10 +88,11 @@ class Guard:
     def kept(self) -> Launch | None:
         return kept.read(self._path, lambda raw: typed(Launch, json_value(raw)))
 
-    def note_write(self) -> None:
-        """Notes that agent.toml is about to be written: who runs now has not read it. Blocks."""
-        now_s = process.now_s()
-        self._notes.update(lambda record: replace(record, wrote_s=now_s))
+    def note_write(self, stood: str | None, *, is_real: bool) -> None:
+        """Notes that agent.toml is about to be written, and what stands there (None: nothing):
+        who runs now has not read what comes. Blocks."""
+        now_s, inputs = process.now_s(), found(self._spec, stood, self._host.digest)
+        self._notes.update(lambda record: record.writes(now_s, inputs, is_real=is_real))
 
     async def look(
         self,

@@ -32,10 +32,13 @@ from .backendai.log_patterns import Trouble
 from .environment import environments
 from .environment import rules as install
 from .environment.environments import Environments
-from .spec import AgentSpec, Inputs, agent_spec, differing, found, is_in_step
+from .spec import AgentSpec, Inputs, agent_spec, differing, found, is_in_step, is_of_file
 
 # A process that lived longer than this starts the count of deaths anew.
 STABLE_S = 60.0
+# A process that dies in its first moment was never running. By then it has also read its
+# agent.toml; Backend.AI's own has when it first answers.
+STARTING_S = 1.0
 _TIMES_AT_MOST = 16
 CONFIG_DEADLINE_S = 5.0
 
@@ -168,6 +171,22 @@ class Record:
         """We are about to end the life, so its end will be no death."""
         record = self._changed(now_s) if cause == "changed" else self
         return replace(record, ending=cause)
+
+    def writes(self, now_s: float, stood: Inputs, *, is_real: bool) -> Record:
+        """agent.toml is about to be written, and `stood` is of what stands in it.
+
+        Whoever is only just starting has read that, or is still to read what comes. It
+        counts as having read that, so that what is desired is sure to reach it.
+        """
+        record, life = replace(self, wrote_s=now_s), self.life
+        if life is None or life.is_over or not life.inputs:
+            return record
+        is_reading = is_real and not life.well_s and not life.is_adopted
+        if not is_reading and now_s - life.started_s > STARTING_S:
+            return record
+        own = {part: value for part, value in life.inputs.items() if not is_of_file((part,))}
+        read = {part: value for part, value in stood.items() if is_of_file((part,))}
+        return replace(record, life=replace(life, inputs={**own, **read}))
 
     def works(self, now_s: float, rpc: str) -> Record:
         """The life is seen to work for the first time."""

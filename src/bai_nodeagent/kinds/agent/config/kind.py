@@ -117,7 +117,8 @@ class AgentConfig:
 
     def _apply(self, action: AgentConfigAction) -> None:
         if isinstance(action, Write) and self._guard:
-            self._guard.note_write()
+            stood = None if action.expected is None else action.expected.decode(errors="replace")
+            self._guard.note_write(stood, is_real=action.is_real)
         self._disk.apply(action)
 
     async def watch(self, wake: Wake) -> None:

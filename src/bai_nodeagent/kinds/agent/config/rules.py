@@ -47,6 +47,7 @@ class Write(Action):
 
     expected  what has to stand there still; None: nothing
     costs     the keys that change, and what each costs; not told of a new file
+    is_real   it is Backend.AI's agent that reads it
     """
 
     verb: ClassVar[str] = "write"
@@ -59,6 +60,7 @@ class Write(Action):
     diff: str = field(default="", repr=False)
     needs: tuple[str, ...] = ()
     is_in_place: bool = False
+    is_real: bool = False
 
     @property
     def summary(self) -> str:
@@ -207,6 +209,7 @@ def _rewrite(
         redact(changes),
         needs,
         is_in_place=spec.is_in_place,
+        is_real=actual.is_real,
     )
     return (*actions, write)
 

@@ -25,15 +25,13 @@ from ..environment.environments import Environments
 from ..environment.rules import NAME as ENVIRONMENT
 from ..environment.rules import PART, Switch, due_switch, without_environment
 from ..guard import Caution
-from ..record import Cause, Life, Record, adopted, due
+from ..record import STARTING_S, Cause, Life, Record, adopted, due
 from ..rollback import Past
 from ..sessions import SESSIONS_LOOK_S, Held, launch_of
 from ..spec import AgentSpec, Inputs, differing, is_in_step, is_same_start, unread
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
-# A process that dies in its first moment was never running; in a crash loop
-# that moment is longer, so that the condition does not flap with each try.
-STARTING_S = 1.0
+# In a crash loop the first moment is longer, so that the condition does not flap with each try.
 RECOVERING_S = 10.0
 # What is missing may be put there without an event.
 OBSTACLE_LOOK_S = 10.0
