@@ -217,11 +217,12 @@ async def _server(site: Site, node: Node) -> Server | None:
         found = await in_thread(
             "http.listen: its address", lambda: socket.getaddrinfo(host, port), DNS_DEADLINE_S
         )
-        return Server((str(found[0][4][0]), port), views)
+        address = str(found[0][4][0])
+        return Server((address, port), views)
     except (Stuck, socket.gaierror) as error:
         log.warning("http.waiting", listen=host, error=str(error))
     except OSError as error:
-        others = sockets.accounts_at(port) - {0, os.geteuid()}
+        others = sockets.accounts_at(address, port) - {0, os.geteuid()}
         is_waited_for = error.errno == errno.EADDRINUSE and others
         if error.errno != errno.EADDRNOTAVAIL and not is_waited_for:
             raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error

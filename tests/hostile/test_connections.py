@@ -89,8 +89,24 @@ def test_nobody_else_speaks_for_the_daemon(node: Node) -> None:
             answer = node.run("status")
             assert (answer.returncode, "Invalid" in answer.stdout) == (3, True)
             assert "says the daemon on this node" not in answer.stdout
+            assert "account 61001 that listens there" in answer.stderr
         finally:
             impostor.kill()
+
+
+def test_the_same_port_of_another_address_is_no_impostor(node: Node) -> None:
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    elsewhere = IMPOSTOR.replace("127.0.0.1", "127.0.0.2")
+    command = [*AS_THEM, "/usr/bin/python3", "-c", elsewhere, str(node.port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"listens\n"
+            assert "says the daemon on this node" in node.run("status").stdout
+        finally:
+            other.kill()
 
 
 def test_whoever_takes_the_port_first_leaves_no_node_unkept(node: Node) -> None:

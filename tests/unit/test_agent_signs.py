@@ -214,8 +214,8 @@ def test_the_last_words_of_this_life_say_why(
 
 def test_a_listener_is_in_the_way_where_both_can_t_bind() -> None:
     needed = Endpoints(Endpoint("10.0.0.1", 6001), (Endpoint("", 40128),))
-    same, other = Listener("10.0.0.1", 6001, 7), Listener("10.0.0.2", 6001, 8)
-    every, meta = Listener("::", 6001, 9), Listener("127.0.0.1", 40128, 10)
+    same, other = Listener("10.0.0.1", 6001, 0, 7), Listener("10.0.0.2", 6001, 0, 8)
+    every, meta = Listener("::", 6001, 0, 9), Listener("127.0.0.1", 40128, 0, 10)
     assert needed.taken([same, other, every, meta]) == (same, every, meta)
 
 

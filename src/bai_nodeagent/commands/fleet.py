@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from typing import Any
@@ -95,7 +95,8 @@ async def status(settings: Settings, store: Store, me: str, node: str) -> Answer
         text = f"{node}: has never reported to {store.where}"
         return Answer(3, value={"error": text}, notes=[text])
     report = read(node, found[keys[0]].raw, is_alive=keys[1] in found)
-    return shown(report, f"says {store.where}")
+    answer = shown(report, f"says {store.where}")
+    return replace(answer, notes=[why]) if why else answer
 
 
 async def nodes(store: Store) -> Answer:
@@ -212,9 +213,11 @@ async def _from_daemon(settings: Settings, me: str) -> Report:
     host, port = settings.listen
 
     def ask() -> bytes:
-        if others := sockets.accounts_at(port) - {0, os.geteuid()}:
-            raise Unavailable(f"it is account {min(others)} that listens there, not the daemon")
         with closing(HTTPConnection(host, port, timeout=HTTP_DEADLINE_S)) as connection:
+            connection.connect()
+            address = connection.sock.getpeername()[0]
+            if others := sockets.accounts_at(address, port) - {0, os.geteuid()}:
+                raise Unavailable(f"it is account {min(others)} that listens there, not the daemon")
             connection.request("GET", "/status")
             return connection.getresponse().read(WHOLE_AT_MOST + 1)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Collection
-from dataclasses import dataclass
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +25,12 @@ Answer = Literal["greets", "speaks otherwise", "is silent", "refuses"]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process that listens on a port. `pid` is 0 where we may not see it."""
+    """A process that listens on a port, and its account. `pid` is 0 where that is not known."""
 
     host: str
     port: int
-    pid: int
+    uid: int
+    pid: int = 0
 
     def is_in_the_way_of(self, host: str) -> bool:
         """Whether nobody else can listen on that address now. "": on all of them."""
@@ -41,26 +45,53 @@ def _is_any(host: str) -> bool:
 
 
 def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
-    """Who listens on these ports in our network namespace. Blocks: it looks into all of /proc."""
-    found = psutil.net_connections(kind="tcp")
+    """Who listens on these ports in our network namespace. Blocks.
+
+    Whose process that is costs a walk through all descriptors of all processes, as many as
+    they like to have: it is done only where somebody listens.
+    """
+    found = listening(ports)
+    if not found:
+        return ()
+    pids = {
+        (each.laddr.ip, each.laddr.port): each.pid or 0
+        for each in psutil.net_connections(kind="tcp")
+        if each.status == psutil.CONN_LISTEN
+    }
+    return tuple(replace(each, pid=pids.get((each.host, each.port), 0)) for each in found)
+
+
+def listening(ports: Collection[int]) -> tuple[Listener, ...]:
+    """The same without pids. Blocks for moments.
+
+    proc_net(5) has a line each: number, local address in hexadecimal, remote one, state, three
+    more words, the account. Whoever listens comes before all connections.
+    """
+    found = ((*words[1].split(":"), words[7]) for words in _lines())
     return tuple(
-        Listener(each.laddr.ip, each.laddr.port, each.pid or 0)
-        for each in found
-        if each.status == psutil.CONN_LISTEN and each.laddr.port in ports
+        Listener(_address(host), int(port, 16), int(uid))
+        for host, port, uid in found
+        if int(port, 16) in ports
     )
 
 
-def accounts_at(port: int) -> frozenset[int]:
-    """The accounts whose processes listen on a TCP port of this host. proc_net(5) has a line each:
-    number, local address in hexadecimal, remote one, state, three more words, the account."""
-    found = set()
+def accounts_at(host: str, port: int) -> frozenset[int]:
+    """The accounts whose processes listen on that address, a number. Blocks for moments."""
+    return frozenset(each.uid for each in listening([port]) if each.is_in_the_way_of(host))
+
+
+def _lines() -> Iterator[list[str]]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-            for line in Path(table).read_text().splitlines()[1:]:
-                words = line.split()
-                if words[3] == _LISTENS and int(words[1].rpartition(":")[2], 16) == port:
-                    found.add(int(words[7]))
-    return frozenset(found)
+        with contextlib.suppress(FileNotFoundError), Path(table).open() as lines:  # no IPv6
+            next(lines)
+            yield from takewhile(lambda words: words[3] == _LISTENS, map(str.split, lines))
+
+
+def _address(digits: str) -> str:
+    """From hexadecimal, by words of four bytes in the order of this machine."""
+    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+    raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
 
 async def ask(host: str, port: int) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -261,13 +262,13 @@ class Desk:
     async def _signs(
         self, main: Process, life: Life | None, command: tuple[str, ...], text: str | None
     ) -> Signs:
-        def look() -> tuple[list[Process], Process | None, Version]:
+        def look() -> tuple[list[Process], Process | None, Version, int | None]:
             family = process.below(main)
             worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
-            return family, next(worker, None), version_at(command)
+            return family, next(worker, None), version_at(command), _uid_of(main)
 
         found_now = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
-        family, worker, version = found_now
+        family, worker, version, uid = found_now
         wanted = endpoints(text, version, self.spec.env)
         rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
         frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
@@ -276,12 +277,13 @@ class Desk:
         if answer != "greets" or not (life and life.well_s):
             # Who listens costs a walk through all of /proc: not asked of one that works.
             found = await self._listeners(wanted.ports)
-            ours = {p.pid for p in family} | {0}
-            own = next((o for o in found if o.port == rpc.port and o.pid in ours), None)
+            pids = {p.pid for p in family}
+            ours = {o for o in found if (o.pid in pids if o.pid else o.uid == uid)}
+            own = next((o for o in found if o.port == rpc.port and o in ours), None)
             if own and not rpc.host:
                 rpc = Endpoint(own.host, own.port)
                 answer = await sockets.ask(rpc.host, rpc.port)
-            strangers = [o for o in wanted.taken(found) if o.pid not in ours]
+            strangers = [o for o in wanted.taken(found) if o not in ours]
             taken = described(strangers)
             if answer == "greets" and any(o.port == rpc.port for o in strangers):
                 answer = "refuses"  # it is a stranger that does
@@ -319,6 +321,12 @@ class Desk:
             return None
         sessions = await self.guard.sessions()
         return None if sessions is None else sessions.count
+
+
+def _uid_of(one: Process) -> int | None:
+    with contextlib.suppress(OSError):  # it is gone
+        return process.uid_of(one)
+    return None
 
 
 def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:

@@ -223,23 +223,19 @@ def noted_pid(file: Path | None) -> int:
 def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
     """Ports and who has them, for people."""
     return tuple(
-        sorted({f"port {one.port} by {_who(one.pid)}" for one in listeners}),
+        sorted({f"port {one.port} by {_who(one)}" for one in listeners}),
     )
 
 
-def _who(pid: int) -> str:
+def _who(one: sockets.Listener) -> str:
     """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
-    owner = process.find(pid) if pid else None
+    owner = process.find(one.pid) if one.pid else None
     if owner is None:
-        return "a process that we may not see"
-    return f"process {pid} ({process.name_of(owner)}, {_account(owner)})"
+        return f"a process of {_account(one.uid)}"
+    return f"process {one.pid} ({process.name_of(owner)}, {_account(one.uid)})"
 
 
-def _account(of: Process) -> str:
-    try:
-        uid = process.uid_of(of)
-    except OSError:
-        return "gone"
+def _account(uid: int) -> str:
     try:
         return f"user {clean(pwd.getpwuid(uid).pw_name)}"
     except KeyError:
