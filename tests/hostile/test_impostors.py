@@ -295,6 +295,34 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.close()
 
 
+@pytest.mark.parametrize("user", ["", "root", "nobody"])
+def test_it_is_told_that_root_runs_what_another_account_can_replace(node: Node, user: str) -> None:
+    """Whoever owns an environment is root as soon as its agent is: nothing else here says so."""
+    theirs = node.folder / "theirs"
+    theirs.mkdir()
+    (theirs / "run").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" "{node.folder}/agent.py" "{node.folder}"\n'
+    )
+    (theirs / "run").chmod(0o755)
+    os.chown(theirs, 65534, 65534)
+    named = f'command = ["{sys.executable}", "{node.folder}/agent.py", "{node.folder}"]'
+    agent = f'user = "{user}"' if user else ""
+    node.desire(node.document(agent=agent).replace(named, f'command = ["{theirs}/run"]'))
+    node.start()
+    if user == "nobody":
+        node.folder.chmod(0o777)
+        node.wait(
+            "it is started", lambda: node.condition("Agent")["reason"] not in ("", "Starting")
+        )
+        assert "root runs" not in node.condition("Agent")["message"]
+    else:
+        node.wait_reason("Agent", "Running")
+        assert (
+            f"root runs {theirs}/run, which others can replace"
+            in node.condition("Agent")["message"]
+        )
+
+
 def test_endless_arguments_of_others_keep_no_agent_down(
     node: Node, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

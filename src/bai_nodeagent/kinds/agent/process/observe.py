@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any
 import anyio
 
 from ....model import Host, Refused, Stuck, Unavailable, Wake
-from ....system import distributions, ending, inotify, output, process, sockets
+from ....system import (
+    distributions,
+    ending,
+    inotify,
+    output,
+    process,
+    sockets,
+)
 from ....system.blocking import in_thread
 from ....system.process import Process
 from ...plugins.rules import Environment
@@ -257,7 +265,20 @@ class Desk:
             "environments": seen,
             "not_switched": self.not_switched,
             "obstacle": await self.obstacle(launch, record, wants, seen),
+            "entrusted": await self._entrusted(launch) if main else "",
         }
+
+    async def _entrusted(self, launch: Launch | None) -> str:
+        """Who besides root decides what runs as root, as a sentence; "" for nobody."""
+        if launch is None or launch.user not in (None, "root") or os.geteuid() != 0:
+            return ""
+        with contextlib.suppress(Stuck):
+            return await in_thread(
+                "agent: whose program it is",
+                lambda: rehearsal.entrusted(launch.command, launch.env, Path(launch.workdir)),
+                process.SCAN_DEADLINE_S,
+            )
+        return ""
 
     async def _signs(
         self, main: Process, life: Life | None, command: tuple[str, ...], text: str | None

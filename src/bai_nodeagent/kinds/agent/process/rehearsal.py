@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ....model import Refused, Unavailable
-from ....system import executable, launch, output
+from ....system import executable, hostile, launch, output
 from ....system.programs import program
 from ....text import clean
 
@@ -63,6 +63,23 @@ def obstacle(
     except (Refused, Unavailable) as error:
         return str(error)
     return ""
+
+
+def entrusted(command: Sequence[str], env: Mapping[str, str], workdir: Path) -> str:
+    """Of a command that root runs: who else decides what that is, as a sentence; "" for nobody.
+    Blocks."""
+    found = executable.program_of(command, workdir, env.get("PATH", launch.SEARCH_PATH))
+    why = ""
+    try:
+        if found is not None:
+            with hostile.place(found) as place:
+                why = place.doubt
+    except Refused:
+        why = "a link on the way is not root's"
+    except OSError:
+        return ""  # it runs all the same
+    text = f"root runs {found}, which others can replace ({why})"
+    return f"{text}; let their account run it: [agent] user" if why else ""
 
 
 def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir: Path) -> str:

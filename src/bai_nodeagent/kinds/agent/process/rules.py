@@ -70,6 +70,7 @@ class Actual:
     environments  None: they are unmanaged, or can't be looked at
     not_switched  an environment that the link could not be put on
     obstacle    what would keep a start with other inputs than it has from succeeding
+    entrusted   that root runs what is in the hands of others, as a sentence; "": it does not
     """
 
     now_s: float
@@ -87,6 +88,7 @@ class Actual:
     environments: Environments | None = None
     not_switched: str = ""
     obstacle: str = ""
+    entrusted: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +193,7 @@ def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     if verdict.status is not Status.TRUE:
         return verdict, look_again_in_s
     if lived_s >= needed_s or (actual.signs is not None and len(record.deaths) < 2):
-        return replace(verdict, message=_no_restart_for(spec, actual)), look_again_in_s
+        return replace(verdict, message=_besides(spec, actual)), look_again_in_s
     if len(record.deaths) > 1:
         return died(actual, "; it runs again"), needed_s - lived_s
     return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
@@ -199,8 +201,8 @@ def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     )
 
 
-def _no_restart_for(spec: AgentSpec, actual: Actual) -> str:
-    """What differs, and is left so while the agent runs; "" for nothing."""
+def _besides(spec: AgentSpec, actual: Actual) -> str:
+    """What there is to say of an agent that runs well; "" for nothing."""
     life = actual.record.life
     if life is None:
         return ""
@@ -210,7 +212,7 @@ def _no_restart_for(spec: AgentSpec, actual: Actual) -> str:
         return f"adopted as it is, no restart for what is not as desired: {_listed(spared)}"
     changed = unread(actual.wants, life.inputs, actual.finds)
     text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
-    return text if changed else ""
+    return text if changed else actual.entrusted
 
 
 def _by_hand(spec: AgentSpec, actual: Actual) -> str:
