@@ -527,6 +527,22 @@ async def test_output_is_cut_under_a_process_that_writes_it(bench: Bench) -> Non
     assert (await bench.main()).pid == bench.born()[0]
 
 
+async def test_room_that_the_agent_takes_behind_the_end_of_its_output_is_taken_back(
+    bench: Bench,
+) -> None:
+    spec = bench.spec()
+    await bench.converge(spec)
+    log = bench.root / "state" / "agent.log"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.agent(spec).watch, lambda: None)
+        await anyio.sleep(0.2)
+        command = ["fallocate", "--keep-size", "--length", "64MiB", str(log)]
+        await anyio.run_process(command)
+        await until(lambda: log.stat().st_blocks * 512 < output.BYTES_AT_MOST)
+        tasks.cancel_scope.cancel()
+    assert b"token=hunter2" in log.with_name("agent.log.1").read_bytes()
+
+
 async def test_output_is_cut_as_soon_as_it_grows(bench: Bench) -> None:
     spec = bench.spec()
     await bench.converge(spec)

@@ -20,6 +20,7 @@ import anyio
 from inotify_simple import Event, INotify, flags
 
 from ..model import Stuck, Unavailable
+from ..text import clean
 from .blocking import in_thread
 
 # MODIFY is left out on purpose: a file is judged after its writer has closed it. Where it
@@ -38,12 +39,17 @@ _EVENTS = (
 _OF_THE_FOLDER = flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.Q_OVERFLOW
 WALK_S = 5.0
 _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
+# Of one watch. Paths that others have laid may be as deep as they like, and root's watches
+# are counted together: fs.inotify.max_user_watches.
+_FOLDERS_AT_MOST = 2000
 
 # Both limits are those of a user: containers that run as root count as well.
 _HINTS = {
     errno.EMFILE: "; raise fs.inotify.max_user_instances (sysctl)",
     errno.ENOSPC: "; raise fs.inotify.max_user_watches (sysctl)",
 }
+
+_PATHS_TOLD = 300  # characters
 
 _Way = dict[str, set[str]]
 
@@ -111,7 +117,7 @@ async def changes(
     except Stuck as error:
         raise Unavailable(str(error)) from error
     except OSError as error:
-        where = ", ".join(map(str, wanted))
+        where = clean(", ".join(map(str, wanted)), _PATHS_TOLD)
         hint = _HINTS.get(error.errno or 0, "")
         raise Unavailable(f"inotify on {where}: {error.strerror}{hint}") from error
 
@@ -169,6 +175,8 @@ def _ways_to(paths: list[Path]) -> _Way:
     for path in paths:
         for folder, names in way_to(path).items():
             ways.setdefault(folder, set()).update(names)
+        if len(ways) > _FOLDERS_AT_MOST:
+            raise OSError(errno.E2BIG, f"more than {_FOLDERS_AT_MOST} folders lead there")
     return ways
 
 

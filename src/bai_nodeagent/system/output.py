@@ -70,10 +70,12 @@ def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
     """Moves what is in a file that has grown too big to FILE.1, the last part of it at least."""
     try:
         with open(path, "r+b", opener=_at_once) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= bytes_at_most:
+            status = os.fstat(file.fileno())
+            size = status.st_size
+            # Whoever writes it can take room behind its end too: fallocate(2), KEEP_SIZE.
+            if size <= bytes_at_most and status.st_blocks * 512 - size <= BYTES_AT_MOST:
                 return
-            file.seek(size - bytes_at_most)
+            file.seek(max(0, size - bytes_at_most))
             old = file.read()
             try:
                 before = path.with_name(f"{path.name}.1")
