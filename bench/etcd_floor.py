@@ -95,7 +95,7 @@ async def idle(endpoint: str, seconds: float) -> None:
     start = await store.read([KEY])
     async with anyio.create_task_group() as group:
         group.start_soon(follow)
-        async with store.presence("node/n/alive", b"{}", lambda _: True):
+        async with store.presence("node/n/alive", lambda: b"{}", lambda *_: True):
             await report(seconds)
         group.cancel_scope.cancel()
     await store.close()

@@ -1,10 +1,16 @@
-"""What the `alive` key says: which daemon reports for the node, and whether it is still there."""
+"""What the `alive` key says: which daemon reports for the node, and whether it is still there.
+
+A lease keeps the key. But etcd lets any of its users renew any lease, whoever holds it. So the
+holder also writes the key anew now and then, and one that stays as it is has no holder.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .identity import first_line
@@ -14,6 +20,8 @@ from .typed import json_value
 
 Alive = Mapping[str, object]
 _TOLD = ("machine-id", "pid", "since")
+ANEW_S = 600
+STALE_S = 3.0 * ANEW_S
 
 
 def mine(since: str) -> dict[str, object]:
@@ -30,6 +38,33 @@ def mine(since: str) -> dict[str, object]:
     }
 
 
+def value(me: Alive, now: datetime) -> bytes:
+    """What is written of that process now: the same for ten minutes."""
+    at = datetime.fromtimestamp(now.timestamp() // ANEW_S * ANEW_S, UTC)
+    return json.dumps({**me, "at": at.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode()
+
+
+def silence(value: bytes | None, now: datetime) -> str:
+    """Why a node with that value is not alive, as a clause; "" for one that is.
+
+    `now` is of the clock here, and the value of the node's: one that does not say
+    when it was written is believed, and so is one from the future.
+    """
+    if value is None:
+        return "has not reached the store for a lease's time"
+    at = parse(value).get("at")
+    try:
+        age = now - datetime.fromisoformat(str(at))
+    except (ValueError, TypeError):
+        return ""
+    if age < timedelta(seconds=STALE_S):
+        return ""
+    return (
+        f"has not written since {clean(str(at), 40)} by its own clock, which is wrong, or somebody "
+        "else renews its lease"
+    )
+
+
 def parse(value: bytes) -> Alive:
     """Somebody's value; what is none says nothing."""
     try:
@@ -37,6 +72,13 @@ def parse(value: bytes) -> Alive:
     except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def may_replace(value: bytes, me: Alive, unchanged_s: float) -> bool:
+    """Whether a value that stands there for so long is of nobody who lives but ourselves."""
+    other = parse(value)
+    is_mine = other.get("instance") == me["instance"]
+    return is_mine or is_predecessor(other, me) or ("at" in other and unchanged_s >= STALE_S)
 
 
 def is_predecessor(other: Alive, me: Alive) -> bool:

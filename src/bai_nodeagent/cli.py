@@ -222,7 +222,7 @@ def _apply(arguments: argparse.Namespace) -> Answer:
 
     newest = anyio.run(daemon.apply, _site(arguments, writes=True))
     raw = to_json(replace(newest, reported_at=timestamp(datetime.now(UTC))))
-    return fleet.shown(fleet.read(newest.node, raw, is_alive=True), "says this run")
+    return fleet.shown(fleet.read(newest.node, raw), "says this run")
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:

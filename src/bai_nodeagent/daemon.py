@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -106,10 +105,9 @@ class Node:
 
     async def run(self) -> None:
         """Keeps the node until cancelled."""
-        me = json.dumps(self._alive).encode()
         key = f"node/{self._site.place.identity.node_id}/alive"
         async with (
-            self._site.store.presence(key, me, self._is_predecessor) as presence,
+            self._site.store.presence(key, self._says, self._may_replace) as presence,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(self.follower.run)
@@ -195,8 +193,11 @@ class Node:
             text = f"the program's files were {what}; this daemon goes on as it was until a restart"
             log.warning("package.changed", message=text)
 
-    def _is_predecessor(self, value: bytes) -> bool:
-        return alive.is_predecessor(alive.parse(value), self._alive)
+    def _says(self) -> bytes:
+        return alive.value(self._alive, datetime.now(UTC))
+
+    def _may_replace(self, value: bytes, unchanged_s: float) -> bool:
+        return alive.may_replace(value, self._alive, unchanged_s)
 
 
 async def _end_of_service() -> None:

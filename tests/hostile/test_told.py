@@ -17,7 +17,7 @@ def test_no_line_of_a_status_looks_like_the_head_of_another() -> None:
         "facts": {"fact": FORGED},
         "desired": {"digest": FORGED, "revision": FORGED},
     }
-    report = fleet.read("i-1", json.dumps(document).encode(), is_alive=True)
+    report = fleet.read("i-1", json.dumps(document).encode())
     lines = "\n".join(fleet.shown(report, "says etcd").lines).split("\n")
     assert lines[0] == "i-1: Degraded"
     assert all(line.startswith("  ") for line in lines[1:])

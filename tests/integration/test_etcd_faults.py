@@ -105,7 +105,7 @@ async def test_one_grant_a_key_is_enough_for_a_node(guarded: EtcdServer, passwor
         snapshot = await store.read([CLUSTER, NODE])
         assert CLUSTER in snapshot.entries
         await store.put(STATUS, b"{}")
-        async with store.presence(ALIVE, b"me", lambda _: False):
+        async with store.presence(ALIVE, lambda: b"me", lambda *_: False):
             await until_alive(store, b"me")
             guarded.etcdctl("put", ROOT + NODE, "2", user="root:pw-root")
             await next_change(store, [CLUSTER, NODE], snapshot)
@@ -217,7 +217,7 @@ async def test_compacted_watch_ends_and_the_next_one_holds(server: EtcdServer) -
 
 async def test_lost_lease_is_granted_again(server: EtcdServer) -> None:
     async with connected(server.endpoint) as store:
-        async with store.presence(ALIVE, b"me", lambda _: False):
+        async with store.presence(ALIVE, lambda: b"me", lambda *_: False):
             await until_alive(store, b"me")
             for lease in server.etcdctl("lease", "list").splitlines()[1:]:
                 server.etcdctl("lease", "revoke", lease)
@@ -229,7 +229,7 @@ async def test_key_of_a_dead_holder_goes_with_its_lease(server: EtcdServer) -> N
     async with connected(server.endpoint) as store:
         lease = server.etcdctl("lease", "grant", "1").split()[1]
         server.etcdctl("put", f"--lease={lease}", ROOT + ALIVE, "dead")
-        async with store.presence(ALIVE, b"me", lambda _: False) as presence:
+        async with store.presence(ALIVE, lambda: b"me", lambda *_: False) as presence:
             await until_alive(store, b"me")
             assert presence.rival is None
 
@@ -282,7 +282,7 @@ async def test_outage_of_ten_seconds(server: EtcdServer) -> None:
     async with connected(server.endpoint) as store:
         await store.put(CLUSTER, b"1")
         start = await store.read([CLUSTER])
-        async with store.presence(ALIVE, b"me", lambda _: False):
+        async with store.presence(ALIVE, lambda: b"me", lambda *_: False):
             await until_alive(store, b"me")
             server.kill()
             threads = threading.active_count()

@@ -162,7 +162,7 @@ from pathlib import Path
 from bai_nodeagent.store import FileSettings, open_store
 async def main():
     store = open_store(FileSettings(Path(sys.argv[1]), Path(sys.argv[2])))
-    async with store.presence("node/n1/alive", b"another", lambda _: False):
+    async with store.presence("node/n1/alive", lambda: b"another", lambda *_: False):
         while not (await store.read(["node/n1/alive"])).entries:
             await anyio.sleep(0.01)
         print("held", flush=True)

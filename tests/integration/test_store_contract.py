@@ -127,7 +127,11 @@ async def until_value(store: Store, key: str, value: bytes | None) -> None:
             await anyio.sleep(0.02)
 
 
-def never(_value: bytes) -> bool:
+def is_old(value: bytes, _unchanged_s: float) -> bool:
+    return value == b"old me"
+
+
+def never(_value: bytes, _unchanged_s: float) -> bool:
     return False
 
 
@@ -316,14 +320,14 @@ async def test_changes_can_be_closed(store: Store) -> None:
 
 
 async def test_alive_is_there_while_entered(store: Store) -> None:
-    async with store.presence(ALIVE, b"me", never):
+    async with store.presence(ALIVE, lambda: b"me", never):
         await until_value(store, ALIVE, b"me")
         assert set((await store.list("node/")).entries) == {ALIVE}
     assert await value_of(store, ALIVE) is None
 
 
 async def test_alive_outlasts_its_lease(store: Store) -> None:
-    async with store.presence(ALIVE, b"me", never) as presence:
+    async with store.presence(ALIVE, lambda: b"me", never) as presence:
         await until_value(store, ALIVE, b"me")
         await anyio.sleep(LEASE_S * 1.5)
         assert await value_of(store, ALIVE) == b"me"
@@ -331,24 +335,26 @@ async def test_alive_outlasts_its_lease(store: Store) -> None:
 
 
 async def test_lost_alive_is_written_again(store: Store, place: Place) -> None:
-    async with store.presence(ALIVE, b"me", never):
+    async with store.presence(ALIVE, lambda: b"me", never):
         await until_value(store, ALIVE, b"me")
         place.delete(ALIVE)
         await until_value(store, ALIVE, b"me")
 
 
 async def test_predecessor_is_replaced_at_once(store: Store, other: Store) -> None:
-    async with store.presence(ALIVE, b"old me", never):
+    async with store.presence(ALIVE, lambda: b"old me", never):
         await until_value(store, ALIVE, b"old me")
-        async with other.presence(ALIVE, b"new me", lambda there: there == b"old me") as presence:
+        async with other.presence(
+            ALIVE, lambda: b"new me", lambda there, _: there == b"old me"
+        ) as presence:
             await until_value(store, ALIVE, b"new me")
             assert presence.rival is None
 
 
 async def test_stranger_is_waited_out_and_then_a_rival(store: Store, other: Store) -> None:
-    async with store.presence(ALIVE, b"stranger", never):
+    async with store.presence(ALIVE, lambda: b"stranger", never):
         await until_value(store, ALIVE, b"stranger")
-        async with other.presence(ALIVE, b"me", never) as presence:
+        async with other.presence(ALIVE, lambda: b"me", never) as presence:
             await anyio.sleep(LEASE_S / 2)
             assert presence.rival is None
             await eventually(lambda: presence.rival == b"stranger")
@@ -359,13 +365,13 @@ async def test_rival_that_leaves_is_succeeded(store: Store, other: Store) -> Non
     leaves = anyio.Event()
 
     async def stranger() -> None:
-        async with store.presence(ALIVE, b"stranger", never):
+        async with store.presence(ALIVE, lambda: b"stranger", never):
             await leaves.wait()
 
     async with anyio.create_task_group() as group:
         group.start_soon(stranger)
         await until_value(store, ALIVE, b"stranger")
-        async with other.presence(ALIVE, b"me", never) as presence:
+        async with other.presence(ALIVE, lambda: b"me", never) as presence:
             await eventually(lambda: presence.rival == b"stranger")
             leaves.set()
             await until_value(store, ALIVE, b"me")

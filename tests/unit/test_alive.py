@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -78,3 +79,21 @@ def test_what_is_no_value_is_nobody(me: dict[str, object], raw: bytes) -> None:
     assert alive.parse(raw) == {}
     assert not alive.is_predecessor(alive.parse(raw), me)
     assert alive.described(raw) == "machine-id ?, pid ?, since ?"
+
+
+def test_a_value_is_written_anew_every_ten_minutes(me: dict[str, object]) -> None:
+    at = datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
+    said = alive.value(me, at)
+    assert alive.parse(said) == {**me, "at": "2026-01-01T12:00:00Z"}
+    assert said == alive.value(me, at + timedelta(minutes=4.9))
+    assert said != alive.value(me, at + timedelta(minutes=5))
+
+
+def test_ours_and_what_nobody_has_written_anew_may_be_replaced(me: dict[str, object]) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    other = {**me, "instance": "another", "boot-id": "another"}
+    assert alive.may_replace(alive.value(me, now), me, 0.0)
+    assert not alive.may_replace(alive.value(other, now), me, alive.STALE_S - 1)
+    assert alive.may_replace(alive.value(other, now), me, alive.STALE_S)
+    # An earlier version writes once.
+    assert not alive.may_replace(json.dumps(other).encode(), me, 10 * alive.STALE_S)

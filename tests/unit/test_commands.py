@@ -41,12 +41,12 @@ def test_age_is_that_of_the_newest_time_that_can_be_read(
     assert fleet.age(document, NOW) == expected
 
 
-def report(document: object, *, is_alive: bool = True) -> Report:
-    return fleet.read("i-1", json.dumps(document).encode(), is_alive=is_alive)
+def report(document: object, silence: str = "") -> Report:
+    return fleet.read("i-1", json.dumps(document).encode(), silence)
 
 
 def test_a_status_without_alive_is_unknown_whatever_it_says() -> None:
-    silent = report({"summary": "Ready", "reported-at": "2026-01-01T00:00:00Z"}, is_alive=False)
+    silent = report({"summary": "Ready", "reported-at": "2026-01-01T00:00:00Z"}, "is silent")
     found = fleet.shown(silent, "says a store")
     assert silent.summary == "Unknown"
     assert found.code == 3

@@ -10,7 +10,7 @@ LEASE_S = 90.0
 
 @pytest.fixture
 def claim() -> Claim:
-    return Claim(b"me", replaces=lambda there: there == b"old me", lease_s=LEASE_S)
+    return Claim(lambda: b"me", replaces=lambda there, _: there == b"old me", lease_s=LEASE_S)
 
 
 @pytest.mark.parametrize("there", [None, b"me", b"old me"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from bai_nodeagent.commands import fleet, told
 from bai_nodeagent.commands.told import Unreadable
 from bai_nodeagent.store.base import Entry
 
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 READY: dict[str, object] = {
     "summary": "Ready",
     "conditions": [],
@@ -61,14 +63,13 @@ def test_what_is_no_status_is_unreadable_and_the_rest_of_the_fleet_is_shown(raw:
         "node/i-b/status": Entry(json.dumps(READY).encode(), 1),
         "node/i-b/alive": Entry(b"", 1),
     }
-    statuses = {key: entry for key, entry in entries.items() if key.endswith("/status")}
-    found = {each.node: each.summary for each in fleet.reports_of(statuses, entries)}
+    found = {each.node: each.summary for each in fleet.reports_of(entries, NOW)}
     assert found == {"i-a": "Unreadable", "i-b": "Ready"}
 
 
 @given(DOCUMENT)
 def test_whatever_is_read_is_shown_in_printable_lines_of_our_own(document: object) -> None:
-    report = fleet.read("i-\x1b[2J\n", json.dumps(document).encode(), is_alive=True)
+    report = fleet.read("i-\x1b[2J\n", json.dumps(document).encode())
     lines = fleet.shown(report, "says a store").lines
     assert "".join(lines).replace("\n", "").replace("\t", "").isprintable()
     assert "\n" not in lines[0]
@@ -77,9 +78,7 @@ def test_whatever_is_read_is_shown_in_printable_lines_of_our_own(document: objec
 
 def test_no_name_and_no_word_forges_a_row() -> None:
     bad = {"type": "A\n i-x Ready", "status": "False\n", "reason": "B\x1b[1A", "message": "m\nn"}
-    report = fleet.read(
-        "i-1\ni-2 Ready", json.dumps(READY | {"conditions": [bad]}).encode(), is_alive=True
-    )
+    report = fleet.read("i-1\ni-2 Ready", json.dumps(READY | {"conditions": [bad]}).encode())
     assert report.node == r"i-1\ni-2 Ready"
     assert fleet.headline(report) == r"A\n i-x Ready: B\x1b[1A: m"
 
@@ -94,8 +93,7 @@ def test_no_row_goes_on_where_a_terminal_begins_its_next_line() -> None:
     condition = {"type": "Agent", "status": "False", "reason": "Bad", "message": forged}
     raw = json.dumps(READY | {"summary": "Degraded", "conditions": [condition]}).encode()
     entries = {"node/i-evil/status": Entry(raw, 1), "node/i-evil/alive": Entry(b"", 1)}
-    statuses = {"node/i-evil/status": entries["node/i-evil/status"]}
-    (report,) = fleet.reports_of(statuses, entries)
+    (report,) = fleet.reports_of(entries, NOW)
     assert fleet.headline(report) == "Agent: Bad: x i-good Ready"
 
 
@@ -105,3 +103,25 @@ def test_no_row_goes_on_where_a_terminal_begins_its_next_line() -> None:
 )
 def test_a_row_is_cut_at_the_width_of_a_terminal(line: str, width: int | None, shown: str) -> None:
     assert fitting(line, width) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "summary"),
+    [
+        (b"{}", "Ready"),  # of an earlier version
+        (b'{"at": "2026-01-01T11:50:00Z"}', "Ready"),
+        (b'{"at": "2026-01-01T12:50:00Z"}', "Ready"),
+        (b'{"at": "yesterday"}', "Ready"),
+        (b'{"at": "2026-01-01T11:00:00"}', "Ready"),
+        (b'{"at": "2026-01-01T11:00:00Z"}', "Unknown"),
+        (None, "Unknown"),
+    ],
+)
+def test_whose_lease_somebody_else_renews_is_not_alive(value: bytes | None, summary: str) -> None:
+    entries = {"node/i-a/status": Entry(json.dumps(READY).encode(), 1)}
+    entries |= {"node/i-a/alive": Entry(value, 1)} if value is not None else {}
+    (report,) = fleet.reports_of(entries, NOW)
+    assert report.summary == summary
+    if summary == "Unknown":
+        (line,) = fleet.shown(report, "says a store").lines[:1]
+        assert ("renews its lease" if value else "a lease's time") in line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 
+from .. import alive
 from ..model import Stuck, Unavailable
 from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
@@ -36,19 +37,27 @@ WORST_FIRST = (
     "Ready",
 )
 _NAME_AT_MOST = 64
-_STATUS = re.compile(r"node/[^/]+/status")
+_READ = re.compile(r"node/[^/]+/(status|alive)")
 _BLANKS = re.compile(r"[\s\u115f\u1160\u2800\u3164\uffa0]+")
 _HEADLINE_AT_MOST = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a node says of itself. `told` is None where nobody can read it, and `fault` says why."""
+    """What a node says of itself.
+
+    told     None where nobody can read it, and `fault` says why
+    silence  why it is not alive, as a clause; "": it is
+    """
 
     node: str
     told: Told | None
-    is_alive: bool
+    silence: str = ""
     fault: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.silence
 
     @property
     def summary(self) -> str:
@@ -61,13 +70,13 @@ class Report:
         return self.told.document if self.told else {}
 
 
-def read(node: str, raw: bytes, *, is_alive: bool, limit: int = told.READ_AT_MOST) -> Report:
+def read(node: str, raw: bytes, silence: str = "", limit: int = told.READ_AT_MOST) -> Report:
     """From a status document as it was written, by whomever; of at most `limit` bytes."""
     node = clean(node, _NAME_AT_MOST)
     try:
-        return Report(node, told.read(raw, limit), is_alive)
+        return Report(node, told.read(raw, limit), silence)
     except told.Unreadable as error:
-        return Report(node, None, is_alive, f"its status can't be read: {error}")
+        return Report(node, None, silence, f"its status can't be read: {error}")
 
 
 async def status(settings: Settings, store: Store, me: str, node: str) -> Answer:
@@ -94,7 +103,8 @@ async def status(settings: Settings, store: Store, me: str, node: str) -> Answer
     if keys[0] not in found:
         text = f"{node}: has never reported to {store.where}"
         return Answer(3, value={"error": text}, notes=[text])
-    report = read(node, found[keys[0]].raw, is_alive=keys[1] in found)
+    said = found[keys[1]].raw if keys[1] in found else None
+    report = read(node, found[keys[0]].raw, alive.silence(said, datetime.now(UTC)))
     answer = shown(report, f"says {store.where}")
     return replace(answer, notes=[why]) if why else answer
 
@@ -117,19 +127,23 @@ async def nodes(store: Store) -> Answer:
 
 
 async def reports(store: Store) -> list[Report]:
-    """Every status below `node/`. Nothing else there is fetched: a node may write what it likes
-    below its own name, and as much of it."""
+    """Of every node that has a status. Nothing else below `node/` is fetched: a node may write
+    what it likes below its own name, and as much of it."""
     names = await store.names("node/")
-    keys = [name for name in sorted(names) if _STATUS.fullmatch(name)]
-    return reports_of((await store.read(keys)).entries, names)
+    keys = [name for name in sorted(names) if _READ.fullmatch(name)]
+    return reports_of((await store.read(keys)).entries, datetime.now(UTC))
 
 
-def reports_of(statuses: Mapping[str, Entry], names: Collection[str]) -> list[Report]:
-    """From the statuses by key, and the names of all keys: whether a node is alive."""
-    ids = {key: key.split("/")[1] for key in statuses}
+def reports_of(entries: Mapping[str, Entry], now: datetime) -> list[Report]:
+    """From the statuses and what the nodes say of being alive, by key."""
+
+    def said(node: str) -> bytes | None:
+        entry = entries.get(f"node/{node}/alive")
+        return None if entry is None else entry.raw
+
+    ids = {key: key.split("/")[1] for key in entries if key.endswith("/status")}
     return [
-        read(node, statuses[key].raw, is_alive=f"node/{node}/alive" in names)
-        for key, node in ids.items()
+        read(node, entries[key].raw, alive.silence(said(node), now)) for key, node in ids.items()
     ]
 
 
@@ -177,9 +191,7 @@ def headline(report: Report) -> str:
 def _silence(report: Report) -> str:
     last = report.told.summary if report.told else "nothing readable"
     since = age(report.document, datetime.now(UTC))
-    return f"has not reached the store for a lease's time; it said {last}" + (
-        f", {since} ago" if since else ""
-    )
+    return f"{report.silence}; it said {last}" + (f", {since} ago" if since else "")
 
 
 def shown(report: Report, source: str) -> Answer:
@@ -226,7 +238,7 @@ async def _from_daemon(settings: Settings, me: str) -> Report:
         raw = await blocking.in_thread(where, ask, HTTP_DEADLINE_S)
     except (OSError, HTTPException, Stuck, Unavailable) as error:
         raise Unavailable(f"{where}: {error}") from error
-    report = read(me, raw, is_alive=True, limit=WHOLE_AT_MOST)
+    report = read(me, raw, limit=WHOLE_AT_MOST)
     if report.document.get("node") != me:
         raise Unavailable(f"{where}: something else answers there")
     return report

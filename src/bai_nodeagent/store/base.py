@@ -98,14 +98,14 @@ class Store(Protocol):
         ...
 
     def presence(
-        self, key: str, value: bytes, replaces: Callable[[bytes], bool]
+        self, key: str, value: Callable[[], bytes], replaces: Callable[[bytes, float], bool]
     ) -> AbstractAsyncContextManager[Presence]:
-        """Holds `key` with `value` alive while entered: bound to a lease (etcd)
-        or to this process (files), written again whenever it is lost, removed
-        at exit. Entering does not wait for the store.
+        """Holds `key` with `value()` alive while entered: bound to a lease (etcd)
+        or to this process (files), written again whenever it is lost or that has
+        changed, removed at exit. Entering does not wait for the store.
 
-        Somebody else's value is overwritten where `replaces(value)` says that it
-        is our own predecessor's; else it is waited out, and reported as a rival
+        Another value is overwritten where `replaces(value, seconds)` says that nobody
+        lives who has left it unchanged for so long; else it is waited out, and reported as a rival
         when it is still there after one lease.
         """
         ...

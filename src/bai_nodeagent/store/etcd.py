@@ -64,7 +64,7 @@ class EtcdStore:
             raise
 
     def presence(
-        self, key: str, value: bytes, replaces: Callable[[bytes], bool]
+        self, key: str, value: Callable[[], bytes], replaces: Callable[[bytes, float], bool]
     ) -> AbstractAsyncContextManager[Claim]:
         claim = Claim(value, replaces, self._lease_s)
         holder = _Holder(self._client, self._full(key), claim, self._lease_s)
@@ -105,12 +105,11 @@ class _Holder:
             return
         if not self._lease:
             self._lease = await self._client.grant(self._lease_s)
-        if kv is None or (kv.value, kv.lease) != (self._claim.value, self._lease):
+        value = self._claim.value()
+        if kv is None or (kv.value, kv.lease) != (value, self._lease):
             seen = kv.mod_revision if kv else 0
             try:
-                await self._client.put(
-                    self._key, self._claim.value, lease=self._lease, expected=seen
-                )
+                await self._client.put(self._key, value, lease=self._lease, expected=seen)
             except Mismatch as error:
                 raise Conflict(str(error)) from error
 

@@ -219,7 +219,7 @@ class FileStore:
                         yield
 
     def presence(
-        self, key: str, value: bytes, replaces: Callable[[bytes], bool]
+        self, key: str, value: Callable[[], bytes], replaces: Callable[[bytes, float], bool]
     ) -> AbstractAsyncContextManager[Claim]:
         claim = Claim(value, replaces, self._lease_s)
         path = self._folder / key
@@ -227,12 +227,13 @@ class FileStore:
         async def look() -> None:
             with self._locked():
                 there = self._find(key).raw
-                if claim.may_write(there, anyio.current_time()) and there != value:
-                    self._write(path, _sealed(value))
+                if claim.may_write(there, anyio.current_time()) and there != (now := value()):
+                    self._write(path, _sealed(now))
 
         async def leave() -> None:
             with self._locked():
-                if self._find(key).raw == value:
+                there = self._find(key).raw
+                if there is not None and (there == value() or replaces(there, 0.0)):
                     files.remove(path)
 
         return held(claim, look, leave)

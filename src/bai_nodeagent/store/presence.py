@@ -26,19 +26,24 @@ class Claim:
 
     It is told what stands there, and remembers since when a stranger does.
 
-    replaces  says of somebody else's value that it is our predecessor's
+    value     what is to stand there now; asked at each look
+    replaces  as in base.Store.presence
     lease_s   whoever is still there after that long is alive himself: a rival
     """
 
-    value: bytes = field(repr=False)
-    replaces: Callable[[bytes], bool] = field(repr=False)
+    value: Callable[[], bytes] = field(repr=False)
+    replaces: Callable[[bytes, float], bool] = field(repr=False)
     lease_s: float
     rival: bytes | None = None
     _stranger_since: float | None = None
+    _seen: tuple[bytes, float] = (b"", 0.0)
 
     def may_write(self, there: bytes | None, now: float) -> bool:
         """`there`: the key's value, None for none; `now`: a monotonic clock, in seconds."""
-        if there is None or there == self.value or self.replaces(there):
+        if there is not None and there != self._seen[0]:
+            self._seen = there, now
+        is_ours = there in (None, self.value())
+        if is_ours or self.replaces(there or b"", now - self._seen[1]):
             self.rival = self._stranger_since = None
             return True
         if self._stranger_since is None:
