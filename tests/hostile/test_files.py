@@ -166,6 +166,19 @@ def test_ten_broken_files_are_kept_at_most(node: Node, tmp_path: Path) -> None:
     node.wait("named", lambda: name in told(node, "InSync"))
 
 
+def test_thousands_of_copies_that_others_lay_are_not_all_read(node: Node, theirs: Path) -> None:
+    path = theirs / "agent.toml"
+    desire(node, path)
+    node.wait("in line", lambda: "i-test01" in path.read_text())
+    one = theirs / "agent.toml.broken-20240101T000000Z"
+    one.write_bytes(b"[agent" + b" " * 900_000)
+    for i in range(15_000):
+        os.link(one, theirs / f"agent.toml.broken-2025{i // 60:04}T0000{i % 60:02}Z")
+    path.write_bytes(b"[agent" + b"\t" * 900_000)
+    node.wait("mended", lambda: "i-test01" in path.read_text())
+    assert "Stuck" not in str(node.status_now()["conditions"])
+
+
 def test_a_file_that_is_truncated_by_path_is_mended_by_event(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     desire(node, path)

@@ -224,3 +224,64 @@ def test_a_child_makes_way_for_the_unit(container: Container) -> None:
     back = agent.drive(supervisor="child", command=command)
     assert (back["done"], back["reason"]) == ([], "Blocked")
     assert "systemctl disable --now moved.service" in back["message"]
+
+
+# --- agent.toml, which the unit's account has to read
+
+
+CONFIG_DRIVER = "/run/node/config.py"
+CONFIG = f"""\
+import json, sys
+sys.path.insert(0, {str(SOURCE)!r})
+from pathlib import Path
+import anyio
+from bai_nodeagent.kinds.agent.config.kind import AgentConfig
+from bai_nodeagent.kinds.agent.config.state import AgentConfigSpec
+from bai_nodeagent.kinds.agent.spec import AgentSpec
+from bai_nodeagent.model import Host
+
+name, owner = sys.argv[1:]
+folder = Path("/run/node", name)
+values = {{("agent", "id"): "i-one"}}
+path = folder / "agent.toml"
+agent = AgentSpec(supervisor="systemd", unit=name + ".service", config_path=path, values=values)
+spec = AgentConfigSpec(path, owner or None, None, values, agent=agent)
+
+async def look():
+    config = AgentConfig(spec, Host(folder, folder, str, str))
+    plan = config.plan(await config.observe())
+    owners = [action.owner for action in plan.actions if action.verb == "set_access"]
+    print(json.dumps([plan.verdict.reason, plan.verdict.message, owners]))
+
+anyio.run(look)
+"""
+
+
+@pytest.mark.parametrize(
+    ("service", "owner", "reason", "owners"),
+    [
+        ("", "", "InSync", []),
+        ("User=nobody", "", "Access", [[0, 65534]]),
+        ("User=nobody\nGroup=daemon", "", "Access", [[0, 1]]),
+        ("User=nobody\nSupplementaryGroups=root", "", "InSync", []),
+        ("User=nobody", "root:root", "Unreadable", []),
+        ("User=nobody\nDynamicUser=yes", "", "InSync", []),
+        ("User=nosuchuser", "", "InSync", []),
+    ],
+)
+def test_the_account_of_a_unit_can_read_its_agent_toml(
+    container: Container,
+    request: pytest.FixtureRequest,
+    service: str,
+    owner: str,
+    reason: str,
+    owners: list[list[int]],
+) -> None:
+    agent = Agent(container, f"config{request.node.callspec.indices['service']}", f"{service}\n")
+    path = f"/run/node/{agent.name}/agent.toml"
+    container.run("chmod", "0640", path)
+    container.write(CONFIG_DRIVER, CONFIG)
+    said = container.run(sys.executable, CONFIG_DRIVER, agent.name, owner).splitlines()[-1]
+    found = json.loads(said)
+    assert (found[0], found[2]) == (reason, owners), found
+    assert reason != "Unreadable" or "nobody can't read" in found[1]

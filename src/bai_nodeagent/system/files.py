@@ -9,12 +9,14 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from ..model import Refused
 from ..text import clean
 
+NAMES_AT_MOST = 10_000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")  # as tempfile.mkstemp names them
 
@@ -59,6 +61,12 @@ def claim(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def names_in(folder: int) -> list[str]:
+    """What lies in an opened folder, as far as it is worth a look: others fill theirs. Blocks."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in islice(entries, NAMES_AT_MOST)]
+
+
 def sweep(folder: Path | int, names: Iterable[str] = (), owners: Iterable[int] = ()) -> list[str]:
     """Removes the temporary files of `replace` whose writer is dead; gives their names. Blocks.
 
@@ -69,7 +77,7 @@ def sweep(folder: Path | int, names: Iterable[str] = (), owners: Iterable[int] =
     wanted, uids = {*names}, {os.geteuid(), *owners}
     fd = os.open(folder, _FOLDER) if isinstance(folder, Path) else os.dup(folder)
     try:
-        for name in os.listdir(fd):  # noqa: PTH208  (a descriptor)
+        for name in names_in(fd):
             found = _TEMPORARY.fullmatch(name)
             if found and (not wanted or found["name"] in wanted):
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster

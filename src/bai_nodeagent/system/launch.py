@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -91,6 +91,23 @@ def account(user: str | None) -> Account:
     groups = [g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem]
     everyone = tuple(sorted({entry.pw_gid, *groups}))
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, everyone, entry.pw_dir)
+
+
+def in_groups(who: Account, group: str, groups: Sequence[str]) -> Account:
+    """The same account as systemd starts it with these in its unit: systemd.exec(5). Blocks.
+
+    Raises Refused where one of them is not there.
+    """
+    try:
+        gid = _gid(group) if group else who.gid
+        everyone = {gid, *who.groups, *map(_gid, groups)}
+    except KeyError as error:
+        raise Refused("NoSuchGroup", f"{error.args[0]} on this node") from error
+    return replace(who, gid=gid, groups=tuple(sorted(everyone)))
+
+
+def _gid(group: str) -> int:
+    return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
 def environment(who: Account, extra: Mapping[str, str]) -> dict[str, str]:

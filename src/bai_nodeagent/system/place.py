@@ -145,10 +145,10 @@ class Place:
         return False
 
     def names(self) -> list[str]:
-        """Of all that lies in the folder, this place's own name included."""
+        """Of what lies in the folder, this place's own name included: files.names_in."""
         fd = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.folder)
         try:
-            return sorted(os.listdir(fd))  # noqa: PTH208  (of a descriptor)
+            return sorted(files.names_in(fd))
         finally:
             os.close(fd)
 

@@ -42,6 +42,7 @@ class UnitState:
     n_restarts       automatic restarts since somebody last started it
     exec_start       argument lists of ExecStart=
     user             User=; "" stands for root
+    group, groups    Group=, SupplementaryGroups=
     workdir          WorkingDirectory=; "" where none has to be there
     is_apart         it has a root folder, or an account, of systemd's making
     """
@@ -57,6 +58,8 @@ class UnitState:
     n_restarts: int
     exec_start: tuple[tuple[str, ...], ...] = ()
     user: str = ""
+    group: str = ""
+    groups: tuple[str, ...] = ()
     workdir: str = ""
     is_apart: bool = False
 
@@ -257,6 +260,8 @@ def _unit_state(properties: dict[str, Any]) -> UnitState:
         n_restarts=properties.get("NRestarts", 0),
         exec_start=_commands(properties.get("ExecStart", ())),
         user=properties.get("User", ""),
+        group=properties.get("Group", ""),
+        groups=tuple(properties.get("SupplementaryGroups", ())),
         workdir=workdir if workdir.startswith("/") else "",  # neither "~" nor "!/may/be/missing"
         is_apart=any(properties.get(key) for key in ("DynamicUser", "RootDirectory", "RootImage")),
     )

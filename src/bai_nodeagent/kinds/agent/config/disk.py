@@ -16,7 +16,16 @@ from ....system.launch import Account
 from ....system.place import File, Place
 from .. import last_config
 from . import begun_write
-from .rules import BROKEN, AgentConfigAction, KeepBroken, Remember, SetAccess, Write
+from .rules import (
+    BROKEN,
+    KEPT_FIRST,
+    KEPT_NEWEST,
+    AgentConfigAction,
+    KeepBroken,
+    Remember,
+    SetAccess,
+    Write,
+)
 from .state import Actual, AgentConfigSpec, text_of
 
 FOLDER_MODE = 0o755
@@ -133,7 +142,8 @@ def _copies(place: Place) -> tuple[str, ...]:
 
 
 def _has_copy(place: Place, copies: Sequence[str], file: File) -> bool:
-    for name in copies:
+    """Of those that are kept: whose folder it is lays as many more as he likes."""
+    for name in dict.fromkeys((*copies[:KEPT_FIRST], *copies[-KEPT_NEWEST:])):
         with place.beside(name) as beside, contextlib.suppress(Refused):
             copy = beside.read(len(file.raw))
             if copy is not None and copy.raw == file.raw:

@@ -21,9 +21,9 @@ import anyio
 
 from .... import agent_toml
 from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
-from ....system import inotify
+from ....system import inotify, launch
 from ....system.blocking import in_thread
-from ....system.systemd import Systemd
+from ....system.systemd import Systemd, UnitState
 from ..backendai import validation
 from ..backendai.liveness import is_backendai
 from ..backendai.validation import Asker, readers
@@ -42,6 +42,7 @@ LOOKS_AT_MOST = 6
 # Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
 VALUES_AT_MOST = 2000
 DISK_DEADLINE_S = 5.0
+ACCOUNT_DEADLINE_S = 5.0
 
 T = TypeVar("T")
 
@@ -84,7 +85,8 @@ class AgentConfig:
         agent = self.spec.agent
         if agent is None or self._guard is None or agent.health == "process":
             return actual
-        command, user = await self._runs(agent)
+        command, user, account = await self._runs(agent)
+        actual = replace(actual, user=account or actual.user)
         guarded = replace(actual, caution=await self._guard.look(command))
         if not is_backendai(agent.health, command):
             return guarded
@@ -94,15 +96,30 @@ class AgentConfig:
         asker = Asker(agent, self._host, self.name, user)
         return replace(real, says=await asker.opinions(found, filter(None, texts)))
 
-    async def _runs(self, agent: AgentSpec) -> tuple[tuple[str, ...], str | None]:
-        """The command that runs the agent, and as whom: see Asker."""
+    async def _runs(
+        self, agent: AgentSpec
+    ) -> tuple[tuple[str, ...], str | None, launch.Account | None]:
+        """The command that runs the agent, and as whom: see Asker; and who a unit makes that."""
         if agent.supervisor == "child":
-            return agent.command, agent.user
+            return agent.command, agent.user, None
         try:
             unit = await Systemd().unit(agent.unit)
         except (Unavailable, Refused, Stuck):
-            return agent.command, agent.user or ""  # for the condition Agent to say
-        return agent.command or next(iter(unit.exec_start), ()), agent.user or unit.user or "root"
+            return agent.command, agent.user or "", None  # for the condition Agent to say
+        command = agent.command or next(iter(unit.exec_start), ())
+        return command, agent.user or unit.user or "root", await self._account(unit)
+
+    async def _account(self, unit: UnitState) -> launch.Account | None:
+        """None where nobody says, or systemd makes one up."""
+        if unit.is_apart or not unit.user:
+            return None
+        with contextlib.suppress(Refused, Stuck):  # that there is none is for systemd to say
+            return await in_thread(
+                f"{self.name}: the account of {unit.name}",
+                lambda: launch.in_groups(launch.account(unit.user), unit.group, unit.groups),
+                ACCOUNT_DEADLINE_S,
+            )
+        return None
 
     def plan(self, actual: Actual) -> Plan[AgentConfigAction]:
         made = plan(self.spec, actual, self._redact)
