@@ -211,6 +211,25 @@ def test_a_share_that_freezes_holds_up_nothing_else(tmp_path: Path) -> None:
     node.close()
 
 
+def test_an_agent_is_not_restarted_since_its_file_could_not_be_read(tmp_path: Path) -> None:
+    """At first contact it is taken over once it is known what it has read."""
+    node = Node(tmp_path / "node")
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.stop()
+    for notes in (node.folder / "runtime").glob("agent.json*"):
+        notes.unlink()
+    file = node.agent_toml.rename(tmp_path / "agent.toml")
+    os.mkfifo(node.agent_toml)
+    node.start()
+    assert "no regular file" in node.wait_reason("Agent", "Adopting")["message"]
+    file.replace(node.agent_toml)
+    node.wait_ready("one")
+    assert len(node.starts) == 1
+    node.close()
+
+
 def test_the_gate_answers_beside_a_pipe(tmp_path: Path) -> None:
     node = Node(tmp_path / "node")
     desire(node, node.agent_toml)

@@ -213,6 +213,23 @@ def test_a_stray_is_in_step_where_its_file_is_in_line(
     assert verbs(plan) == (["adopt"] if inputs else ["adopt", "stop", "start"])
 
 
+def test_a_stray_is_left_alone_while_nobody_can_know_what_it_has_read() -> None:
+    """A share with agent.toml that hangs at first contact is no reason to restart anything."""
+    seen = replace(looked(stray=MAIN), finds={}, unread="no answer from its disk")
+    plan = plan_child(SPEC, seen)
+    assert (said(plan), verbs(plan)) == ((Status.UNKNOWN, "Adopting"), [])
+    assert "no answer from its disk" in plan.verdict.message
+    assert plan.look_again_in_s
+    unit = plan_unit(
+        UNIT_SPEC, replace(unit_looked(ACTIVE, Record("boot")), finds={}, unread="no answer")
+    )
+    assert (said(unit), verbs(unit)) == ((Status.UNKNOWN, "Adopting"), [])
+    assert verbs(plan_child(replace(SPEC, adopt="as-is"), seen)) == ["adopt"]
+    assert verbs(plan_child(replace(SPEC, state="stopped"), seen)) == ["adopt", "stop"]
+    noted = replace(seen, record=Record("boot", Life(WANTED)), is_ours=True)
+    assert verbs(plan_child(SPEC, noted)) == ["adopt"]
+
+
 def test_a_stray_that_is_taken_as_it_is_is_restarted_for_the_next_change_alone() -> None:
     spec = replace(SPEC, adopt="as-is")
     seen = replace(looked(stray=MAIN), finds=OTHER)

@@ -165,7 +165,7 @@ class Guard:
         return ""
 
     async def _text(self) -> str | None:
-        return await config_text_soon(self._spec, f"{self._asker}'s guard")
+        return (await config_text_soon(self._spec, f"{self._asker}'s guard"))[0]
 
     def _last_text(self) -> str | None:
         """agent.toml as it was when it was last in line."""

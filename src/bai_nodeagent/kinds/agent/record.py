@@ -285,14 +285,19 @@ def config_text(spec: AgentSpec) -> str | None:
     return None
 
 
-async def config_text_soon(spec: AgentSpec, asker: str) -> str | None:
-    """The same; None also where its disk does not answer. `asker` tells apart who asks at once."""
-    if spec.config_path is None:
-        return None
-    what = f"{asker}: read {spec.config_path}"
-    with contextlib.suppress(Stuck):
-        return await in_thread(what, lambda: config_text(spec), CONFIG_DEADLINE_S)
-    return None
+async def config_text_soon(spec: AgentSpec, asker: str) -> tuple[str | None, str]:
+    """The same, and why it can't be read now; "" where it can, or is not there. `asker` tells
+    apart who asks at once."""
+    path = spec.config_path
+    if path is None:
+        return None, ""
+    try:
+        text = await in_thread(f"{asker}: read {path}", lambda: text_at(path), CONFIG_DEADLINE_S)
+    except (Stuck, Refused) as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{path}: {error.strerror}"
+    return text, ""
 
 
 def text_at(path: Path) -> str | None:

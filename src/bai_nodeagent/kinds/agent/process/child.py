@@ -31,8 +31,10 @@ from .rules import (
     astray,
     facts,
     goes_on,
+    is_foreign,
     judge_dead,
     judge_running,
+    left_alone,
     moves_before_start,
     pids,
     start_needs,
@@ -219,6 +221,9 @@ def _in_the_way(unit: str) -> Verdict:
 def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[ChildAction]:
     noted = actual.record.life
     is_noted_start = actual.is_ours and noted is not None and noted.pid is None
+    what = f"the agent runs as process {stray.pid}"
+    if not is_noted_start and is_foreign(spec, actual):
+        return left_alone(actual, what)
     life = noted if noted and is_noted_start else taken_over(spec, actual, stray)
     life = replace(
         life,
@@ -229,7 +234,7 @@ def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[Ch
     )
     record = replace(actual.record, life=life, ending="")
     known = replace(actual, main=stray, stray=None, record=record)
-    verdict = Verdict(Status.UNKNOWN, "Adopting", f"the agent runs as process {stray.pid}")
+    verdict = Verdict(Status.UNKNOWN, "Adopting", what)
     return Plan(verdict, (Adopt(life=life), *plan_child(spec, known).actions))
 
 

@@ -33,7 +33,7 @@ class Memory:
         `command` is what runs the agent.
         """
         life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
-        text = await config_text_soon(self._spec, "Agent's memory")
+        text, _ = await config_text_soon(self._spec, "Agent's memory")
         read = as_read(text, life.inputs if life else {}, digest)
         healthy = kept_healthy(self._host.state)
         changed = changes(self._node, healthy) if healthy else ()

@@ -110,9 +110,6 @@ class Desk:
         inputs = found(spec, config_text(spec), self.host.digest, installed(spec))
         return self._with_more(inputs, located(spec))
 
-    async def _text(self) -> str | None:
-        return await config_text_soon(self.spec, NAME)
-
     def _finds(
         self, text: str | None, plugins: Environment | None, seen: Environments | None
     ) -> Inputs:
@@ -133,7 +130,8 @@ class Desk:
         return launch or wanted
 
     async def finds_now(self) -> Inputs:
-        return self._finds(await self._text(), await self._plugins(), await self._environments())
+        text, _ = await config_text_soon(self.spec, NAME)
+        return self._finds(text, await self._plugins(), await self._environments())
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
@@ -234,7 +232,7 @@ class Desk:
     ) -> dict[str, Any]:
         """The fields of Actual. `lines` is the output of this life; `command` what it runs,
         `launch` how it is started, where that can be rehearsed."""
-        text = await self._text()
+        text, unread = await config_text_soon(self.spec, NAME)
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
         self.given.look(text or "")
@@ -257,6 +255,7 @@ class Desk:
             "record": record,
             "wants": wants,
             "finds": finds,
+            "unread": unread,
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
             "signs": signs,

@@ -60,6 +60,7 @@ class Actual:
     epoch_s     the boot in Unix time, to tell times to people
     wants       the desired inputs
     finds       what an agent that starts now would find
+    unread      why agent.toml can't be read now; "" where it can, or is not there
     last_lines  of the agent's output, secrets masked; told of an agent that died
     output      of a Backend.AI agent, to read its troubles from; "" of any other
     signs       of a living Backend.AI agent; None: to live is enough
@@ -78,6 +79,7 @@ class Actual:
     record: Record
     wants: Inputs = field(repr=False)
     finds: Inputs = field(repr=False)
+    unread: str = ""
     last_lines: str = ""
     output: str = field(default="", repr=False)
     signs: Signs | None = None
@@ -333,6 +335,17 @@ def died(actual: Actual, then: str = "") -> Verdict:
     if trouble := why_dead(actual.output, record.exit) or record.trouble:
         return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
     return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)
+
+
+def is_foreign(spec: AgentSpec, actual: Actual) -> bool:
+    """Whether an agent that somebody else started is left alone, since nobody can know now what
+    it has read. As-is the document vouches for it."""
+    return bool(actual.unread) and spec.adopt != "as-is" and spec.state == "running"
+
+
+def left_alone(actual: Actual, what: str) -> Plan[ActionT]:
+    text = f"{what}; it is taken over once it is known what it has read: {actual.unread}"
+    return Plan(Verdict(Status.UNKNOWN, "Adopting", text), look_again_in_s=OBSTACLE_LOOK_S)
 
 
 def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:

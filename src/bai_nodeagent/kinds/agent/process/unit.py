@@ -32,9 +32,11 @@ from .rules import (
     died,
     facts,
     goes_on,
+    is_foreign,
     is_looping,
     judge_dead,
     judge_running,
+    left_alone,
     moves_before_start,
     start_needs,
     switches,
@@ -156,10 +158,11 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
     if not actual.is_child:
         text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
+    known = facts(actual, outside)
     if held := actual.caution.held:
-        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S)
+        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S, facts=known)
     if spec.state == "running" and actual.obstacle:
-        return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S)
+        return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S, facts=known)
     text = f"process {outside.pid} makes way for {spec.unit}"
     cause: Cause = "stopped" if spec.state == "stopped" else "changed"
     return Plan(Verdict(Status.UNKNOWN, "Stopping", text), (stop(spec, outside, cause),))
@@ -168,6 +171,8 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
 def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     life = actual.record.life
     if life is None or life.is_over or life.invocation_id != actual.unit.invocation_id:
+        if is_foreign(spec, actual):
+            return left_alone(actual, f"{spec.unit} is active")
         fresh = replace(
             taken_over(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
         )
