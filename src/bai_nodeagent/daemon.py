@@ -247,8 +247,11 @@ async def _serve(site: Site, node: Node, server: Server | None) -> None:
 
 def _sweep(site: Site) -> None:
     """Removes what a killed predecessor was about to write; passwords may be in it."""
-    runtime = site.settings.runtime
-    for folder in (site.settings.state, runtime, runtime / "mounts"):
+    runtime, store = site.settings.runtime, site.settings.store.folder
+    folders = [site.settings.state, runtime, runtime / "mounts"]
+    if store is not None:
+        folders += [each for each in (store, *store.rglob("*")) if each.is_dir()]
+    for folder in folders:
         try:
             swept = files.sweep(folder)
         except FileNotFoundError:

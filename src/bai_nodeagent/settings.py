@@ -54,6 +54,11 @@ class StoreSettings:
     key: Path | None = None
     allow_plaintext: bool = False
 
+    @property
+    def folder(self) -> Path | None:
+        """None where the store is an etcd."""
+        return Path(self.url.removeprefix("file:")) if self.url.startswith("file:") else None
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -91,7 +91,7 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         digest,
         redactor,
         learn=redactor.learn,
-        etcd=_etcd_of(settings),
+        etcd=None if settings.store.folder else _etcd_of(settings),
         is_id_given=settings.node_id is not None,
     )
     return Site(settings, place, host, redactor, store_of(settings, writes=writes))
@@ -117,19 +117,15 @@ def _warn_of_readers(password_file: Path | None) -> None:
 
 def store_of(settings: Settings, *, writes: bool) -> Store:
     """The store that the configuration names. Connects to nothing yet."""
-    given = settings.store
-    access = _etcd_of(settings)
-    if access is None:
-        folder = Path(given.url.removeprefix("file:"))
+    folder = settings.store.folder
+    if folder is not None:
         return open_store(FileSettings(folder, settings.state, is_counted=writes))
-    return open_store(EtcdSettings(access, settings.cluster, given.prefix))
+    access = _etcd_of(settings)
+    return open_store(EtcdSettings(access, settings.cluster, settings.store.prefix))
 
 
-def _etcd_of(settings: Settings) -> EtcdAccess | None:
-    """How to reach the store's etcd; None where the store is a folder."""
+def _etcd_of(settings: Settings) -> EtcdAccess:
     given = settings.store
-    if given.url.startswith("file:"):
-        return None
     return EtcdAccess(
         parse_endpoints(given.url),
         given.user,

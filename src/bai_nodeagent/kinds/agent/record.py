@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ...model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
 from ...system import distributions, hostile, kept, process
@@ -41,6 +41,8 @@ STABLE_S = 60.0
 STARTING_S = 1.0
 _TIMES_AT_MOST = 16
 CONFIG_DEADLINE_S = 5.0
+
+T = TypeVar("T")
 
 Cause = Literal["", "first", "died", "changed", "stopped"]
 
@@ -341,21 +343,31 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
     spec = agent_spec(node)
     if spec.supervisor != "systemd":
         return  # the notes are of a process that we started
-    now_s, text = process.now_s(), None
-    with contextlib.suppress(Stuck):
-        text = within("may-start: read agent.toml", lambda: config_text(spec), CONFIG_DEADLINE_S)
-    inputs = found(spec, text, host.digest, installed(spec))
+    now_s = process.now_s()
+    text = _in_time("read agent.toml", lambda: config_text(spec))
+    inputs = found(spec, text, host.digest, _in_time("look for plugins", lambda: installed(spec)))
     life = Life(
         inputs={
             **inputs,
             **found_part(remembered_swarm(spec, host), host.digest),
-            **install.found_part(located(spec), host.digest),
+            **install.found_part(_located(spec), host.digest),
         },
         invocation_id=invocation_id,
         started_s=now_s,
         desired_digest=node.digest,
     )
     Notes.of(host).update(lambda record: replace(record, life=life, ending=""))
+
+
+def _located(spec: AgentSpec) -> Environments | None:
+    return _in_time("look for environments", lambda: located(spec))
+
+
+def _in_time(what: str, look: Callable[[], T | None]) -> T | None:
+    """None where a share that hangs gives no answer: systemd does not wait for ever."""
+    with contextlib.suppress(Stuck):
+        return within(f"may-start: {what}", look, CONFIG_DEADLINE_S)
+    return None
 
 
 def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
@@ -379,7 +391,7 @@ def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
         if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
             why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
             return f"waits for {need} ({why})"
-    seen = located(spec)
+    seen = _located(spec)
     if spec.install and not (seen and seen.link):
         return f"waits for {install.NAME}: nothing is at {spec.install.path} yet"
     return None

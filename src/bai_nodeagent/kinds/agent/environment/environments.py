@@ -203,14 +203,21 @@ async def changes(path: Path, asker: str) -> AsyncGenerator[None, None]:
     """
     try:
         while True:
-            watched = _watched(path, await look(path, asker))
+            watched = await _to_watch(path, asker)
             async with aclosing(inotify.changes(watched, is_apart=True)) as events:
                 async for _ in events:
                     yield
-                    if _watched(path, await look(path, asker)) != watched:
+                    if await _to_watch(path, asker) != watched:
                         break
     except (Refused, Stuck, OSError) as error:
         raise Unavailable(f"{asker}: {error}") from error
+
+
+async def _to_watch(path: Path, asker: str) -> list[Path]:
+    seen = await look(path, asker)
+    return await in_thread(
+        f"{asker}: what to watch of {path}", lambda: _watched(path, seen), LOOK_DEADLINE_S
+    )
 
 
 def _watched(path: Path, seen: Environments) -> list[Path]:
