@@ -29,6 +29,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCK_TRIES = 25
 _LOCK_PAUSE_S = 0.02
 
+_starting: set[Path] = set()  # the locks that we hold ourselves
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -47,20 +48,21 @@ class Account:
 def held(lock: Path) -> Iterator[int]:
     """Takes the lock and gives its descriptor; who inherits that keeps the lock. Blocks.
 
-    Raises Unavailable when a process of an earlier start holds it. Whom that one has passed
-    it to says nothing of an agent, and is not ours to end: then another file is the lock.
+    Raises Unavailable when an earlier start holds it, or a process of one. Whom that one has
+    passed it to says nothing of an agent, and is not ours to end: then another file is the lock.
     """
-    with _opened(lock) as fd:
-        if _takes(fd):
-            yield fd
-            return
-    if not process.holders(lock, process.living()):
-        lock.unlink()
-        with _opened(lock) as fd:
-            if _takes(fd):
-                yield fd
-                return
-    raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
+    with contextlib.ExitStack() as ends:
+        fd = ends.enter_context(_opened(lock))
+        if not _takes(fd):
+            if lock in _starting or process.holders(lock, process.living()):
+                raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
+            lock.unlink()
+            fd = ends.enter_context(_opened(lock))
+            if not _takes(fd):
+                raise Unavailable(f"{lock} has just been taken by another start")
+        _starting.add(lock)
+        ends.callback(_starting.discard, lock)
+        yield fd
 
 
 @contextlib.contextmanager
