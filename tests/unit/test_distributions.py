@@ -10,7 +10,8 @@ import pytest
 from bai_nodeagent.kinds.plugins.rules import PluginRules
 from bai_nodeagent.model import Refused
 from bai_nodeagent.system import distributions
-from bai_nodeagent.system.distributions import environment, folders_of, interpreter_of
+from bai_nodeagent.system.distributions import environment
+from bai_nodeagent.system.interpreter import folders_of, interpreter_of
 from bai_nodeagent.system.survey import Survey
 
 MODULE = "ai.backend.accelerator.fast.plugin"

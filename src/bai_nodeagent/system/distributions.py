@@ -1,28 +1,21 @@
 """Accelerator plugins in another interpreter's environment, from its files alone.
 
-Nothing of that environment is run: the daemon is root, the environment often
-belongs to the agent's user, and a plugin's import may take a GPU driver with
-it. So where an interpreter looks is judged by the layout that the `site`
-module describes: prefix, pyvenv.cfg, and the plain lines of .pth files. What
-only code could tell (an editable install's import hook) is given the benefit
-of the doubt. Its owner may have laid there whatever he likes: see `survey`.
-Everything here blocks; call it through `look`.
+Nothing of that environment is run: see system/interpreter.py; and a plugin's import
+may take a GPU driver with it. What only code could tell (an editable install's
+import hook) is given the benefit of the doubt. Everything here blocks.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from email.parser import HeaderParser
 from glob import escape
 from importlib.metadata import EntryPoint, PathDistribution
-from itertools import islice
 from os import PathLike
-from os.path import realpath
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 
@@ -31,19 +24,14 @@ from ..model import Refused, Stuck, Unavailable
 from ..text import clean
 from . import files, inotify
 from .blocking import in_thread
-from .executable import EXEC_LINE
+from .interpreter import at_most, folders_of, interpreter_of
 from .survey import Survey
 
 GROUP = "backendai_accelerator_v21"
 LOOK_DEADLINE_S = 5.0
-# Each of them is watched.
-FOLDERS_AT_MOST = 100
 PLUGINS_AT_MOST = 100
 _NAME_AT_MOST = 200
 _MODULE_AT_MOST = 200
-_HEAD_BYTES = 1024
-T = TypeVar("T")
-_PYTHON = re.compile(r"python[0-9.]*")
 
 
 async def look(rules: PluginRules, asker: str) -> Environment | None:
@@ -99,7 +87,7 @@ def environment(rules: PluginRules) -> Environment | None:
         if python is None:
             return None
         folders = folders_of(python, survey) if python.exists() else ()
-        plugins = _at_most(PLUGINS_AT_MOST, _plugins(folders, survey), "plugins", python)
+        plugins = at_most(PLUGINS_AT_MOST, _plugins(folders, survey), "plugins", python)
         return Environment(
             python,
             folders,
@@ -110,89 +98,6 @@ def environment(rules: PluginRules) -> Environment | None:
         raise Unavailable(f"{files.shown(error.filename)}: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, a path with a null
         raise Unavailable(f"what stands beside {python} can't be made out: {error}") from error
-
-
-def _at_most(number: int, found: Iterable[T], what: str, python: Path) -> tuple[T, ...]:
-    taken = tuple(islice(found, number + 1))
-    if len(taken) > number:
-        raise Refused("TooLarge", f"{files.shown(python)} has more than {number} {what}")
-    return taken
-
-
-def interpreter_of(command: Sequence[str]) -> Path | None:
-    """The interpreter that a command line runs with; None where it doesn't show.
-
-    Blocks. Raises OSError, Refused: NotAFile.
-    """
-    if not command:
-        return None
-    program = Path(command[0])
-    if _PYTHON.fullmatch(program.name):
-        return program
-    try:
-        head = files.head(program, _HEAD_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        return None
-    named = EXEC_LINE.search(head)
-    path = Path(named[1] if named else _shebang(head))
-    return path if path.is_absolute() and _PYTHON.fullmatch(path.name) else None
-
-
-def _shebang(head: str) -> str:
-    words = head.partition("\n")[0].removeprefix("#!").split()
-    return words[0] if head.startswith("#!") and words else ""
-
-
-def folders_of(python: Path, survey: Survey) -> tuple[Path, ...]:
-    """Where an interpreter looks for distributions, in its order. Blocks."""
-    prefix = python.parent.parent
-    venv = _settings(prefix / "pyvenv.cfg", survey)
-    if venv is None:
-        found = _of_installed(python, survey)
-    else:
-        version = venv.get("version", venv.get("version_info", ""))
-        found = _below(prefix, ".".join(version.split(".")[:2]), survey)
-        if venv.get("include-system-site-packages", "").lower() == "true":
-            home = Path(venv.get("home", "/usr/bin"))
-            found += _of_installed(home / python.resolve().name, survey)
-    extended = (each for f in found for each in (f, *_named_in_pth(f, survey)))
-    folders = _at_most(FOLDERS_AT_MOST, extended, "folders of packages", python)
-    # lib64 is often a link to lib.
-    return tuple({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
-
-
-def _of_installed(python: Path, survey: Survey) -> list[Path]:
-    """Of an interpreter that is no environment's."""
-    real = Path(realpath(python))  # which minds no loop of links
-    return _below(real.parent.parent, real.name.removeprefix("python"), survey)
-
-
-def _settings(file: Path, survey: Survey) -> Mapping[str, str] | None:
-    text = survey.text(file, errors="replace")
-    if text is None:
-        return None
-    pairs = (line.partition("=") for line in text.split("\n"))
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
-
-
-def _below(prefix: Path, version: str, survey: Survey) -> list[Path]:
-    """Of a version such as "3.11"; of all that are there when it isn't known."""
-    python = f"python{version}" if re.fullmatch(r"3\.\d+", version) else "python3.*"
-    patterns = [f"lib*/{python}/site-packages"]
-    if prefix == Path("/usr"):  # Debian's own interpreter
-        patterns = [f"local/lib/{python}/dist-packages", *patterns, "lib/python3/dist-packages"]
-    return [folder for pattern in patterns for folder in survey.glob(prefix, pattern)]
-
-
-def _named_in_pth(folder: Path, survey: Survey) -> Iterator[Path]:
-    for file in survey.glob(folder, "*.pth"):
-        lines = (survey.text(file, errors="replace") or "").split("\n")
-        survey.spend(len(lines), file)
-        for line in lines:
-            name = line.strip()
-            is_path = name and not name.startswith(("#", "import ", "import\t"))
-            if is_path and (folder / name).is_dir():
-                yield folder / name
 
 
 class _Distribution(PathDistribution):

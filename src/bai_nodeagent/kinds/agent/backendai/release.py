@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....model import Refused
-from ....system.distributions import folders_of, interpreter_of
+from ....system.interpreter import folders_of, interpreter_of
 from ....system.survey import Survey
 
 _METADATA = re.compile(r"backend[._-]ai[._-]agent-([^-]+)\.dist-info", re.IGNORECASE)
