@@ -10,7 +10,7 @@ function.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -21,6 +21,14 @@ from .text import clean_lines
 Scalar = str | int | float | bool | date | datetime | time
 KeyPath = tuple[str, ...]
 """The place of a value in agent.toml or in a document: ("etcd", "addr", "host")."""
+
+
+Digest = Callable[[object], str]
+Inputs = Mapping[str, str]
+"""What an agent was started with. Part -> keyed digest: "command", "env", "user", "workdir",
+"agent.toml etcd.addr.host", "plugin ai.backend.accelerator.mock.plugin", "swarm", "environment"."""
+ABSENT = "absent"
+"""In place of a digest: the part must not be there."""
 
 
 class InvalidSpec(Exception):
@@ -181,6 +189,45 @@ class Resource(Protocol[ActualT, ActionT]):
 AnyResource = Resource[Any, Any]
 
 
+class AgentInput(Protocol):
+    """What an agent finds at its start that is of another kind's making.
+
+    Its value is frozen, and equal to another one that comes of an equal section.
+
+    name        of what is observed, for people: "the installed plugins"
+    deadline_s  how long `observe` may take
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def deadline_s(self) -> float: ...
+
+    def observe(self, host: Host) -> Any:
+        """What is there now. Blocks. Raises OSError, Unavailable, Refused."""
+
+    def found(self, seen: Any, digest: Digest) -> Inputs:
+        """The parts of an agent that starts now. `seen` is what `observe` has given."""
+        ...
+
+    def wanted(
+        self, seen: Any, has: Inputs, started_s: float, now_s: float, digest: Digest
+    ) -> Inputs:
+        """The parts that an agent which runs with the inputs `has` since `started_s` ought to
+        have found. Times are Unix time."""
+        ...
+
+    def owns(self, part: str) -> bool:
+        """Whether that part is of this input."""
+        ...
+
+    def changes(self, host: Host, asker: str) -> AsyncIterator[None]:
+        """Yields once it is watched, and whenever `observe` may give something else for good.
+        `asker` tells apart who asks at once. Raises Unavailable."""
+        ...
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """The merged, checked and expanded desired state of this node.
@@ -195,6 +242,7 @@ class NodeSpec:
                   comes from the journal, those are missing that kinds name
     address       a doubt about `agent-ip` that conditions have to tell
     rolled_back   why the inputs of the agent are those of an earlier state; "": they are not
+    inputs_of     of each kind: its part in the agent's inputs, from the document
     """
 
     node_id: str
@@ -211,6 +259,14 @@ class NodeSpec:
     address: Verdict | None = None
     spread_s: float = 0.0
     rolled_back: str = ""
+    inputs_of: tuple[Callable[[Mapping[str, Any]], AgentInput | None], ...] = field(
+        default=(), repr=False
+    )
+
+    @property
+    def agent_inputs(self) -> tuple[AgentInput, ...]:
+        found = (make(self.document) for make in self.inputs_of)
+        return tuple(each for each in found if each is not None)
 
 
 class _Unset(enum.Enum):
@@ -273,6 +329,8 @@ class Kind:
                   never the secret itself; NodeSpec.secrets has it by that name once
                   the store has been read: it is not kept in the journal
     actions       every kind of action that its resources plan
+    agent_input   from a checked document: what an agent finds at its start that is of this
+                  kind's making; None: nothing
     """
 
     section: str
@@ -283,6 +341,7 @@ class Kind:
     check: Callable[[Any], Iterable[tuple[tuple[str | int, ...], str]]] = lambda _section: ()
     secret_names: frozenset[KeyPath] = frozenset()
     actions: tuple[type[Action], ...] = ()
+    agent_input: Callable[[Mapping[str, Any]], AgentInput | None] = lambda _document: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from bai_nodeagent.kinds.agent.spec import (
     found,
     unread,
     wanted,
-    wanted_plugins,
 )
+from bai_nodeagent.kinds.plugins.inputs import PluginInput, agent_input
 from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
 from bai_nodeagent.system import output
@@ -91,9 +91,11 @@ def test_the_real_agent_is_given_the_time_that_it_gives_its_worker(
 
 def test_plugins_are_managed_only_where_a_document_speaks_of_them() -> None:
     section = {"supervisor": "child", "command": ["/v/bin/python", "-m", "agent"]}
-    assert agent_spec(node(section)).plugins is None
-    rules = agent_spec(node(section, plugins={"allow": []})).plugins
-    assert rules == PluginRules(command=("/v/bin/python", "-m", "agent"), allow=())
+    made = replace(node(section), inputs_of=(agent_input,))
+    assert agent_spec(made).inputs == ()
+    managed = replace(made, document={**made.document, "plugins": {"allow": []}})
+    rules = PluginRules(command=("/v/bin/python", "-m", "agent"), allow=())
+    assert agent_spec(managed).inputs == (PluginInput(rules),)
 
 
 # --- inputs ------------------------------------------------------------------------------
@@ -144,14 +146,14 @@ def test_a_table_that_only_has_to_be_there() -> None:
 
 
 def test_an_upgraded_plugin_is_a_difference_by_its_name() -> None:
-    spec = replace(SPEC, plugins=PluginRules())
+    plugins = PluginInput(PluginRules())
     plugin = Plugin("ai.mock", "mock", "mock", "1")
     before = Environment(Path("/v/bin/python"), plugins=(plugin,))
     after = replace(before, plugins=(replace(plugin, version="2"),))
-    has = found(spec, TEXT, digest, before)
+    has = {**found(SPEC, TEXT, digest), **plugins.found(before, digest)}
     for installed, names in ((before, ()), (after, ("plugin ai.mock",)), (None, ())):
-        more = wanted_plugins(spec, installed, has, 0.0, 100.0, digest)
-        assert differing(spec, {**wanted(spec, digest), **more}, has) == names
+        more = plugins.wanted(installed, has, 0.0, 100.0, digest)
+        assert differing(SPEC, {**wanted(SPEC, digest), **more}, has) == names
 
 
 def test_a_key_is_taken_over_or_given_up_without_a_restart() -> None:

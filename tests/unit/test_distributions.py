@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bai_nodeagent.kinds.plugins.distributions import GROUP, environment
 from bai_nodeagent.kinds.plugins.rules import PluginRules
 from bai_nodeagent.model import Refused
-from bai_nodeagent.system import distributions
-from bai_nodeagent.system.distributions import environment
 from bai_nodeagent.system.interpreter import folders_of, interpreter_of
 from bai_nodeagent.system.survey import Survey
 
@@ -42,7 +41,7 @@ def install(
     version: str = "1.0",
     *,
     file: str | None = "plugin.py",
-    group: str = distributions.GROUP,
+    group: str = GROUP,
     module: str = MODULE,
 ) -> Path:
     metadata = folder / f"{name}-{version}.dist-info"

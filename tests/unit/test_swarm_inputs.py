@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent.core.metrics import Metrics
-from bai_nodeagent.kinds.swarm.inputs import PART, found_part, wanted_part, without_swarm
+from bai_nodeagent.kinds.swarm.inputs import PART, SwarmInput, agent_input
 from bai_nodeagent.kinds.swarm.record import Record
 
 
@@ -34,13 +34,24 @@ HAS = {PART: "digest:a"}
 def test_the_swarm_is_wanted_of_who_started_outside(
     record: Record, has: dict[str, str], started_s: float, wanted: dict[str, str]
 ) -> None:
-    assert wanted_part(record, has, started_s, digest) == wanted
+    assert SwarmInput().wanted(record, has, started_s, 900.0, digest) == wanted
 
 
 def test_a_start_finds_the_swarm_that_is_desired() -> None:
-    assert found_part(IN, digest) == HAS
-    assert found_part(OUT, digest) == found_part(STRANGE, digest) == {}
-    assert without_swarm({**HAS, "env": "x"}) == {"env": "x"}
+    swarm = SwarmInput()
+    assert swarm.found(IN, digest) == HAS
+    assert swarm.found(OUT, digest) == swarm.found(STRANGE, digest) == {}
+    assert [part for part in ("env", PART, "swarms") if swarm.owns(part)] == [PART]
+
+
+@pytest.mark.parametrize(
+    ("document", "is_input"),
+    [({}, False), ({"swarm": {"state": "left"}}, False), ({"swarm": {"state": "joined"}}, True)],
+)
+def test_it_counts_where_the_node_is_to_be_in_one(
+    document: dict[str, object], is_input: bool
+) -> None:
+    assert (agent_input(document) is not None) is is_input
 
 
 def test_the_certificates_expiry_is_a_gauge_while_there_is_a_certificate() -> None:

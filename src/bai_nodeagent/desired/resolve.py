@@ -63,6 +63,7 @@ def resolve(
         secrets=found,
         address=variables.address,
         spread_s=duration_s(document.get("rollout", {}).get("spread", "0s")),
+        inputs_of=tuple(kind.agent_input for kind in kinds),
     )
 
 

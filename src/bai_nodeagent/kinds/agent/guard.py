@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ...agent_toml import is_readable
-from ...model import Host, KeyPath, Refused, Stuck, Unavailable
+from ...model import Host, Inputs, KeyPath, Refused, Stuck, Unavailable
 from ...system import kept, process
 from ...system.blocking import in_thread
 from ...typed import json_value, typed
@@ -36,7 +36,7 @@ from .sessions import (
     losing,
     permit_for,
 )
-from .spec import AgentSpec, Inputs, differing, found, is_of_file, part_of, wanted
+from .spec import AgentSpec, differing, found, is_of_file, part_of, wanted
 
 _REAL = ("ai.backend.agent",)
 LOCK = "agent.lock"

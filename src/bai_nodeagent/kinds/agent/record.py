@@ -17,22 +17,30 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from ...model import Host, NodeSpec, Refused, Status, Stuck, Unavailable, Verdict
-from ...system import distributions, hostile, kept, process
+from ...model import (
+    AgentInput,
+    Host,
+    Inputs,
+    NodeSpec,
+    Refused,
+    Status,
+    Stuck,
+    Unavailable,
+    Verdict,
+)
+from ...system import hostile, kept, process
 from ...system.blocking import in_thread, within
 from ...system.process import Process
 from ...typed import json_value, typed
-from ..plugins.rules import Environment
-from ..swarm import record as swarm_record
-from ..swarm.inputs import found_part
 from .backendai.log_patterns import Trouble
 from .environment import environments
 from .environment import rules as install
 from .environment.environments import Environments
-from .spec import AgentSpec, Inputs, agent_spec, differing, found, is_in_step, is_of_file
+from .spec import AgentSpec, agent_spec, differing, found, is_in_step, is_of_file
 
 # A process that lived longer than this starts the count of deaths anew.
 STABLE_S = 60.0
@@ -308,14 +316,14 @@ def text_at(path: Path) -> str | None:
     return None if file is None else file.raw.decode(errors="replace")
 
 
-def installed(spec: AgentSpec) -> Environment | None:
-    """The agent's plugins as they are; None when they are unmanaged, or can't be told. Blocks.
+def found_of(each: AgentInput, host: Host) -> Inputs:
+    """What an agent that starts now finds of that input; nothing where it can't be told. Blocks.
 
-    Why they can't be told is for the condition Plugins to say.
+    Why it can't be told is for the kind's own condition to say.
     """
-    with contextlib.suppress(Refused, Unavailable):
-        return distributions.environment(spec.plugins) if spec.plugins else None
-    return None
+    with contextlib.suppress(OSError, Refused, Unavailable):
+        return each.found(each.observe(host), host.digest)
+    return {}
 
 
 def located(spec: AgentSpec) -> Environments | None:
@@ -323,14 +331,6 @@ def located(spec: AgentSpec) -> Environments | None:
     with contextlib.suppress(Refused, Unavailable):
         return environments.environments(spec.install.path) if spec.install else None
     return None
-
-
-def remembered_swarm(spec: AgentSpec, host: Host) -> swarm_record.Record:
-    """What is remembered of the node's swarm; nothing when that is unmanaged, or can't be read."""
-    with contextlib.suppress(OSError):
-        if spec.is_in_swarm:
-            return swarm_record.Notes(host.state).read()
-    return swarm_record.Record()
 
 
 def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
@@ -345,13 +345,11 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
         return  # the notes are of a process that we started
     now_s = process.now_s()
     text = _in_time("read agent.toml", lambda: config_text(spec))
-    inputs = found(spec, text, host.digest, _in_time("look for plugins", lambda: installed(spec)))
+    inputs = {**found(spec, text, host.digest), **install.found_part(_located(spec), host.digest)}
+    for each in spec.inputs:
+        inputs |= _in_time(f"look for {each.name}", partial(found_of, each, host)) or {}
     life = Life(
-        inputs={
-            **inputs,
-            **found_part(remembered_swarm(spec, host), host.digest),
-            **install.found_part(_located(spec), host.digest),
-        },
+        inputs=inputs,
         invocation_id=invocation_id,
         started_s=now_s,
         desired_digest=node.digest,

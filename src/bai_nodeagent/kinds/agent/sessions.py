@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from ...desired import canonical
-from ...model import KeyPath, Status, Verdict
+from ...model import Inputs, KeyPath, Status, Verdict
 from .backendai.schema_faults import Version, version_of
 from .environment.rules import PART
-from .spec import AgentSpec, Inputs, differing, is_met, is_of_file, part_of
+from .spec import AgentSpec, differing, is_met, is_of_file, part_of
 
 SESSIONS_LOOK_S = 30.0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,7 @@ from typing import Any, Literal
 from ... import toml
 from ...agent_toml import managed
 from ...desired.formats import duration_s
-from ...model import UNSET, KeyPath, NodeSpec
-from ..plugins.rules import Environment, PluginRules, found_parts, plugin_rules, wanted_parts
+from ...model import ABSENT, UNSET, AgentInput, Digest, Inputs, KeyPath, NodeSpec
 from .backendai.liveness import is_backendai
 from .environment import rules as install
 from .environment.rules import InstallSpec, install_spec
@@ -31,12 +30,6 @@ STOP_TIMEOUT_S = 10.0
 STOP_TIMEOUT_LEAST_S = 7.0
 HEALTH_TIMEOUT_S = 300.0
 
-Digest = Callable[[object], str]
-Inputs = Mapping[str, str]
-"""Part -> keyed digest: "command", "env", "user", "workdir", "agent.toml etcd.addr.host",
-"plugin ai.backend.accelerator.mock.plugin", "swarm", "environment"."""
-
-ABSENT = "absent"
 PRESENT = "present"
 _FILE = "agent.toml"
 OWN = ("command", "env", "user", "workdir")
@@ -56,9 +49,8 @@ class AgentSpec:
     relies_on       condition types of what an agent can't be healthy without
     config_path     None: agent.toml is unmanaged, and `values` is empty
     fingerprint     the values for comparison: 1 == True, but not here
-    plugins         None: accelerator plugins are unmanaged
     install         None: the environment that it runs in is unmanaged
-    is_in_swarm     the node is to be in a swarm, which the agent has to find
+    inputs          of other kinds, which the agent finds at its start
     needs           condition types that must hold before a start
     desired_digest  of the document; notes say by it what a process was started for
     """
@@ -84,9 +76,8 @@ class AgentSpec:
     values: Mapping[KeyPath, Any] = field(default_factory=dict, repr=False, compare=False)
     fingerprint: str = field(default="", repr=False)
     optional: frozenset[KeyPath] = frozenset()
-    plugins: PluginRules | None = None
     install: InstallSpec | None = None
-    is_in_swarm: bool = False
+    inputs: tuple[AgentInput, ...] = ()
     needs: tuple[str, ...] = ()
     desired_digest: str = field(default="", compare=False)
 
@@ -117,9 +108,8 @@ def agent_spec(node: NodeSpec) -> AgentSpec:
         values=values or {},
         fingerprint=fingerprint(values or {}),
         optional=node.optional,
-        plugins=plugin_rules(node.document),
         install=install_spec(section),
-        is_in_swarm=node.document.get("swarm", {}).get("state") == "joined",
+        inputs=node.agent_inputs,
         needs=_needs(node),
         desired_digest=node.digest,
     )
@@ -161,37 +151,20 @@ def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
     return {**_own_parts(spec, digest), **{part_of(place): rule for place, rule in rules.items()}}
 
 
-def wanted_plugins(
-    spec: AgentSpec,
-    installed: Environment | None,
-    has: Inputs,
-    started_s: float,
-    now_s: float,
-    digest: Digest,
-) -> Inputs:
-    """What an agent that runs with the inputs `has` since `started_s` ought to have found
-    installed; times are Unix time."""
-    if spec.plugins is None or installed is None:
-        return {}
-    return wanted_parts(spec.plugins, installed, has, started_s, now_s, digest, ABSENT)
-
-
 def _rule(value: Any, digest: Digest) -> str:
     if value is UNSET:
         return ABSENT
     return PRESENT if value == {} else digest(value)
 
 
-def found(
-    spec: AgentSpec, text: str | None, digest: Digest, installed: Environment | None = None
-) -> Inputs:
+def found(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
     """The inputs of a process that starts while agent.toml reads `text` (None: no such file),
-    and these plugins are installed (None: nobody knows).
+    but for those of other kinds.
 
     A file that is not TOML counts as an empty one: nobody knows what the
     agent makes of it.
     """
-    own = {**_own_parts(spec, digest), **found_parts(installed, digest)}
+    own = _own_parts(spec, digest)
     if spec.config_path is None:
         return own
     try:

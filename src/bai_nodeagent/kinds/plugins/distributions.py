@@ -19,13 +19,13 @@ from pathlib import Path
 
 import anyio
 
-from ..kinds.plugins.rules import QUIET_S, Environment, Plugin, PluginRules
-from ..model import Refused, Stuck, Unavailable
-from ..text import clean
-from . import files, inotify
-from .blocking import in_thread
-from .interpreter import at_most, folders_of, interpreter_of
-from .survey import Survey
+from ...model import Refused, Stuck, Unavailable
+from ...system import files, inotify
+from ...system.blocking import in_thread
+from ...system.interpreter import at_most, folders_of, interpreter_of
+from ...system.survey import Survey
+from ...text import clean
+from .rules import QUIET_S, Environment, Plugin, PluginRules
 
 GROUP = "backendai_accelerator_v21"
 LOOK_DEADLINE_S = 5.0

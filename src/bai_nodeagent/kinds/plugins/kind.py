@@ -28,9 +28,9 @@ from ...model import (
     Verdict,
     Wake,
 )
-from ...system import distributions
-from . import devices
+from . import devices, distributions
 from .devices import Shown
+from .inputs import agent_input
 from .rules import (
     QUIET_S,
     SECTION,
@@ -264,6 +264,7 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
+    agent_input=agent_input,
     agent_values=_agent_values,
     check=_check,
 )

@@ -7,10 +7,12 @@ installed, an empty one none; what is blocked is never loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ...model import ABSENT, Digest, Inputs
 
 SECTION = "plugins"
 # While packages are being installed the old one is gone and the new one not
@@ -101,9 +103,7 @@ def is_loaded(rules: PluginRules, module: str) -> bool:
     return is_allowed and not any(matches(item, module) for item in rules.block)
 
 
-def found_parts(
-    installed: Environment | None, digest: Callable[[object], str]
-) -> Mapping[str, str]:
+def found_parts(installed: Environment | None, digest: Digest) -> Inputs:
     """What an agent that starts now finds installed, allowed or not, as parts of its inputs."""
     if installed is None:
         return {}
@@ -111,29 +111,22 @@ def found_parts(
     return {KNOWN: digest(True), **versions}
 
 
-def without_plugins(inputs: Mapping[str, str]) -> Mapping[str, str]:
-    """The inputs of an agent at whose start nobody looked what was installed."""
-    return {
-        part: value
-        for part, value in inputs.items()
-        if part != KNOWN and not part.startswith(_PART)
-    }
+def is_part(part: str) -> bool:
+    return part == KNOWN or part.startswith(_PART)
 
 
 def wanted_parts(
     rules: PluginRules,
     installed: Environment,
-    has: Mapping[str, str],
+    has: Inputs,
     started_s: float,
     now_s: float,
-    digest: Callable[[object], str],
-    absent: str,
-) -> Mapping[str, str]:
+    digest: Digest,
+) -> Inputs:
     """What an agent that runs with the inputs `has` ought to have found installed.
 
     Of an agent whose start nobody noted it is held that it found whatever was
-    installed before it started (`started_s`, Unix time). `absent` is the rule
-    for a part that must not be there.
+    installed before it started (`started_s`, Unix time).
     """
     if not installed.is_quiet(now_s):
         return {}
@@ -145,7 +138,7 @@ def wanted_parts(
     gone = [module for module in noted if module not in there and is_loaded(rules, module)]
     return {
         **{_part(plugin): _version(plugin, digest) for plugin in loaded},
-        **{f"{_PART}{module}": absent for module in gone},
+        **{f"{_PART}{module}": ABSENT for module in gone},
     }
 
 
@@ -158,5 +151,5 @@ def _part(plugin: Plugin) -> str:
     return f"{_PART}{plugin.module}"
 
 
-def _version(plugin: Plugin, digest: Callable[[object], str]) -> str:
+def _version(plugin: Plugin, digest: Digest) -> str:
     return digest([plugin.distribution, plugin.version])

@@ -1,4 +1,4 @@
-"""The swarm among the inputs of the agent. Pure.
+"""The swarm among the inputs of the agent.
 
 The agent looks for a swarm when it starts, so one that started outside has to
 start again inside. The input is the swarm's id alone: a node that comes back
@@ -7,31 +7,45 @@ into the same swarm, under a new node id, is no news to its agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from .record import Record
+from ...model import Digest, Host, Inputs
+from ...system import inotify
+from .record import Notes, Record
 
 PART = "swarm"
 
 
-def found_part(record: Record, digest: Callable[[object], str]) -> Mapping[str, str]:
-    """What an agent that starts now finds."""
-    return {PART: digest(record.home)} if record.home else {}
+@dataclass(frozen=True)
+class SwarmInput:
+    """`model.AgentInput`. Seen is what is remembered of the node's swarms."""
+
+    name: str = "the node's swarm"
+    deadline_s: float = 5.0
+
+    def observe(self, host: Host) -> Record:
+        return Notes(host.state).read()
+
+    def found(self, seen: Record, digest: Digest) -> Inputs:
+        return {PART: digest(seen.home)} if seen.home else {}
+
+    def wanted(
+        self, seen: Record, has: Inputs, started_s: float, _now_s: float, digest: Digest
+    ) -> Inputs:
+        """An agent at whose start nobody noted a swarm found it all the same if the node was in
+        it before."""
+        if PART not in has and seen.since_s <= started_s:
+            return {}
+        return self.found(seen, digest)
+
+    def owns(self, part: str) -> bool:
+        return part == PART
+
+    def changes(self, host: Host, _asker: str) -> AsyncIterator[None]:
+        return inotify.changes([Notes(host.state).path])
 
 
-def wanted_part(
-    record: Record, has: Mapping[str, str], started_s: float, digest: Callable[[object], str]
-) -> Mapping[str, str]:
-    """What an agent that runs with the inputs `has` ought to have found.
-
-    An agent at whose start nobody noted a swarm found it all the same if the
-    node was in it before (`started_s`, Unix time).
-    """
-    if PART not in has and record.since_s <= started_s:
-        return {}
-    return found_part(record, digest)
-
-
-def without_swarm(inputs: Mapping[str, str]) -> Mapping[str, str]:
-    """The inputs of an agent at whose start nobody looked for the swarm."""
-    return {part: value for part, value in inputs.items() if part != PART}
+def agent_input(document: Mapping[str, Any]) -> SwarmInput | None:
+    return SwarmInput() if document.get("swarm", {}).get("state") == "joined" else None

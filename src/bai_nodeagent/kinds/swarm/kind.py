@@ -19,6 +19,7 @@ from ...core.watching import together
 from ...model import AnyResource, Host, Kind, NodeSpec, Overtaken, Plan, Refused, Unavailable, Wake
 from ...system import files, inotify
 from .certificate import Certificate, digest_of_ca, parse_certificate
+from .inputs import agent_input
 from .model import (
     JOIN_DEADLINE_S,
     LEAVE_DEADLINE_S,
@@ -316,6 +317,7 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
+    agent_input=agent_input,
     actions=get_args(SwarmAction),
     secret_names=frozenset({("token",)}),
 )

@@ -158,9 +158,8 @@ class ChildAgent:
     async def watch(self, wake: Wake) -> None:
         await together(
             *(partial(output.keep_small, log) for log in self._desk.logs),
-            lambda: self._desk.wake_at_plugins(wake),
+            *(partial(self._desk.wake_at, each, wake) for each in self.spec.inputs),
             lambda: self._desk.wake_at_environments(wake),
-            lambda: self._desk.wake_at_swarm(wake),
             lambda: self._ends.wake(wake),
         )
 
@@ -272,9 +271,8 @@ class UnitAgent:
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            lambda: self._desk.wake_at_plugins(wake),
+            *(partial(self._desk.wake_at, each, wake) for each in self.spec.inputs),
             lambda: self._desk.wake_at_environments(wake),
-            lambda: self._desk.wake_at_swarm(wake),
             lambda: self._wake_at_changes(wake),
             lambda: self._ends.wake(wake),
         )

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from ....model import Host, Refused, Stuck, Unavailable, Wake
+from ....model import AgentInput, Host, Inputs, Refused, Stuck, Unavailable, Wake
 from ....system import (
-    distributions,
     ending,
-    inotify,
     output,
     process,
     sockets,
 )
 from ....system.blocking import in_thread
 from ....system.process import Process
-from ...plugins.rules import Environment
-from ...swarm import record as swarm_record
-from ...swarm.inputs import found_part, wanted_part
 from ..backendai.liveness import WORKER_TITLE, Endpoint, Signs, endpoints, is_backendai
 from ..backendai.schema_faults import Version
 from ..environment import environments
@@ -39,12 +37,11 @@ from ..record import (
     config_text,
     config_text_soon,
     due,
-    installed,
+    found_of,
     located,
-    remembered_swarm,
 )
 from ..sessions import Launch, launch_of
-from ..spec import AgentSpec, Inputs, found, wanted, wanted_plugins
+from ..spec import AgentSpec, found, wanted
 from . import rehearsal
 from .search import Search, described, version_at
 
@@ -107,19 +104,19 @@ class Desk:
             user=launch.user,
             env=launch.env,
         )
-        inputs = found(spec, config_text(spec), self.host.digest, installed(spec))
-        return self._with_more(inputs, located(spec))
-
-    def _finds(
-        self, text: str | None, plugins: Environment | None, seen: Environments | None
-    ) -> Inputs:
-        inputs = found(self.spec, text, self.host.digest, plugins)
-        return self._with_more(inputs, seen)
-
-    def _with_more(self, inputs: Inputs, seen: Environments | None) -> Inputs:
         digest = self.host.digest
-        swarm = found_part(remembered_swarm(self.spec, self.host), digest)
-        return {**inputs, **swarm, **install.found_part(seen, digest)}
+        inputs = {
+            **found(spec, config_text(spec), digest),
+            **install.found_part(located(spec), digest),
+        }
+        for each in spec.inputs:
+            inputs |= found_of(each, self.host)
+        return inputs
+
+    def _finds(self, text: str | None, others: Inputs, seen: Environments | None) -> Inputs:
+        """`others`: the parts of other kinds."""
+        digest = self.host.digest
+        return {**found(self.spec, text, digest), **others, **install.found_part(seen, digest)}
 
     def launch(self, *, as_before: bool) -> Launch:
         """How the agent is to be started; remembered for when a change is held back."""
@@ -131,7 +128,7 @@ class Desk:
 
     async def finds_now(self) -> Inputs:
         text, _ = await config_text_soon(self.spec, NAME)
-        return self._finds(text, await self._plugins(), await self._environments())
+        return self._finds(text, self._found_of(await self._others()), await self._environments())
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
@@ -141,21 +138,23 @@ class Desk:
         except (Refused, Unavailable, Stuck):
             return None
 
-    async def _plugins(self) -> Environment | None:
-        """What is installed; None when that is unmanaged, or can't be told."""
-        try:
-            return await distributions.look(self.spec.plugins, NAME) if self.spec.plugins else None
-        except (Refused, Unavailable, Stuck):
-            return None  # for the condition Plugins to say; the agent is kept alive without
+    async def _others(self) -> list[tuple[AgentInput, Any]]:
+        """The inputs of other kinds, each with what is seen of it; without those of which nothing
+        can be told: their own conditions say why, and the agent is kept alive without."""
+        found = []
+        for each in self.spec.inputs:
+            look = partial(each.observe, self.host)
+            with contextlib.suppress(OSError, Refused, Unavailable, Stuck):
+                found.append((each, await in_thread(f"{NAME}: {each.name}", look, each.deadline_s)))
+        return found
 
-    async def wake_at_plugins(self, wake: Wake) -> None:
-        """Wakes when packages come or go."""
-        if self.spec.plugins is None:
-            await anyio.sleep_forever()
-        else:
-            asker = f"{NAME} (watch)"
-            async for _ in distributions.changes(self.spec.plugins, asker, are_settled=True):
-                wake()
+    def _found_of(self, others: Iterable[tuple[AgentInput, Any]]) -> Inputs:
+        parts = [each.found(seen, self.host.digest) for each, seen in others]
+        return dict(chain.from_iterable(each.items() for each in parts))
+
+    async def wake_at(self, each: AgentInput, wake: Wake) -> None:
+        async for _ in each.changes(self.host, f"{NAME} (watch)"):
+            wake()
 
     async def wake_at_environments(self, wake: Wake) -> None:
         """Wakes when an environment is there, or the link to the one in use is moved."""
@@ -215,13 +214,6 @@ class Desk:
             self.not_switched, self._why_not_switched = to.name, error.message
             raise
 
-    async def wake_at_swarm(self, wake: Wake) -> None:
-        """Wakes when the node has come into a swarm."""
-        if not self.spec.is_in_swarm:
-            await anyio.sleep_forever()
-        async for _ in inotify.changes([swarm_record.Notes(self.host.state).path]):
-            wake()
-
     async def common(
         self,
         record: Record,
@@ -239,16 +231,15 @@ class Desk:
         said = self.host.redact(lines)
         is_real = is_backendai(self.spec.health, command)
         signs = await self._signs(main, record.life, command, text) if main and is_real else None
-        plugins, seen = await self._plugins(), await self._environments()
+        others, seen = await self._others(), await self._environments()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
         wants = {
             **self._wants,
-            **self._wanted_plugins(record, plugins, now_s, epoch_s),
-            **self._wanted_swarm(record, epoch_s),
+            **self._wanted_of(others, record, now_s, epoch_s),
             **install.wanted_part(self.spec.install, seen, self.host.digest),
         }
-        finds = self._finds(text, plugins, seen)
+        finds = self._finds(text, self._found_of(others), seen)
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
@@ -316,23 +307,20 @@ class Desk:
             process.SCAN_DEADLINE_S,
         )
 
-    def _wanted_plugins(
-        self, record: Record, plugins: Environment | None, now_s: float, epoch_s: float
+    def _wanted_of(
+        self,
+        others: Iterable[tuple[AgentInput, Any]],
+        record: Record,
+        now_s: float,
+        epoch_s: float,
     ) -> Inputs:
-        life = record.life
+        life, wants = record.life, dict[str, str]()
         if life is None:
-            return {}
-        started_s = epoch_s + life.started_s
-        return wanted_plugins(
-            self.spec, plugins, life.inputs, started_s, epoch_s + now_s, self.host.digest
-        )
-
-    def _wanted_swarm(self, record: Record, epoch_s: float) -> Inputs:
-        life = record.life
-        if life is None:
-            return {}
-        known = remembered_swarm(self.spec, self.host)
-        return wanted_part(known, life.inputs, epoch_s + life.started_s, self.host.digest)
+            return wants
+        for each, seen in others:
+            started_s = epoch_s + life.started_s
+            wants |= each.wanted(seen, life.inputs, started_s, epoch_s + now_s, self.host.digest)
+        return wants
 
     async def _sessions(self, record: Record, wants: Inputs) -> int | None:
         life = record.life

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, TypeVar
 
-from ....model import Action, Plan, Scalar, Status, Verdict
+from ....model import Action, Inputs, Plan, Scalar, Status, Verdict
 from ....system.process import Process
-from ...plugins.rules import without_plugins
-from ...swarm.inputs import without_swarm
 from ..backendai.liveness import Signs, judge_signs
 from ..backendai.log_patterns import why_dead
 from ..environment.environments import Environments
@@ -28,7 +26,7 @@ from ..guard import Caution
 from ..record import STARTING_S, Cause, Life, Record, adopted, due
 from ..rollback import Past
 from ..sessions import SESSIONS_LOOK_S, Held, launch_of
-from ..spec import AgentSpec, Inputs, differing, is_in_step, is_same_start, unread
+from ..spec import AgentSpec, differing, is_in_step, is_same_start, unread
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
 # In a crash loop the first moment is longer, so that the condition does not flap with each try.
@@ -351,14 +349,15 @@ def left_alone(actual: Actual, what: str) -> Plan[ActionT]:
 def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
-    What it runs with is told for plugins one by one, at each look. Its environment
+    What it found of other kinds they say themselves, at each look. Its environment
     is the one that the link leads to if nobody has moved that since.
     """
     started_s = main.started_s if main else actual.now_s
     seen = actual.environments
     is_at_home = main and seen is not None and seen.linked_s - actual.epoch_s < started_s
     finds = actual.finds if is_at_home else without_environment(actual.finds)
-    finds = without_swarm(without_plugins(finds))
+    others = {part for part in finds if any(each.owns(part) for each in spec.inputs)}
+    finds = {part: value for part, value in finds.items() if part not in others}
     return adopted(spec, actual.wants, finds, started_s, actual.record.wrote_s)
 
 
