@@ -61,8 +61,11 @@ def held(lock: Path) -> Iterator[int]:
             if not _takes(fd):
                 raise Unavailable(f"{lock} has just been taken by another start")
         _starting.add(lock)
-        ends.callback(_starting.discard, lock)
-        yield fd
+        try:
+            yield fd
+        finally:
+            ends.close()
+            _starting.discard(lock)
 
 
 @contextlib.contextmanager
