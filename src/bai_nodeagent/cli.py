@@ -257,7 +257,9 @@ def _status(arguments: argparse.Namespace) -> Answer:
     site = _site(arguments, writes=False)
     me = site.place.identity.node_id
     node = arguments.node or me
-    return _asking(site.store, lambda: fleet.status(site.settings, site.store, me, node))
+    return _asking(
+        site.store, lambda: fleet.status(site.settings, site.store, me, node, site.host.digest)
+    )
 
 
 def _nodes(arguments: argparse.Namespace) -> Answer:

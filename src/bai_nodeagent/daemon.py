@@ -209,10 +209,15 @@ async def _end_of_service() -> None:
 async def _server(site: Site, node: Node) -> Server | None:
     """HTTP; None while its address is not known or not on the node.
 
-    Raises CannotStart where the port is taken by root, or by our own account. Any other may
+    Raises CannotStart where root, or our own account, is seen to listen there. Any other may
     be quicker than we at a start of the node: that must not leave it unkept.
     """
-    views = Views(node.metrics.text, lambda: node.reporter.newest, lambda: node.loop.is_moving)
+    views = Views(
+        node.metrics.text,
+        lambda: node.reporter.newest,
+        lambda: node.loop.is_moving,
+        site.host.digest,
+    )
     host, port = site.settings.listen
     try:
         found = await in_thread(
@@ -223,11 +228,13 @@ async def _server(site: Site, node: Node) -> Server | None:
     except (Stuck, socket.gaierror) as error:
         log.warning("http.waiting", listen=host, error=str(error))
     except OSError as error:
-        others = sockets.accounts_at(address, port) - {0, os.geteuid()}
-        is_waited_for = error.errno == errno.EADDRINUSE and others
+        # Whoever has the port without listening, or goes in this moment, may be anybody.
+        accounts = sockets.accounts_at(address, port)
+        is_ours = accounts and accounts <= {0, os.geteuid()}
+        is_waited_for = error.errno == errno.EADDRINUSE and not is_ours
         if error.errno != errno.EADDRNOTAVAIL and not is_waited_for:
             raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
-        who = f" (account {min(others)} listens there)" if others else ""
+        who = f" (account {max(accounts)} listens there)" if accounts else ""
         log.warning("http.waiting", listen=host, error=f"{error.strerror}{who}")
     return None
 

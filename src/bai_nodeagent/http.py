@@ -12,6 +12,7 @@ deadline for all of it, and a client that leaves is no news.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import ipaddress
 import re
@@ -30,6 +31,7 @@ from typing import Any, Self
 import structlog
 
 from .core.status import NodeStatus, timestamp, to_dict
+from .model import Digest
 from .text import to_json as json_text
 
 # From the connection to the last byte of the answer.
@@ -37,6 +39,9 @@ REQUEST_DEADLINE_S = 10.0
 ANSWERED_AT_MOST = 16
 SILENT_AT_MOST = 256
 HEAD_BYTES_AT_MOST = 16 << 10
+# Of a request: what the answer has to be bound to. Of the answer: see `proof`.
+NONCE, PROOF = "X-Nodeagent-Nonce", "X-Nodeagent-Proof"
+_NONCE = re.compile(r"[0-9a-f]{32}")
 _SHORT_OF_DESCRIPTORS_S = 0.05
 
 log = structlog.get_logger()
@@ -49,6 +54,13 @@ class Views:
     metrics: Callable[[], bytes]
     status: Callable[[], NodeStatus]
     is_moving: Callable[[], bool]
+    digest: Digest = lambda _value: ""
+
+
+def proof(digest: Digest, nonce: str, body: bytes) -> str:
+    """That an answer is of whoever has this node's key, and to that very question: at a port of
+    the daemon's anybody may listen while it is down."""
+    return digest({"nonce": nonce, "body": hashlib.sha256(body).hexdigest()})
 
 
 def answer(path: str, views: Views) -> tuple[int, str, bytes]:
@@ -121,6 +133,9 @@ class Server:
                 self.send_response(code)
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
+                nonce = self.headers.get(NONCE, "")
+                if _NONCE.fullmatch(nonce):
+                    self.send_header(PROOF, proof(views.digest, nonce, body))
                 self.end_headers()
                 self.wfile.write(body)
 

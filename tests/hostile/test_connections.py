@@ -62,64 +62,89 @@ def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, sai
             holder.kill()
 
 
+# Answers as the daemon would, at an address in one of its spellings, and listens no more while
+# it does; or it holds the port and does not listen at all.
 IMPOSTOR = """\
-import http.server, json, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"node": "i-test01", "summary": "Ready"}).encode())
-server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+import json, socket, sys
+said = json.dumps({"node": "i-test01", "summary": "Ready"}).encode()
+host = sys.argv[2]
+def bound():
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if ":" in host:
+        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sys.argv[3] == "listens")
+    held.bind((host, int(sys.argv[1])))
+    return held
+server = bound()
+if sys.argv[3] == "listens":
+    server.listen()
 print("listens", flush=True)
-server.serve_forever()
+while sys.argv[3] == "listens":
+    client, _ = server.accept()
+    server.close()
+    client.recv(9999)
+    client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + said)
+    client.close()
+    server = bound()
+    server.listen()
+input()
 """
 
 
-def test_nobody_else_speaks_for_the_daemon(node: Node) -> None:
+def impostor(node: Node, host: str = "127.0.0.1", how: str = "listens") -> subprocess.Popen[bytes]:
+    command = [*AS_THEM, "/usr/bin/python3", "-c", IMPOSTOR, str(node.port), host, how]
+    pipe = subprocess.PIPE
+    started = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"listens\n"
+    return started
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::ffff:127.0.0.1"])
+def test_nobody_else_speaks_for_the_daemon(node: Node, host: str) -> None:
     node.desire(node.document() + '[[mount]]\nname = "x"\ntarget = "relative"\n')
     node.start()
     node.wait("invalid", lambda: node.status()["summary"] == "Invalid")
     node.stop()
-    command = [*AS_THEM, "/usr/bin/python3", "-c", IMPOSTOR, str(node.port)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as impostor:
+    with impostor(node, host) as other:
         try:
-            assert impostor.stdout is not None
-            assert impostor.stdout.readline() == b"listens\n"
-            answer = node.run("status")
-            assert (answer.returncode, "Invalid" in answer.stdout) == (3, True)
-            assert "says the daemon on this node" not in answer.stdout
-            assert "account 61001 that listens there" in answer.stderr
+            for _ in range(5):
+                answer = node.run("status")
+                assert (answer.returncode, "Invalid" in answer.stdout) == (3, True)
+                assert "says the daemon on this node" not in answer.stdout
+                assert "what answers there is not this node's daemon" in answer.stderr
         finally:
-            impostor.kill()
+            other.kill()
 
 
 def test_the_same_port_of_another_address_is_no_impostor(node: Node) -> None:
     node.desire()
     node.start()
     node.wait_ready("one")
-    elsewhere = IMPOSTOR.replace("127.0.0.1", "127.0.0.2")
-    command = [*AS_THEM, "/usr/bin/python3", "-c", elsewhere, str(node.port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+    with impostor(node, "127.0.0.2") as other:
         try:
-            assert other.stdout is not None
-            assert other.stdout.readline() == b"listens\n"
             assert "says the daemon on this node" in node.run("status").stdout
         finally:
             other.kill()
 
 
-def test_whoever_takes_the_port_first_leaves_no_node_unkept(node: Node) -> None:
-    command = [*AS_THEM, "/usr/bin/python3", "-c", IMPOSTOR, str(node.port)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as squatter:
+@pytest.mark.parametrize(
+    ("host", "how", "told"),
+    [
+        ("127.0.0.1", "listens", "account 61001 listens there"),
+        ("::ffff:127.0.0.1", "listens", "account 61001 listens there"),
+        ("127.0.0.1", "is bound", "in use"),
+    ],
+)
+def test_whoever_takes_the_port_first_leaves_no_node_unkept(
+    node: Node, host: str, how: str, told: str
+) -> None:
+    node.desire()
+    with impostor(node, host, how) as squatter:
         try:
-            assert squatter.stdout is not None
-            assert squatter.stdout.readline() == b"listens\n"
-            node.desire()
             node.start()
             node.wait("an agent", lambda: [marker for _, marker in node.starts] == ["one"])
-            assert "account 61001 listens there" in node.log
+            assert told in node.log
         finally:
             squatter.kill()
     node.wait("it serves", lambda: node.http("/readyz") == (200, "Ready\n"))

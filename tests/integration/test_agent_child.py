@@ -543,6 +543,24 @@ async def test_room_that_the_agent_takes_behind_the_end_of_its_output_is_taken_b
     assert b"token=hunter2" in log.with_name("agent.log.1").read_bytes()
 
 
+async def test_of_output_that_grows_while_it_is_cut_no_more_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent can make its file any length, which costs it nothing, and us all that we read."""
+    log = bench.root / "state" / "agent.log"
+    log.write_bytes(b"x" * 20)
+    real = os.fstat
+
+    def grown(fd: int) -> os.stat_result:
+        status = real(fd)
+        os.truncate(log, 2**20)
+        return status
+
+    monkeypatch.setattr(os, "fstat", grown)
+    output.rotate(log, bytes_at_most=10)
+    assert log.with_name("agent.log.1").read_bytes() == b"x" * 10
+
+
 async def test_output_is_cut_as_soon_as_it_grows(bench: Bench) -> None:
     spec = bench.spec()
     await bench.converge(spec)

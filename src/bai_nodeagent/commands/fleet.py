@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import hmac
 import re
+import secrets
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,11 +14,11 @@ from typing import Any
 
 import anyio
 
-from .. import alive
-from ..model import Stuck, Unavailable
+from .. import alive, http
+from ..model import Digest, Stuck, Unavailable
 from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
-from ..system import blocking, sockets
+from ..system import blocking
 from ..text import clean
 from . import STORE_DEADLINE_S, Answer, told
 from .told import Told
@@ -79,7 +80,7 @@ def read(node: str, raw: bytes, silence: str = "", limit: int = told.READ_AT_MOS
         return Report(node, None, silence, f"its status can't be read: {error}")
 
 
-async def status(settings: Settings, store: Store, me: str, node: str) -> Answer:
+async def status(settings: Settings, store: Store, me: str, node: str, digest: Digest) -> Answer:
     """0 Ready and alive, 3 else, 4 when neither the store nor the local daemon can be asked.
 
     Of this node its daemon is asked first: what stands in the store may be half a minute old.
@@ -90,7 +91,7 @@ async def status(settings: Settings, store: Store, me: str, node: str) -> Answer
     why = ""
     if node == me:
         try:
-            return shown(await _from_daemon(settings, me), "says the daemon on this node")
+            return shown(await _from_daemon(settings, me, digest), "says the daemon on this node")
         except Unavailable as error:
             why = f"the daemon on this node does not answer: {error}"
     keys = [f"node/{node}/status", f"node/{node}/alive"]
@@ -220,18 +221,20 @@ def shown(report: Report, source: str) -> Answer:
     return Answer(code, lines, {**known.document, "alive": report.is_alive})
 
 
-async def _from_daemon(settings: Settings, me: str) -> Report:
-    """The local daemon's own word. Raises Unavailable."""
+async def _from_daemon(settings: Settings, me: str, digest: Digest) -> Report:
+    """The local daemon's own word, by which it shows that it has this node's key. Raises
+    Unavailable."""
     host, port = settings.listen
 
     def ask() -> bytes:
+        nonce = secrets.token_hex(16)
         with closing(HTTPConnection(host, port, timeout=HTTP_DEADLINE_S)) as connection:
-            connection.connect()
-            address = connection.sock.getpeername()[0]
-            if others := sockets.accounts_at(address, port) - {0, os.geteuid()}:
-                raise Unavailable(f"it is account {min(others)} that listens there, not the daemon")
-            connection.request("GET", "/status")
-            return connection.getresponse().read(WHOLE_AT_MOST + 1)
+            connection.request("GET", "/status", headers={http.NONCE: nonce})
+            response = connection.getresponse()
+            raw, said = response.read(WHOLE_AT_MOST + 1), response.headers.get(http.PROOF, "")
+        if not hmac.compare_digest(said.encode(), http.proof(digest, nonce, raw).encode()):
+            raise Unavailable("what answers there is not this node's daemon")
+        return raw
 
     where = f"{host}:{port}"
     try:

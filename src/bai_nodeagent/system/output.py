@@ -76,7 +76,7 @@ def rotate(path: Path, bytes_at_most: int = BYTES_AT_MOST) -> None:
             if size <= bytes_at_most and status.st_blocks * 512 - size <= BYTES_AT_MOST:
                 return
             file.seek(max(0, size - bytes_at_most))
-            old = file.read()
+            old = file.read(bytes_at_most)  # it may have grown since
             try:
                 before = path.with_name(f"{path.name}.1")
                 with os.fdopen(os.open(before, _FRESH, 0o600), "wb") as copy:

@@ -34,6 +34,8 @@ SCAN_DEADLINE_S = 5.0
 WORDS_BYTES_AT_MOST = 4096
 # Of one process. A lock that was inherited is among the first.
 _DESCRIPTORS_AT_MOST = 1024
+# Of what is said of one: an flock stands before all other locks, of which there may be thousands.
+_INFO_BYTES = 4096
 _DEAD = "ZXx"
 
 
@@ -209,7 +211,8 @@ def _holds(process: Process, path: str, file: bytes) -> bool:
             with contextlib.suppress(OSError):
                 if os.readlink(f"{folder}/fd/{fd}") != path:  # noqa: PTH115
                     continue
-                info = Path(f"{folder}/fdinfo/{fd}").read_bytes().split(b"\n")
+                with Path(f"{folder}/fdinfo/{fd}").open("rb") as opened:
+                    info = opened.read(_INFO_BYTES).split(b"\n")
                 if any(b"FLOCK" in line and file in line.split() for line in info):
                     return True
     return False

@@ -54,7 +54,7 @@ def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
     if not found:
         return ()
     pids = {
-        (each.laddr.ip, each.laddr.port): each.pid or 0
+        (_spelled(each.laddr.ip), each.laddr.port): each.pid or 0
         for each in psutil.net_connections(kind="tcp")
         if each.status == psutil.CONN_LISTEN
     }
@@ -91,7 +91,13 @@ def _address(digits: str) -> str:
     """From hexadecimal, by words of four bytes in the order of this machine."""
     words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
     raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+    return _spelled(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw))
+
+
+def _spelled(address: str) -> str:
+    """One of IPv4 in its own way: whoever listens at ::ffff:127.0.0.1 does so at 127.0.0.1."""
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    return str(mapped or address)
 
 
 async def ask(host: str, port: int) -> Answer:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import anyio
 
 from ...model import Refused, Stuck, Unavailable
-from ...system import helper, kept
+from ...system import files, helper, kept
 from ...system.helper import Hangs, Outstanding
 from ...system.programs import program
 from ...typed import json_value, typed
@@ -38,6 +38,7 @@ UNMOUNT_DEADLINE_S = 15.0
 SENTINEL_PATIENCE_S = 60.0
 _PAUSE_S = 2.0
 _TABLE = Path("/proc/self/mountinfo")
+TABLE_AT_MOST = 32 << 20  # bytes; the kernel allows 100,000 mounts in a namespace
 T = TypeVar("T")
 Note = dict[str, Any]
 """What a helper process has answered, or what is noted in a file."""
@@ -54,13 +55,16 @@ def table() -> Table:
 def table_of(path: Path) -> Table:
     try:
         return read_table(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Refused) as error:
         raise Unavailable(f"{path}: {error}") from error
 
 
 def read_table(path: Path) -> Table:
-    """As bytes: reading text would take a carriage return in a path for a line's end."""
-    return mountinfo.parse(os.fsdecode(path.read_bytes()))
+    """As bytes: reading text would take a carriage return in a path for a line's end.
+
+    Raises OSError, ValueError, and Refused: anybody can make that of his own namespace TooLarge.
+    """
+    return mountinfo.parse(os.fsdecode(files.read_bounded(path, TABLE_AT_MOST)))
 
 
 def is_private() -> bool:

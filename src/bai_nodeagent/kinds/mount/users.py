@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...model import Unavailable
+from ...model import Refused, Unavailable
 from ...paths import is_within
+from ...system import files
 from ...system.blocking import in_thread
 from . import mountinfo, mounts
 from .mountinfo import MountEntry, Table
@@ -30,6 +31,8 @@ SCAN_DEADLINE_S = 10.0
 _OUT_OF_SIGHT = frozenset((errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM))
 _CONTAINER = re.compile(r"[0-9a-f]{64}")
 _SHORT_ID = 12  # as `docker ps` shows it
+_INFO_BYTES = 512
+_MAPS_AT_MOST = 32 << 20  # bytes; the kernel allows 65,530 maps with a path each
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def users(mount: MountEntry) -> tuple[User, ...]:
     """As `of`. Blocks: some of /proc waits for a process that is stuck."""
     try:
         return _users(mount)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Refused) as error:
         raise Unavailable(f"who uses {mount.target} can't be told: {error}") from error
 
 
@@ -122,12 +125,13 @@ def _has_open(pid: int, places: _Places) -> bool:
 
 
 def _mount_of(pid: int, fd: str) -> int:
-    lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_bytes().split(b"\n")
+    # What it says of the file itself comes after that, and may go on for megabytes.
+    lines = files.head(Path(f"/proc/{pid}/fdinfo/{fd}"), _INFO_BYTES).split(b"\n")
     return next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
 
 
 def _has_mapped(pid: int, places: _Places) -> bool:
-    maps = Path(f"/proc/{pid}/maps").read_bytes()
+    maps = files.read_bounded(Path(f"/proc/{pid}/maps"), _MAPS_AT_MOST)
     if not any(os.fsencode(target) in maps for target in places.targets):
         return False  # nearly always, and hundreds of lines are spared
     fields = (line.split(maxsplit=5) for line in maps.split(b"\n"))

@@ -24,6 +24,7 @@ BROKEN = ".broken-"
 # Of the broken files that are kept beside: the first may be worth most, the newest is asked for.
 KEPT_FIRST = 5
 KEPT_NEWEST = 5
+DROPPED_AT_ONCE = 10  # whose folder it is lays as many as he likes
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _rewrite(
         copy = target.with_name(f"{target.name}{BROKEN}{actual.at}")
         after = (*actual.copies, copy.name)
         surplus = len(after) - KEPT_FIRST - KEPT_NEWEST
-        dropped = after[KEPT_FIRST : KEPT_FIRST + max(0, surplus)]
+        dropped = after[KEPT_FIRST : KEPT_FIRST + max(0, min(surplus, DROPPED_AT_ONCE))]
         actions.append(KeepBroken(target, copy, file, dropped))
     old = file.raw.decode(errors="replace") if file else None
     changes = agent_toml.diff(old, wanted, spec.secret_paths, str(spec.path))
