@@ -113,8 +113,11 @@ class Action:
                    that a pause forbids or a plan has to announce
     needs          condition types that must be True before it may be applied
     deadline_s     how long `apply` may take
-    diff           what changes, as text for people; secrets already masked
+    diff           what changes, as text for people; agent.toml's is masked by agent_toml.diff,
+                   anything else by `Host.redact`
     restart_cause  for actions that start the agent: why, as a fixed word for metrics
+
+    To set one of these for a single action, the dataclass declares it as a field of its own.
     """
 
     verb: ClassVar[str]
@@ -162,10 +165,10 @@ class Resource(Protocol[ActualT, ActionT]):
     spec        its typed desired state; two resources with equal name and spec are one
     deadline_s  how long `observe` may take
 
-    `observe` changes nothing. `plan` is pure. `apply` does one action and may
-    raise Unavailable, Stuck or Refused. `watch` calls `wake` whenever a look
-    might show something new; it runs until cancelled, and it returns or
-    raises Unavailable when its source is gone (the loop starts it again).
+    `observe` changes nothing. `plan` is pure, and made in a thread. `apply` does one action. All may
+    raise Unavailable, Stuck or Refused, and `apply` Overtaken too; whatever else they raise is a
+    bug. `watch` calls `wake` whenever a look might show something new; it runs until cancelled, and
+    it returns or raises Unavailable when its source is gone (the loop starts it again).
     """
 
     @property
@@ -233,7 +236,8 @@ class NodeSpec:
     """The merged, checked and expanded desired state of this node.
 
     document      sections by name, variables filled in, secrets still as
-                  {"secret": NAME}; kinds turn their section into a typed spec
+                  {"secret": NAME}; kinds turn their section into a typed spec. What isn't
+                  known now stands as it was written: "${agent-ip}" while `address` is a doubt
     agent_values  every managed leaf of agent.toml by its place, derived ones
                   and secrets filled in; UNSET takes the key out. None: agent.toml is unmanaged
     optional      the places whose table is not created when the file lacks it
@@ -298,7 +302,7 @@ class Host:
              digest of a secret can't be guessed from outside
     redact   masks every known secret in a text; for output of other programs
     learn    tells `redact`, and all that leaves the process, of more secrets
-    etcd     system.etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
+    etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     standing  of the node as a whole
     is_id_given  somebody has said the node's id; it does not merely follow from the node
     """
@@ -318,17 +322,18 @@ class Kind:
     """A kind of resource: everything that the rest of the daemon knows about it.
 
     section       the top-level key of the document that it manages
-    schema        JSON Schema (draft 2020-12) of that section; may use the
-                  "$defs" of desired.py
+    schema        JSON Schema (draft 2020-12) of that section, in the words that
+                  desired/schema.py lists; may use its "$defs"
     named         the section is an array of tables merged by `name`
     resources     the resources that a node's desired state asks for
-    agent_values  what the section says about agent.toml, by place
-    check         mistakes of the merged section that no schema can express: the
-                  place in it, and a sentence. Asked only when the schema fits
+    agent_values  what the section (a list where it is `named`) says about agent.toml, by place
+    check         mistakes that no schema can express: the place in the section, and a sentence.
+                  Asked of the section as each layer has it, where required keys may be missing,
+                  and of the merged one; when the schema fits, before variables are filled in
     secret_names  places in the section whose text is the name of a secret, and
                   never the secret itself; NodeSpec.secrets has it by that name once
                   the store has been read: it is not kept in the journal
-    actions       every kind of action that its resources plan
+    actions       every kind of action that its resources plan: each has its series in the metrics
     agent_input   from a checked document: what an agent finds at its start that is of this
                   kind's making; None: nothing
     """

@@ -179,6 +179,23 @@ def test_thousands_of_copies_that_others_lay_are_not_all_read(node: Node, theirs
     assert "Stuck" not in str(node.status_now()["conditions"])
 
 
+def test_a_file_full_of_equal_lines_holds_up_nothing(tmp_path: Path) -> None:
+    """What is compared line by line takes time by the square of those, if nobody minds."""
+    node = Node(tmp_path / "node")
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    with node.agent_toml.open("a") as file:
+        file.write("#\n" * 100_000)
+    node.wait("remembered", lambda: (node.folder / "state/agent-config.last").stat().st_size > 2e5)
+    node.agent_toml.write_text(node.agent_toml.read_text().replace('"one"', '"by hand"'))
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait_ready("one")
+    assert node.agent_toml.read_text().count("#\n") == 100_000
+    assert node.stop() == 0
+    node.close()
+
+
 def test_a_file_that_is_truncated_by_path_is_mended_by_event(node: Node, tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     desire(node, path)

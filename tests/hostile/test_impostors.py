@@ -255,9 +255,10 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     [
         # Who owns a file may take one (fcntl(2)), and then nobody else opens it.
         ("fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_WRLCK)", "Permission denied"),
-        ("fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)", "taken"),
+        ("fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)", "Bad file descriptor"),
+        ("os.write(int(sys.argv[1]), b'x' * 65536)", "Bad file descriptor"),
     ],
-    ids=["lease", "lock"],
+    ids=["lease", "lock", "write"],
 )
 async def test_the_agent_can_not_keep_us_from_its_lock(
     folder: Path, takes: str, outcome: str
@@ -266,7 +267,7 @@ async def test_the_agent_can_not_keep_us_from_its_lock(
     folder_of_its_own.mkdir()
     folder_of_its_own.chmod(0o777)
     leases = (
-        "import fcntl, sys, time\n"
+        "import fcntl, os, sys, time\n"
         f"try: {takes}; said = 'taken'\n"
         "except OSError as error: said = error.strerror\n"
         "open(sys.argv[2], 'w').write(said); time.sleep(600)\n"

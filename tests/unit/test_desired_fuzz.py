@@ -116,6 +116,8 @@ def test_a_document_is_toml_where_tomllib_says_so(raw: bytes) -> None:
         lambda n: b'"' * n,
         lambda n: b"\x00" * n,
         lambda n: b"x = '''" + b"\n" * n,
+        lambda n: b"#" + b"x" * n,
+        lambda n: b'x = "' + b"a" * n + b'"',
     ],
 )
 def test_a_large_and_nasty_document_gets_a_verdict_soon(build: Callable[[int], bytes]) -> None:

@@ -7,7 +7,6 @@ is hidden: a diff goes to logs that many may read.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from bisect import bisect
@@ -17,6 +16,7 @@ from .. import toml
 from ..desired.places import walk
 from ..desired.secrecy import is_secret_key, is_secret_place
 from ..model import KeyPath
+from .compare import unified
 from .places import is_same
 from .text import Node, Place, nodes, replaced, scan
 
@@ -61,14 +61,8 @@ def diff(old: str | None, new: str, secret_paths: Collection[KeyPath], name: str
         after = _masked(new, secret_paths, _sources(old or "", secret_paths))
     except (ValueError, RecursionError):
         return f"--- {name}\n+++ {name}\n(not valid TOML, so its content is not shown)"
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        after.splitlines(),
-        fromfile=name if old is not None else "/dev/null",
-        tofile=name,
-        lineterm="",
-    )
-    return "\n".join(lines)
+    there = name if old is not None else "/dev/null"
+    return "\n".join(unified(before.splitlines(), after.splitlines(), there, name))
 
 
 def _masked(text: str, secret_paths: Collection[KeyPath], earlier: dict[Place, str]) -> str:

@@ -8,14 +8,15 @@ Neither function promises a right outcome: the one who calls checks it.
 
 from __future__ import annotations
 
-import difflib
 from bisect import bisect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from .. import toml
 from ..model import UNSET, KeyPath
+from .compare import opcodes
 from .places import addresses, is_same, rest
 from .text import Place, Statement, nodes, replaced, scan
 
@@ -46,7 +47,7 @@ def merged(text: str, reference: str, places: Collection[KeyPath]) -> str:
     theirs, ours = _sections(text, is_owned), _sections(reference, is_owned)
     document = toml.loads(text)
     lines: list[str] = []
-    for place in _order(list(theirs), list(ours)):
+    for place in _order([*theirs], [*ours]):
         mine, other = ours.get(place), theirs.get(place)
         if other and mine:
             lines += [other.header, *_body(mine.body, other.body)]
@@ -147,13 +148,18 @@ def _sections(text: str, is_owned: Callable[[Statement], bool]) -> dict[Place, _
     return {place: _Section(headers.get(place, ""), tuple(bodies[place])) for place in bodies}
 
 
-def _order(theirs: list[Place], ours: list[Place]) -> list[Place]:
-    """Their order; a section that only we have comes behind the one that it followed."""
-    order = list(theirs)
-    for i, place in enumerate(ours):
-        if place not in order:
-            order.insert(order.index(ours[i - 1]) + 1 if i else 0, place)
-    return order
+def _order(theirs: list[Place], ours: list[Place]) -> Iterator[Place]:
+    """Their order; a section that only we have comes behind the one that it followed.
+
+    The first section is that of no header, which every text has.
+    """
+    known = set(theirs)
+    behind = {before: place for before, place in pairwise(ours) if place not in known}
+    for each in theirs:
+        place: Place | None = each
+        while place is not None:
+            yield place
+            place = behind.get(place)
 
 
 def _body(ours: tuple[_Line, ...], theirs: tuple[_Line, ...]) -> list[str]:
@@ -168,8 +174,7 @@ def _body(ours: tuple[_Line, ...], theirs: tuple[_Line, ...]) -> list[str]:
             ahead.append([])
     others = [line.text for line in theirs if not line.is_owned]
     lines: list[str] = []
-    matcher = difflib.SequenceMatcher(None, base, others, autojunk=False)
-    for tag, first, last, start, end in matcher.get_opcodes():
+    for tag, first, last, start, end in opcodes(base, others):
         for i in range(first, last):
             lines += ahead[i]
             lines += base[i : i + 1] if tag == "equal" else []

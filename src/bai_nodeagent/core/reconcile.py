@@ -30,6 +30,7 @@ from ..model import (
     Unavailable,
     Verdict,
 )
+from ..system.blocking import in_thread
 
 # A plan that is still not empty after so many actions does not converge:
 # somebody else changes the node as fast as we do, or the plan is wrong.
@@ -37,6 +38,8 @@ ACTIONS_AT_MOST = 20
 # A watch that held this long was a good one: its next break starts counting anew.
 WATCH_HELD_S = 60.0
 WATCH_PAUSE_MOST_S = 30.0
+# The longest that was seen, of 1 MiB, takes 3 s.
+PLAN_DEADLINE_S = 15.0
 
 log = structlog.get_logger()
 
@@ -147,18 +150,21 @@ class _Broken:
 async def look(resource: AnyResource) -> Plan[Action] | Outcome:
     """The plan of a resource as the node stands, for people to read; a fault as its outcome."""
     try:
-        with anyio.fail_after(resource.deadline_s):
-            actual = await resource.observe()
-        return resource.plan(actual)
+        return await _planned(resource)
     except Exception as error:
         return _fault(resource.name, error, ())
 
 
 async def _look(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
-    watcher.begins(resource.name, resource.deadline_s)
+    watcher.begins(resource.name, resource.deadline_s + PLAN_DEADLINE_S)
+    return await _planned(resource)
+
+
+async def _planned(resource: AnyResource) -> Plan[Action]:
+    """In a thread: a plan is made of what others have written, and may take them for ever."""
     with anyio.fail_after(resource.deadline_s):
         actual = await resource.observe()
-    return resource.plan(actual)
+    return await in_thread(f"{resource.name}: plan", lambda: resource.plan(actual), PLAN_DEADLINE_S)
 
 
 async def _apply(resource: AnyResource, action: Action, watcher: Watcher) -> None:

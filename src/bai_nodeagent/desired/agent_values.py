@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..agent_toml.places import DEFAULT_PORTS, as_address
-from ..model import UNSET, KeyPath, Kind
+from ..model import UNSET, InvalidSpec, KeyPath, Kind, Mistake
+from .check import bug
 from .evaluate import addresses
 from .places import SECRET_KEY, VALUES, is_secret, is_unset, secret_names, walk
 from .secrecy import Place, is_secret_place
@@ -99,7 +100,11 @@ def _derived(
         values |= dict.fromkeys(_AGENT, agent_ip)
     for kind in kinds:
         if kind.section in document:
-            values |= kind.agent_values(document[kind.section])
+            try:
+                values |= kind.agent_values(document[kind.section])
+            except Exception as error:
+                what = f"can't be put into agent.toml: {bug(error)}"
+                raise InvalidSpec((Mistake("", kind.section, what),)) from error
     return values
 
 

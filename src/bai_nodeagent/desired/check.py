@@ -254,8 +254,23 @@ def _own_faults(
     """What the kinds themselves find in their sections, but for those that are wrong anyway."""
     for kind in rules.kinds:
         if kind.section in document and kind.section not in wrong:
-            for place, what in kind.check(document[kind.section]):
-                yield Fault((kind.section, *place), what)
+            try:
+                yield from [
+                    Fault((kind.section, *place), what)
+                    for place, what in kind.check(document[kind.section])
+                ]
+            except Exception as error:
+                yield Fault((kind.section,), f"can't be checked: {bug(error)}")
+
+
+def bug(error: Exception) -> str:
+    """That a kind has one, and where: a document that nobody can check is not taken."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code if trace else None
+    where = f" in {code.co_name}, line {trace.tb_lineno}" if code and trace else ""
+    return f"a bug of this daemon: {type(error).__name__}: {error}{where}"
 
 
 def _pattern(_validator: Any, pattern: str, text: Any, _schema: Any) -> Iterator[ValidationError]:

@@ -40,7 +40,7 @@ def fault(error: OSError, path: Path) -> Refused | Unavailable:
         case errno.ENOSPC | errno.EDQUOT:
             return Unavailable(f"{text}; make room, and it is tried again")
         case errno.EROFS:
-            return Refused("ReadOnly", f"{text}; make it writable, or move [agent-config] path")
+            return Refused("ReadOnly", f"{text}; make it writable, or name another path")
         case errno.EACCES | errno.EPERM:
             return Refused("NotPermitted", f"{text}; the daemon needs the right to read and write")
         case errno.ELOOP:

@@ -198,9 +198,12 @@ def make_way(path: Path) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of a file to lock, made where it is missing. Raises OSError."""
+    """A descriptor of a file to lock, made where it is missing. Raises OSError.
+
+    For reading alone: whoever inherits it could write as much into it as the disk holds.
+    """
     make_way(path)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def keep(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> str:

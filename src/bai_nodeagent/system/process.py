@@ -230,10 +230,6 @@ def _kernel_name(file: Path) -> bytes:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0))
         info = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
-    except BlockingIOError:  # whoever inherited it has locked it so: then by what stat(2) says
-        status = os.fstat(fd)
-        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-        return f"{device}:{status.st_ino}".encode()
     finally:
         os.close(fd)
     locks = (line.split() for line in info.split(b"\n") if line.startswith(b"lock:"))

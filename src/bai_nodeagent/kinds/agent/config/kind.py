@@ -43,13 +43,14 @@ LOOKS_AT_MOST = 6
 VALUES_AT_MOST = 2000
 DISK_DEADLINE_S = 5.0
 ACCOUNT_DEADLINE_S = 5.0
+EDIT_DEADLINE_S = 10.0
 
 T = TypeVar("T")
 
 
 class AgentConfig:
     name = "AgentConfig"
-    deadline_s = 10.0 + validation.DEADLINE_S
+    deadline_s = 20.0 + validation.DEADLINE_S
 
     def __init__(self, spec: AgentConfigSpec, host: Host) -> None:
         self.spec = spec
@@ -92,9 +93,14 @@ class AgentConfig:
             return guarded
         found = await readers(agent, command, self.name)
         real = replace(guarded, is_real=True, version=found.version, coming=found.wanted)
-        texts = () if real.caution.held else candidates(self.spec, real)
+        texts = () if real.caution.held else await self._candidates(real)
         asker = Asker(agent, self._host, self.name, user)
         return replace(real, says=await asker.opinions(found, filter(None, texts)))
+
+    async def _candidates(self, actual: Actual) -> tuple[str, ...]:
+        """In a thread, as the plan: an edit of others' text may take long."""
+        what = f"{self.name}: edit {self.spec.path}"
+        return await in_thread(what, lambda: candidates(self.spec, actual), EDIT_DEADLINE_S)
 
     async def _runs(
         self, agent: AgentSpec
