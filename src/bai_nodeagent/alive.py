@@ -78,7 +78,7 @@ def may_replace(value: bytes, me: Alive, unchanged_s: float) -> bool:
     """Whether a value that stands there for so long is of nobody who lives but ourselves."""
     other = parse(value)
     is_mine = other.get("instance") == me["instance"]
-    return is_mine or is_predecessor(other, me) or ("at" in other and unchanged_s >= STALE_S)
+    return is_mine or is_predecessor(other, me) or unchanged_s >= STALE_S
 
 
 def is_predecessor(other: Alive, me: Alive) -> bool:

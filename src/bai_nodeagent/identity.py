@@ -15,11 +15,13 @@ from .model import Refused, Stuck
 from .settings import NODE_ID
 from .system import hostile
 from .system.blocking import within
+from .text import clean
 
 AGENT_TOML = Path("/etc/backend.ai/agent.toml")
 DMI = Path("/sys/class/dmi/id")
 READ_DEADLINE_S = 5.0
 _LINE_AT_MOST = 4096
+_SHOWN_AT_MOST = 64
 
 
 class NoIdentity(Exception):
@@ -48,6 +50,8 @@ def resolve(configured: str | None, hostname: str, kept: str | None) -> Identity
             return Identity(kept)
         raise NoIdentity(f"{error}, and it may hold the id; set node-id") from error
     if not NODE_ID.match(now):
+        if kept:  # whoever may write agent.toml ends no daemon by it
+            return Identity(kept, clean(now, _SHOWN_AT_MOST))
         raise NoIdentity(f"node-id would be {now!r}, which is no allowed id; set node-id")
     return Identity(kept or now, now if kept not in (None, now) else None)
 

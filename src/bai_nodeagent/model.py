@@ -165,10 +165,10 @@ class Resource(Protocol[ActualT, ActionT]):
     spec        its typed desired state; two resources with equal name and spec are one
     deadline_s  how long `observe` may take
 
-    `observe` changes nothing. `plan` is pure, and made in a thread. `apply` does one action. All may
-    raise Unavailable, Stuck or Refused, and `apply` Overtaken too; whatever else they raise is a
-    bug. `watch` calls `wake` whenever a look might show something new; it runs until cancelled, and
-    it returns or raises Unavailable when its source is gone (the loop starts it again).
+    `observe` changes nothing. `plan` is pure, and made in a thread. `apply` does one action. All
+    may raise Unavailable, Stuck or Refused, and `apply` Overtaken too; whatever else they raise is
+    a bug. `watch` calls `wake` whenever a look might show something new; it runs until cancelled,
+    and it returns or raises Unavailable when its source is gone (the loop starts it again).
     """
 
     @property
@@ -302,6 +302,7 @@ class Host:
              digest of a secret can't be guessed from outside
     redact   masks every known secret in a text; for output of other programs
     learn    tells `redact`, and all that leaves the process, of more secrets
+    learn_passing  the same of those that others lay down: of these the newest are kept
     etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     standing  of the node as a whole
     is_id_given  somebody has said the node's id; it does not merely follow from the node
@@ -312,6 +313,7 @@ class Host:
     digest: Callable[[object], str]
     redact: Callable[[str], str]
     learn: Callable[[Iterable[str]], None] = lambda _secrets: None
+    learn_passing: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
     standing: Callable[[], Standing] = Standing
     is_id_given: bool = True

@@ -20,6 +20,8 @@ from .text import clean
 # A shorter text stands in too many innocent places: masking it everywhere
 # would garble messages and give it away. It is masked where it stands as a value of its own.
 SHORTEST_SEARCHED = 4
+# Of those that others lay down: each costs time of every text that leaves.
+PASSING_AT_MOST = 2000
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?:password|passwd|passphrase|\bpass|\bpwd|secret|token|credentials?|[_.-]key|api_?key)"
@@ -37,34 +39,61 @@ _TELLING = tuple(
 _REFERENCE = re.compile(r"{\s?\"?secret\"?\s?=\s?\Z")  # `{ secret = NAME }` names one
 
 
+# Whatever is so short and stands as the whole of a value: after = or in quotes.
+_SHORT = tuple(
+    re.compile(
+        rf"(?<==).{{{n}}}(?=[\s\"',;&)\]}}]|\Z)|(?<=[\"']).{{{n}}}(?=[\"'])|\A.{{{n}}}\Z", re.DOTALL
+    )
+    for n in range(SHORTEST_SEARCHED - 1, 0, -1)
+)
+
+
+def _texts(secrets: Iterable[str]) -> set[str]:
+    return {text for each in secrets for text in (each, *each.splitlines()) if text}
+
+
 class Redactor:
     """Masks every secret that it has been told of, old ones included, in any text."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._passing: dict[str, None] = {}  # the newest last
         self._needles: tuple[str, ...] = ()
-        self._short: tuple[re.Pattern[str], ...] = ()
+        self._short: frozenset[str] = frozenset()
 
     def learn(self, secrets: Iterable[str]) -> None:
         """From now on masks these as well, in every form in which programs write them.
 
         Lines of a secret of several lines count each, since programs print line by line.
         """
-        texts = {text for each in secrets for text in (each, *each.splitlines()) if text}
-        if texts <= self._known:
+        if (texts := _texts(secrets)) <= self._known:
             return
         self._known |= texts
-        long = {text for text in self._known if len(text) >= SHORTEST_SEARCHED}
+        self._make()
+
+    def learn_passing(self, secrets: Iterable[str]) -> None:
+        """The same of those that others lay down, of which the newest are kept."""
+        texts = _texts(secrets) - self._known
+        if texts <= self._passing.keys():
+            return
+        kept = {text: None for text in self._passing if text not in texts}
+        newest = [*kept, *sorted(texts)][-PASSING_AT_MOST:]
+        self._passing = dict.fromkeys(newest)
+        self._make()
+
+    def _make(self) -> None:
+        known = {*self._known, *self._passing}
+        long = {text for text in known if len(text) >= SHORTEST_SEARCHED}
         forms = {form for text in long for form in _forms(text)}
         # Longest first: one secret may be part of another.
         self._needles = tuple(sorted(forms, key=len, reverse=True))
-        self._short = tuple(map(_alone, sorted(self._known - long, key=len, reverse=True)))
+        self._short = frozenset(known - long)
 
     def __call__(self, text: str) -> str:
         for needle in self._needles:
             text = text.replace(needle, MASK)
-        for pattern in self._short:
-            text = pattern.sub(MASK, text)
+        for pattern in _SHORT if self._short else ():
+            text = pattern.sub(lambda found: MASK if found[0] in self._short else found[0], text)
         if "@" in text:
             text = _USER_INFO.sub(f"{MASK}@", text)
         for pattern in _TELLING:
@@ -74,7 +103,7 @@ class Redactor:
     def value(self, value: Any) -> Any:
         """A value for JSON with every string in it masked; keys stay."""
         if isinstance(value, str):
-            return MASK if value in self._known else self(value)
+            return MASK if value in self._known or value in self._passing else self(value)
         if isinstance(value, dict):
             return {key: self.value(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
@@ -104,12 +133,6 @@ def _forms(text: str) -> Iterator[str]:
         core = encoded[4 if before else 0 :]
         if len(core) >= 2 * SHORTEST_SEARCHED:
             yield from (core, core.replace("+", "-").replace("/", "_"))
-
-
-def _alone(short: str) -> re.Pattern[str]:
-    """A short text as the whole of a value: after = or in quotes."""
-    own = re.escape(short)
-    return re.compile(rf"(?<==){own}(?=[\s\"',;&)\]}}]|\Z)|(?<=[\"']){own}(?=[\"'])|\A{own}\Z")
 
 
 def strings_in(value: Any) -> Iterable[str]:

@@ -27,5 +27,5 @@ def test_a_check_that_breaks_is_a_mistake_with_its_place() -> None:
 def test_values_that_break_are_a_mistake() -> None:
     verdict = judged({"cluster": f'{HEAD}[agent]\nsupervisor = "systemd"\n[agent-config]\n'})
     kinds = [replace(PLAIN, agent_values=broken), AGENT_CONFIG]
-    with pytest.raises(InvalidSpec, match="can't be put into agent.toml: a bug of this daemon"):
+    with pytest.raises(InvalidSpec, match=r"can't be put into agent\.toml: a bug of this daemon"):
         desired.resolve(verdict, HERE, {}, 7, kinds)

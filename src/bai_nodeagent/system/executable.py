@@ -48,9 +48,10 @@ class Executable:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a process is, whatever it says. `is_here`: in our PID and mount namespaces."""
+    """What a process is, whatever it says. `uids`: process.uids_of; `is_here`: in our PID and
+    mount namespaces."""
 
-    uid: int
+    uids: frozenset[int]
     path: str
     file: tuple[int, int] | None
     folder: str
@@ -123,14 +124,14 @@ def traits(of: Process) -> Traits | None:
     and that only where it leads to where it says: elsewhere may be a dead mount."""
     here = f"/proc/{of.pid}"
     try:
-        uid = process.uid_of(of)
+        uids = process.uids_of(of)
         path = os.readlink(f"{here}/exe")  # noqa: PTH115
         is_here = all(_is_shared(of.pid, kind) for kind in ("pid", "mnt"))
         folder = process.folder_of(of)
     except OSError:
         return None
     file = None if path.endswith(_DELETED) or not is_here else _file(f"{here}/exe")
-    return Traits(uid, path, file, folder, is_here, process.unit_of(of))
+    return Traits(uids, path, file, folder, is_here, process.unit_of(of))
 
 
 def _is_shared(pid: int, kind: str) -> bool:

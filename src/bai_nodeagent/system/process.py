@@ -32,8 +32,10 @@ from ..text import clean
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0
 WORDS_BYTES_AT_MOST = 4096
-# Of one process. A lock that was inherited is among the first.
-_DESCRIPTORS_AT_MOST = 1024
+# Of one process, and processes. A lock that was inherited is among the first: it has the number
+# that it had here.
+_DESCRIPTORS_AT_MOST = 256
+_HEIRS_AT_MOST = 4000
 # Of what is said of one: an flock stands before all other locks, of which there may be thousands.
 _INFO_BYTES = 4096
 _DEAD = "ZXx"
@@ -165,6 +167,14 @@ def uid_of(process: Process) -> int:
     return Path(f"/proc/{process.pid}").stat().st_uid
 
 
+def uids_of(process: Process) -> frozenset[int]:
+    """Its real, effective, saved and file system account, of which the first is that of whoever
+    has called a set-user-ID program. proc_pid_status(5). Raises OSError."""
+    with Path(f"/proc/{process.pid}/status").open("rb") as file:
+        line = next(line for line in file if line.startswith(b"Uid:"))
+    return frozenset(map(int, line.split()[1:]))
+
+
 def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
     """Those that hold the lock, but for ourselves. Blocks.
 
@@ -178,25 +188,31 @@ def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
     and what is found here is ended by root. So it counts with the account alone
     that the lock was made for: `launch.start` notes that as the file's group. Not as its
     owner, who could keep us from opening it by a lease (fcntl(2)). Of root's
-    everybody counts, who may have become another since.
+    everybody counts, who may have become another since: root's own are looked into first, and
+    so many of all, since anybody can have thousands.
     """
-    wanted, file = str(lock.resolve()), _kernel_name(lock)
-    if not file:
+    if not is_held(lock) or not (file := _kernel_name(lock)):
         return []
-    status = lock.stat()
+    wanted, status = str(lock.resolve()), lock.stat()
     heir = status.st_uid or status.st_gid
-    return [
-        p
-        for p in among
-        if p.pid != os.getpid() and _may_inherit(p, heir) and _holds(p, wanted, file)
-    ]
+    heirs = [p for p in among if p.pid != os.getpid() and _may_inherit(p, heir)]
+    heirs.sort(key=_is_strange)
+    return [p for p in heirs[:_HEIRS_AT_MOST] if _holds(p, wanted, file)]
+
+
+def _is_strange(process: Process) -> bool:
+    try:
+        return uid_of(process) != 0
+    except OSError:
+        return True
 
 
 def _may_inherit(process: Process, heir: int) -> bool:
     try:
         # Before it becomes the agent, a child of ours is of our account, and shows our arguments.
-        return heir in (0, uid_of(process)) or command_of(process) == command_of(
-            Process(os.getpid(), 0)
+        return heir in (0, uid_of(process)) or (
+            uids_of(process) == {os.geteuid()}
+            and command_of(process) == command_of(Process(os.getpid(), 0))
         )
     except OSError:
         return False

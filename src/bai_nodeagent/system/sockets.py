@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,9 @@ import psutil
 
 GREETING_DEADLINE_S = 2.0
 _LISTENS = "0A"
+# Looked into for who has a socket: of one process, and of all. Anybody can have a million.
+_OF_ONE_AT_MOST = 2000
+_DESCRIPTORS_AT_MOST = 50_000
 # The first bytes of each side, sent before it has read any: ZMTP 3.1, "signature".
 _GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f"
 
@@ -25,15 +30,16 @@ Answer = Literal["greets", "speaks otherwise", "is silent", "refuses"]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process that listens on a port, and its account. `pid` is 0 where that is not known."""
+    """Who listens on a port, by account. `pid` is 0 where that is not known."""
 
     host: str
     port: int
     uid: int
     pid: int = 0
+    inode: int = field(default=0, repr=False, compare=False)
 
     def is_in_the_way_of(self, host: str) -> bool:
-        """Whether nobody else can listen on that address now. "": on all of them."""
+        """Whether it may be that nobody else can listen on that address. "": on all of them."""
         return _is_any(host) or _is_any(self.host) or self.host == host
 
 
@@ -44,33 +50,59 @@ def _is_any(host: str) -> bool:
         return not host
 
 
-def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
-    """Who listens on these ports in our network namespace. Blocks.
+def is_taken(host: str, port: int) -> bool:
+    """Whether nobody can listen there now, as the kernel says. Blocks for moments. "": anywhere.
 
-    Whose process that is costs a walk through all descriptors of all processes, as many as
-    they like to have: it is done only where somebody listens.
+    What the tables show is no answer: whoever listens on [::] may leave IPv4 alone, and whoever
+    is bound without listening is not shown at all. An address that is not here is not taken.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
+    """Who listens on these ports in our network namespace, with the process as far as it can be
+    told: so many descriptors are looked into for it. Blocks for moments."""
     found = listening(ports)
-    if not found:
-        return ()
-    pids = {
-        (_spelled(each.laddr.ip), each.laddr.port): each.pid or 0
-        for each in psutil.net_connections(kind="tcp")
-        if each.status == psutil.CONN_LISTEN
-    }
-    return tuple(replace(each, pid=pids.get((each.host, each.port), 0)) for each in found)
+    pids = _holders({each.inode for each in found}, {each.uid for each in found}) if found else {}
+    return tuple(replace(each, pid=pids.get(each.inode, 0)) for each in found)
+
+
+def _holders(inodes: Collection[int], uids: Collection[int]) -> dict[int, int]:
+    """Pids by the inode of a socket that they have open. proc_pid_fd(5)."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    pids: dict[int, int] = {}
+    left = _DESCRIPTORS_AT_MOST
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}").stat().st_uid not in uids:
+                continue
+            with os.scandir(f"/proc/{pid}/fd") as entries:
+                for entry in islice(entries, min(left, _OF_ONE_AT_MOST)):
+                    left -= 1
+                    if inode := wanted.get(os.readlink(entry.path)):  # noqa: PTH115
+                        pids.setdefault(inode, pid)
+        if left <= 0 or len(pids) == len(wanted):
+            break
+    return pids
 
 
 def listening(ports: Collection[int]) -> tuple[Listener, ...]:
-    """The same without pids. Blocks for moments.
+    """The same without pids.
 
     proc_net(5) has a line each: number, local address in hexadecimal, remote one, state, three
-    more words, the account. Whoever listens comes before all connections.
+    more words, the account, one more, the inode. Whoever listens comes before all connections.
     """
-    found = ((*words[1].split(":"), words[7]) for words in _lines())
+    found = ((*words[1].split(":"), words[7], words[9]) for words in _lines())
     return tuple(
-        Listener(_address(host), int(port, 16), int(uid))
-        for host, port, uid in found
+        Listener(_address(host), int(port, 16), int(uid), inode=int(inode))
+        for host, port, uid, inode in found
         if int(port, 16) in ports
     )
 

@@ -19,23 +19,33 @@ from ...system import kept
 from ...typed import json_value, typed
 
 FILE = "agent-secrets.json"
+# Of one file, and bytes of them; whoever writes more is not quoted any more.
+SECRETS_AT_MOST = 500
+BYTES_AT_MOST = 64 << 10
+NOT_SHOWN = "(not shown: agent.toml holds more secrets than can be masked)"
 
 
 @dataclass(frozen=True)
 class Given:
-    """`learn` masks from now on, as `Host.learn`."""
+    """`learn` masks from now on, as `Host.learn_passing`."""
 
     runtime: Path
     learn: Callable[[Iterable[str]], None]
 
-    def look(self, text: str) -> None:
-        """Learns what agent.toml holds, and what it held when the agent was started."""
-        self.learn(agent_toml.secrets(text) | self._earlier())
+    def look(self, text: str) -> bool:
+        """Learns what agent.toml holds, and what it held when the agent was started; False: that
+        is too much, and what is said of it is not to be shown."""
+        found = agent_toml.secrets(text) | self._earlier()
+        if is_too_much(found):
+            return False
+        self.learn(found)
+        return True
 
     def replaced(self, text: str, secret_paths: Collection[KeyPath]) -> None:
         """agent.toml is about to become another one."""
         before = self._earlier()
-        if more := agent_toml.secrets(text, secret_paths) - before:
+        more = agent_toml.secrets(text, secret_paths) - before
+        if more and not is_too_much(before):
             kept.keep_soon(self._path, json.dumps(sorted(before | more)).encode())
 
     def begin(self) -> None:
@@ -49,6 +59,10 @@ class Given:
 
     def _earlier(self) -> frozenset[str]:
         return frozenset(kept.read(self._path, _parse) or ())
+
+
+def is_too_much(secrets: Collection[str]) -> bool:
+    return len(secrets) > SECRETS_AT_MOST or sum(map(len, secrets)) > BYTES_AT_MOST
 
 
 def _parse(raw: bytes) -> tuple[str, ...]:

@@ -74,12 +74,16 @@ class Endpoints:
     def ports(self) -> frozenset[int]:
         return frozenset(each.port for each in (self.rpc, *self.others))
 
+    @property
+    def all(self) -> tuple[Endpoint, ...]:
+        return (self.rpc, *self.others)
+
     def taken(self, listeners: Sequence[Listener]) -> tuple[Listener, ...]:
-        """The listeners that keep an agent from binding."""
+        """The listeners that may keep an agent from binding."""
         return tuple(
             one
             for one in listeners
-            for each in (self.rpc, *self.others)
+            for each in self.all
             if one.port == each.port and one.is_in_the_way_of(each.host)
         )
 

@@ -1,7 +1,7 @@
 """What the agent that reads agent.toml makes of it, asked of the agent itself.
 
 Where it can't be asked, be it a source checkout, not installed yet or run by
-an account that nobody knows, the rules in `dialect` guess, and say so.
+an account that nobody knows, the rules in `schema_faults` guess, and say so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ....model import Host, Refused, Stuck, Unavailable
 from ....system.blocking import in_thread
 from ..environment import environments
 from ..environment.rules import target
+from ..given import NOT_SHOWN, is_too_much
 from ..spec import AgentSpec
 from . import release, schema_faults, validator
 from .release import Release
@@ -102,9 +103,12 @@ class Asker:
     async def _of(self, version: str, release: Release | None, text: str) -> Opinion:
         if release is None or release.version != version or self.user == "":
             return schema_faults.opinion(version, text, NOBODY)
-        self.host.learn(_secrets_in(text))
+        found = frozenset(_secrets_in(text))
         answer = await self._asked(release, text)
-        shown = tuple(self.host.redact(each) for each in answer.why)
+        shown = tuple(NOT_SHOWN for _ in answer.why[:1])
+        if not is_too_much(found):
+            self.host.learn_passing(found)
+            shown = tuple(self.host.redact(each) for each in answer.why)
         return schema_faults.opinion(version, text, replace(answer, why=shown))
 
     async def _asked(self, release: Release, text: str) -> Answer:

@@ -56,7 +56,7 @@ class AgentConfig:
         self.spec = spec
         self._host = host
         self._redact = host.redact
-        self._given = Given(host.runtime, host.learn)
+        self._given = Given(host.runtime, host.learn_passing)
         self._disk = Disk(spec, host.state)
         self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
 

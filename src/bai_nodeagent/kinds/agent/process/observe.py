@@ -28,7 +28,7 @@ from ..backendai.schema_faults import Version
 from ..environment import environments
 from ..environment import rules as install
 from ..environment.environments import Environments
-from ..given import Given
+from ..given import NOT_SHOWN, Given
 from ..guard import LOCK, Guard
 from ..record import (
     Life,
@@ -91,7 +91,7 @@ class Desk:
         self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / LOCK
         self.logs = (host.state / "agent.log", host.runtime / "agent.log")
-        self.given = Given(host.runtime, host.learn)
+        self.given = Given(host.runtime, host.learn_passing)
         self.search = Search(spec, self.lock)
         self.not_switched = self._why_not_switched = ""
 
@@ -227,8 +227,8 @@ class Desk:
         text, unread = await config_text_soon(self.spec, NAME)
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
-        self.given.look(text or "")
-        said = self.host.redact(lines)
+        is_masked = self.given.look(text or "")
+        said = self.host.redact(lines) if is_masked else NOT_SHOWN
         is_real = is_backendai(self.spec.health, command)
         signs = await self._signs(main, record.life, command, text) if main and is_real else None
         others, seen = await self._others(), await self._environments()

@@ -8,6 +8,7 @@ So what the kernel would refuse then it refuses now.
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,18 +69,34 @@ def obstacle(
 def entrusted(command: Sequence[str], env: Mapping[str, str], workdir: Path) -> str:
     """Of a command that root runs: who else decides what that is, as a sentence; "" for nobody.
     Blocks."""
-    found = executable.program_of(command, workdir, env.get("PATH", launch.SEARCH_PATH))
-    why = ""
+    search_path = env.get("PATH", launch.SEARCH_PATH)
+    found = executable.program_of(command, workdir, search_path)
+    if found is None:
+        return ""
+    run = executable.executable(command, workdir, search_path)
+    named = [Path(word) for word in (run.named if run else "", *command[1:]) if word[:1] == "/"]
+    folders = [workdir] if "-m" in command else []
+    for path in dict.fromkeys([found, *named, *folders]):
+        if why := _in_other_hands(path):
+            text = f"root runs {path}, which others can replace ({why})"
+            return f"{text}; let their account run it: [agent] user"
+    return ""
+
+
+def _in_other_hands(path: Path) -> str:
+    """Whose, as a clause; "" where that is nobody's but root's, or nothing is there."""
     try:
-        if found is not None:
-            with hostile.place(found) as place:
-                why = place.doubt
+        with hostile.place(path) as place:
+            status = None if place.fd is None else os.fstat(place.fd)
     except Refused:
-        why = "a link on the way is not root's"
+        return "a link on the way is not root's"
     except OSError:
-        return ""  # it runs all the same
-    text = f"root runs {found}, which others can replace ({why})"
-    return f"{text}; let their account run it: [agent] user" if why else ""
+        return ""  # it runs all the same, or is no path
+    if place.doubt or status is None:
+        return place.doubt
+    if status.st_uid != 0:
+        return f"it belongs to uid {status.st_uid}"
+    return "others can write in it" if status.st_mode & 0o022 else ""
 
 
 def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir: Path) -> str:

@@ -20,12 +20,20 @@ from ....system.executable import Executable, Traits
 from ....system.process import Process
 from ....text import clean
 from ..backendai import release
-from ..backendai.liveness import MAIN_TITLE, WORKER_TITLE, endpoints, is_backendai, pid_file
+from ..backendai.liveness import (
+    MAIN_TITLE,
+    WORKER_TITLE,
+    Endpoints,
+    endpoints,
+    is_backendai,
+    pid_file,
+)
 from ..backendai.schema_faults import Version, version_of
 from ..record import Record, config_text
 from ..spec import AgentSpec
 
 _PID_AT_MOST = 32  # bytes
+NOBODY = -1  # an account
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ class Search:
         if stray is None and is_backendai(self._spec.health, command):
             text, env = config_text(self._spec), self._spec.env
             needed = endpoints(text, version_at(command), env)
-            found = needed.taken(sockets.listeners(needed.ports))
+            found = _in_the_way(needed)
             owners = {o.pid for o in found}
             stray, estranged = self._by_title(
                 others, wanted, owners, noted_pid(pid_file(text, env))
@@ -155,7 +163,7 @@ class Search:
         """None for whoever can't be the agent: of another account, or in another world than
         ours, where paths and pids mean something else. Its own unit may have one of its own."""
         found = executable.traits(of)
-        if found is None or found.uid not in self._uids():
+        if found is None or not found.uids <= self._uids():
             return None
         return found if found.is_here or found.unit == self._spec.unit else None
 
@@ -197,6 +205,17 @@ class Search:
             return {0, os.geteuid()}
 
 
+def _in_the_way(needed: Endpoints) -> tuple[sockets.Listener, ...]:
+    """Who keeps an agent from listening where it has to; without account where nobody is seen to
+    listen. Blocks."""
+    taken = [each for each in needed.all if sockets.is_taken(each.host, each.port)]
+    found = sockets.listeners({each.port for each in taken})
+    seen = {o for o in found for e in taken if o.port == e.port and o.is_in_the_way_of(e.host)}
+    ports = {each.port for each in seen}
+    unseen = [sockets.Listener(e.host, e.port, NOBODY) for e in taken if e.port not in ports]
+    return (*sorted(seen, key=lambda each: (each.port, each.pid)), *unseen)
+
+
 def _is_of(one: Process, uids: set[int]) -> bool:
     try:
         return process.uid_of(one) in uids
@@ -231,7 +250,7 @@ def _who(one: sockets.Listener) -> str:
     """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
     owner = process.find(one.pid) if one.pid else None
     if owner is None:
-        return f"a process of {_account(one.uid)}"
+        return f"a process of {_account(one.uid)}" if one.uid != NOBODY else "nobody who is seen"
     return f"process {one.pid} ({process.name_of(owner)}, {_account(one.uid)})"
 
 
