@@ -10,8 +10,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from jeepney import DBusAddress, HeaderFields, new_signal
 
 from bai_nodeagent.model import Refused, Unavailable
+from bai_nodeagent.system import dbus
 from bai_nodeagent.system.systemd import Systemd, UnitState
 from systemd_container import Container, container
 
@@ -279,6 +281,28 @@ async def test_a_reexecuted_systemd_ends_the_watch_and_nothing_else(
     with pytest.raises(Unavailable, match="left the bus"):
         await drain(changes)
     await answers_again(systemd, "dbus.service")
+
+
+async def test_signals_that_others_send_are_none(container: Container, systemd: Systemd) -> None:
+    """Any account of a bus may send any signal to any connection."""
+    bus = container.root / "run/dbus/system_bus_socket"
+    changes = systemd.changes("dbus.service")
+    await anext(changes)
+    async with dbus.connect(bus, "org.freedesktop.DBus", "a stranger") as stranger:
+        path = ("/org/freedesktop/DBus", "org.freedesktop.DBus")
+        (names,) = await stranger.call(*path, "ListNames")
+        for name in (each for each in names if each.startswith(":")):
+            for interface, member, text in (
+                ("org.freedesktop.DBus", "NameOwnerChanged", "forged"),
+                ("org.freedesktop.DBus.Properties", "PropertiesChanged", "forged"),
+                ("org.freedesktop.DBus.Properties", "PropertiesChanged", "x" * 20_000_000),
+            ):
+                message = new_signal(DBusAddress("/x", interface=interface), member, "s", (text,))
+                message.header.fields[HeaderFields.destination] = name
+                await stranger._stream.send(message.serialise(next(stranger._serials)))
+        with anyio.move_on_after(3), pytest.raises(TimeoutError):
+            await drain(changes)
+        await answers_again(systemd, "dbus.service")
 
 
 async def drain(changes: AsyncIterator[None]) -> None:

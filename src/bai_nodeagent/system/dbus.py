@@ -6,6 +6,9 @@ for signals for ever when the bus is gone. A conversation is short: open, ask
 in turn, close (1 ms on top). Nothing is shared between calls, so there is
 nothing to reconnect after a restart of dbus-daemon.
 
+Any account may send signals to any connection, of 32 MB too, and call them as it
+likes: only what comes from the bus itself or from the service is parsed.
+
 Source: the D-Bus specification.
 """
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +31,19 @@ from jeepney import (
     Message,
     MessageFlag,
     MessageType,
-    Parser,
     message_bus,
     new_method_call,
 )
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney.low_level import Header, calc_msg_size
 
 from ..model import Refused, Unavailable
+
+# All properties of a unit are some 20 kB; the header of an answer some 200 bytes.
+MESSAGE_AT_MOST = 1 << 20
+_HEADER_AT_MOST = 4096
+# Before its fields: as many bytes, and where among them the size of these stands.
+_FIXED, _FIELDS_AT = 16, 12
 
 # What the bus itself says for a service that is not there or does not answer.
 _NOBODY_ANSWERS = frozenset(
@@ -82,7 +92,8 @@ class Conversation:
         self._stream = stream
         self._service = service
         self._label = label
-        self._parser = Parser()
+        self._frames = Frames()
+        self._trusted = {message_bus.bus_name}
         self._serials = itertools.count(1)
         self._signals: list[Signal] = []
 
@@ -94,6 +105,8 @@ class Conversation:
             authenticator.feed(await self._stream.receive())
         await self._stream.send(BEGIN)
         await self._ask(new_method_call(message_bus, "Hello"))
+        with contextlib.suppress(Unavailable):  # for the first call to say
+            self._trusted |= {*await self._ask(message_bus.GetNameOwner(self._service))}
 
     async def call(
         self, path: str, interface: str, method: str, signature: str = "", *body: object
@@ -141,7 +154,11 @@ class Conversation:
 
     async def _receive(self) -> list[Message]:
         """Waits for bytes; gives the replies that they complete and keeps the signals."""
-        messages = self._parser.feed(await self._stream.receive())
+        messages = []
+        for raw in self._frames.feed(await self._stream.receive()):
+            header, _ = Header.from_buffer(raw)
+            if header.fields.get(HeaderFields.sender) in self._trusted:
+                messages.append(Message.from_buffer(raw))
         for message in messages:
             member = message.header.fields.get(HeaderFields.member)
             # NameAcquired is the bus's answer to Hello; nobody asked for it.
@@ -157,3 +174,32 @@ class Conversation:
         if error in _NOBODY_ANSWERS:
             raise Unavailable(text)
         raise Refused(error.rpartition(".")[2], text)
+
+
+class Frames:
+    """Splits what is received into messages. What is too large for one of ours is passed over."""
+
+    def __init__(self) -> None:
+        self._raw = bytearray()
+        self._left = 0  # bytes that are to be passed over
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The messages that these bytes complete."""
+        self._raw += data
+        while True:
+            passed = min(self._left, len(self._raw))
+            del self._raw[:passed]
+            self._left -= passed
+            if self._left or len(self._raw) < _FIXED:
+                return
+            start = bytes(self._raw[:_FIXED])
+            size = calc_msg_size(start)
+            order = "<" if start[:1] == b"l" else ">"
+            (fields,) = struct.unpack_from(f"{order}I", start, _FIELDS_AT)
+            if size > MESSAGE_AT_MOST or fields > _HEADER_AT_MOST:
+                self._left = size
+            elif len(self._raw) < size:
+                return
+            else:
+                yield bytes(self._raw[:size])
+                del self._raw[:size]
