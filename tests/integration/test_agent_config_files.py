@@ -417,6 +417,20 @@ async def test_a_file_that_is_mounted_by_itself_is_written_only_in_place(
         unmount(path)
 
 
+@pytest.mark.root
+async def test_no_secret_is_written_into_what_somebody_has_open(path: Path) -> None:
+    """He may have opened it while everybody could; a new file he would not have."""
+    path.write_text("[agent]\n")
+    path.chmod(0o644)
+    section = {"write": "in-place", "mode": "0640"}
+    with path.open() as reader:
+        with pytest.raises(Unavailable, match="open elsewhere"):
+            await in_line(path, section=section)
+        assert reader.read() == "[agent]\n"
+    await in_line(path, section=section)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize("cut", [0, 800, 900])
 async def test_a_write_in_place_that_was_cut_off_is_brought_to_its_end(
     path: Path, cut: int

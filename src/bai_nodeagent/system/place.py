@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model import Refused
+from ..model import Refused, Unavailable
 from . import files
 from .files import shown
 
@@ -105,12 +105,20 @@ class Place:
             raise
         self._sync()
 
-    def overwrite(self, data: bytes) -> None:
+    def overwrite(self, data: bytes, *, is_private: bool) -> None:
         """Writes into the file that is there; a crash in between leaves a part of each.
 
-        Raises Refused: NotAFile, HardLink.
+        `is_private`: not while anybody has it open, who may not any more. Raises Refused:
+        NotAFile, HardLink; Unavailable.
         """
         with os.fdopen(os.open(self._own_file(), _WRITE), "wb") as file:
+            if is_private and not _leased(file.fileno(), fcntl.F_WRLCK):
+                text = (
+                    f"{shown(self.path)} is open elsewhere, and is to hold what is not for others"
+                )
+                raise Unavailable(
+                    f"{text}: it is written once that is closed (`fuser -v` says whose)"
+                )
             file.write(data)
             file.truncate()
             file.flush()
@@ -127,22 +135,13 @@ class Place:
     def is_being_written(self) -> bool:
         """Whether somebody has the file open for writing; False also where nobody can tell.
 
-        Asked by trying for a read lease, which the kernel grants only when no one
-        has: fcntl(2), F_SETLEASE. It is given back at once.
+        Asked by trying for a read lease, which is given back at once.
         """
         if self.fd is None:
             return False
         self._regular(self.fd)
         with os.fdopen(os.open(_again(self.fd), _READ), "rb") as file:
-            try:
-                # Who opens the file while we have the lease makes the kernel send us a
-                # signal. The default one would end this process; SIGURG is ignored.
-                fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-            except OSError as error:
-                return error.errno == errno.EAGAIN
-        return False
+            return not _leased(file.fileno(), fcntl.F_RDLCK)
 
     def names(self) -> list[str]:
         """Of what lies in the folder, this place's own name included: files.names_in."""
@@ -213,6 +212,19 @@ def at(opened: contextlib.ExitStack, name: str, folder: int) -> int | None:
             opened.callback(os.close, fd)
             return fd
     return None
+
+
+def _leased(fd: int, kind: int) -> bool:
+    """Takes a lease, until it is closed: whether nobody else has the file open for writing
+    (F_RDLCK), or at all (F_WRLCK); True as well where nobody can tell. fcntl(2), F_SETLEASE."""
+    try:
+        # Who opens the file while we have the lease makes the kernel send us a signal. The
+        # default one would end this process; SIGURG is ignored.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+    except OSError as error:
+        return error.errno != errno.EAGAIN
+    return True
 
 
 def _again(fd: int) -> str:

@@ -20,6 +20,7 @@ from .rules import (
     BROKEN,
     KEPT_FIRST,
     KEPT_NEWEST,
+    OTHERS,
     AgentConfigAction,
     KeepBroken,
     Remember,
@@ -38,6 +39,7 @@ class Disk:
     def __init__(self, spec: AgentConfigSpec, state: Path) -> None:
         self._spec = spec
         self._state = state
+        self._kept_as = ""  # the newest copy: among names without end it may not be found
 
     def look(self) -> Actual:
         with self._faults():
@@ -49,11 +51,12 @@ class Disk:
 
     def _seen(self, place: Place) -> Actual:
         file, copies = place.read(), _copies(place)
+        near = (*copies, self._kept_as) if self._kept_as else copies
         return self._actual(
             place.path,
             file,
             copies=copies,
-            is_kept=file is not None and text_of(file) is None and _has_copy(place, copies, file),
+            is_kept=file is not None and text_of(file) is None and _has_copy(place, near, file),
             is_being_written=place.is_being_written(),
         )
 
@@ -88,6 +91,7 @@ class Disk:
                     self._remember(target, file)
                 case KeepBroken(file=file) if _is_still(place, action.target, file.raw):
                     _keep(place, action)
+                    self._kept_as = action.copy.name
                 case Write() if _is_still(place, action.target, action.expected):
                     self._write(place, action)
                     owner = action.owner or (os.geteuid(), os.getegid())
@@ -104,7 +108,7 @@ class Disk:
         begun_write.begin(self._state, place.path, action.expected, action.data)
         if action.owner is not None:
             place.set_access(mode=action.mode, owner=action.owner)
-        place.overwrite(action.data)
+        place.overwrite(action.data, is_private=not action.mode & OTHERS)
 
     def sweep(self) -> None:
         """Removes what crashes have left of writes."""
