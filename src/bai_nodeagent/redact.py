@@ -21,7 +21,7 @@ from .text import clean
 # would garble messages and give it away. It is masked where it stands as a value of its own.
 SHORTEST_SEARCHED = 4
 # Of those that others lay down: each costs time of every text that leaves.
-PASSING_AT_MOST = 2000
+PASSING_AT_MOST = 1000
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?:password|passwd|passphrase|\bpass|\bpwd|secret|token|credentials?|[_.-]key|api_?key)"
@@ -58,6 +58,7 @@ class Redactor:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._passing: dict[str, None] = {}  # the newest last
+        self._forms: dict[str, tuple[str, ...]] = {}
         self._needles: tuple[str, ...] = ()
         self._short: frozenset[str] = frozenset()
 
@@ -84,7 +85,8 @@ class Redactor:
     def _make(self) -> None:
         known = {*self._known, *self._passing}
         long = {text for text in known if len(text) >= SHORTEST_SEARCHED}
-        forms = {form for text in long for form in _forms(text)}
+        self._forms = {text: self._forms.get(text) or tuple(_forms(text)) for text in long}
+        forms = {form for each in self._forms.values() for form in each}
         # Longest first: one secret may be part of another.
         self._needles = tuple(sorted(forms, key=len, reverse=True))
         self._short = frozenset(known - long)

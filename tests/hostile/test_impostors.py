@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
@@ -116,6 +117,17 @@ async def test_the_program_itself_is_the_agent_however_it_was_started(
     wait_until(shows(child, ["bash", program] if by_hand == ("bash",) else [program]), "no bash")
     wait_until(lambda: "bash" in str(Path(f"/proc/{child.pid}/exe").readlink()), "no bash yet")
     assert await found(spec_of((program,), folder), folder) == child.pid
+
+
+async def test_whoever_calls_a_set_user_id_program_is_not_the_agent(
+    folder: Path, run: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """An account's run of `su` has root's rights, and its caller's real account."""
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    child = run("setpriv", "--ruid=61001", "--euid=0", *command, cwd=folder)
+    wait_until(shows(child, command), "it does not run")
+    assert process.uids_of(process.born(child.pid)) == {0, 61001}
+    assert await found(spec_of(command, folder), folder) is None
 
 
 async def test_another_account_or_folder_is_not_the_agent(
@@ -305,7 +317,15 @@ def test_it_is_told_that_root_runs_what_another_account_can_replace(node: Node, 
         f'#!/bin/sh\nexec "{sys.executable}" "{node.folder}/agent.py" "{node.folder}"\n'
     )
     (theirs / "run").chmod(0o755)
+    own = node.folder / "own"  # in a folder of root's, and writable by all
+    own.write_text((theirs / "run").read_text())
+    own.chmod(0o777)
     os.chown(theirs, 65534, 65534)
+    assert rehearsal.entrusted([str(own)], {}, Path("/")).startswith(f"root runs {own}, which")
+    by_argument = rehearsal.entrusted(["/bin/sh", str(theirs / "run")], {}, Path("/"))
+    assert by_argument.startswith(f"root runs {theirs}/run, which others can replace")
+    assert "root runs" in rehearsal.entrusted([sys.executable, "-m", "agent"], {}, theirs)
+    assert rehearsal.entrusted(["/bin/sh", "-c", "true"], {}, Path("/")) == ""
     named = f'command = ["{sys.executable}", "{node.folder}/agent.py", "{node.folder}"]'
     agent = f'user = "{user}"' if user else ""
     node.desire(node.document(agent=agent).replace(named, f'command = ["{theirs}/run"]'))

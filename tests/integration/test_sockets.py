@@ -34,13 +34,48 @@ def test_a_listener_is_found_with_its_account_and_process(listening: tuple[str, 
     assert sockets.listening([]) == ()
 
 
+@pytest.mark.parametrize(
+    ("host", "other", "is_listening", "is_taken"),
+    [
+        ("127.0.0.1", "127.0.0.1", True, True),
+        ("127.0.0.1", "0.0.0.0", True, True),
+        ("127.0.0.1", "::", True, True),
+        ("127.0.0.1", "::ffff:127.0.0.1", True, True),
+        ("127.0.0.1", "127.0.0.1", False, True),  # it is bound, and nothing shows it
+        ("127.0.0.1", "127.0.0.2", True, False),
+        ("127.0.0.1", "::1", True, False),
+        ("", "127.0.0.2", True, True),
+        ("::1", "127.0.0.1", True, False),
+        ("192.0.2.1", "127.0.0.1", True, False),  # not an address of this machine
+    ],
+)
+def test_whether_an_address_is_taken_the_kernel_says(
+    host: str, other: str, *, is_listening: bool, is_taken: bool
+) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in other else socket.AF_INET) as held:
+        if ":" in other:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        held.bind((other, 0))
+        if is_listening:
+            held.listen()
+        assert sockets.is_taken(host, held.getsockname()[1]) is is_taken
+
+
+def test_whoever_listens_for_ipv6_alone_takes_no_address_of_ipv4() -> None:
+    """The tables of the kernel show the same of it as of one who takes both."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as held:
+        port = held.getsockname()[1]
+        assert sockets.listening([port])[0].is_in_the_way_of("127.0.0.1")
+        assert not sockets.is_taken("127.0.0.1", port)
+
+
 def test_where_nobody_listens_no_process_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can have a million descriptors, and a dead agent is not to wait for those."""
 
-    def walk(kind: str) -> list[object]:
-        raise AssertionError(kind)
+    def walk() -> list[int]:
+        raise AssertionError
 
-    monkeypatch.setattr(psutil, "net_connections", walk)
+    monkeypatch.setattr(psutil, "pids", walk)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert sockets.listeners([free.getsockname()[1]]) == ()

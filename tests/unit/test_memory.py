@@ -15,12 +15,13 @@ import structlog
 from bai_nodeagent import logs
 from bai_nodeagent.address import Kept
 from bai_nodeagent.core.status import Applied
+from bai_nodeagent.desired import MASK
 from bai_nodeagent.follow import journal, orders
 from bai_nodeagent.follow.journal import Journal
 from bai_nodeagent.follow.reading import secrets_of
 from bai_nodeagent.kinds.agent import rollback_order
-from bai_nodeagent.kinds.agent.given import Given
-from bai_nodeagent.redact import Redactor, strings_in
+from bai_nodeagent.kinds.agent.given import SECRETS_AT_MOST, Given
+from bai_nodeagent.redact import PASSING_AT_MOST, Redactor, strings_in
 from bai_nodeagent.system import kept
 from bai_nodeagent.text import clean
 from unit.fakes import node_spec
@@ -136,6 +137,31 @@ def test_every_known_secret_is_masked_old_ones_too_and_in_every_spelling() -> No
     told = 'x pa"ss\\word pa\\"ss\\\\word line-two newer-secret'
     assert redactor(told) == "x ******** ******** ******** ********"
     assert redactor.value({"a": ["newer-secret", 1]}) == {"a": ["********", 1]}
+
+
+def test_of_secrets_that_others_lay_down_the_newest_are_masked() -> None:
+    """Each costs time of every text, and an edit of agent.toml may bring thousands."""
+    redactor = Redactor()
+    redactor.learn(["of-a-document"])
+    redactor.learn_passing(["the-oldest"])
+    redactor.learn_passing([f"passing-{number:05}" for number in range(PASSING_AT_MOST)])
+    assert redactor("of-a-document") == MASK
+    assert redactor("the-oldest") == "the-oldest"
+    assert redactor("passing-00001 passing-00002") == f"{MASK} {MASK}"
+    assert redactor.value({"a": "passing-00002"}) == {"a": MASK}
+    redactor.learn_passing(["abc"])
+    assert (redactor("x=abc y"), redactor("abcd")) == (f"x={MASK} y", "abcd")
+
+
+@pytest.mark.parametrize("count", [SECRETS_AT_MOST, SECRETS_AT_MOST + 1])
+def test_more_secrets_than_can_be_masked_are_not_learnt_and_what_is_said_not_shown(
+    tmp_path: Path, count: int
+) -> None:
+    known: set[str] = set()
+    given = Given(tmp_path, known.update)
+    words = ", ".join(f'"word{number:05}"' for number in range(count))
+    assert given.look(f"[x]\ntokens = [{words}]") is (count <= SECRETS_AT_MOST)
+    assert len(known) == (count if count <= SECRETS_AT_MOST else 0)
 
 
 def test_a_secret_within_a_longer_one_leaves_no_rest() -> None:

@@ -161,6 +161,18 @@ def test_an_agent_toml_that_is_there_names_the_node(
     assert resolve(tmp_path).node_id == "i-host"
 
 
+def test_an_agent_toml_with_no_id_at_all_ends_no_daemon_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "agent.toml"
+    monkeypatch.setattr(identity, "AGENT_TOML", file)
+    file.write_text('[agent]\nid = "no id\\u0007"')
+    with pytest.raises(identity.NoIdentity, match="no allowed id"):
+        resolve(tmp_path)
+    (tmp_path / "node-id").write_text("i-kept\n")
+    assert resolve(tmp_path) == identity.Identity("i-kept", r"no id\x07")
+
+
 @pytest.mark.parametrize(
     ("dmi", "expected"),
     [

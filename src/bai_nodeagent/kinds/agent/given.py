@@ -20,7 +20,7 @@ from ...typed import json_value, typed
 
 FILE = "agent-secrets.json"
 # Of one file, and bytes of them; whoever writes more is not quoted any more.
-SECRETS_AT_MOST = 500
+SECRETS_AT_MOST = 300
 BYTES_AT_MOST = 64 << 10
 NOT_SHOWN = "(not shown: agent.toml holds more secrets than can be masked)"
 
