@@ -23,7 +23,7 @@ from .secrecy import Place, is_secret_place
 NOT_YET = "is not supported yet"
 _LONGEST_QUOTED = 64
 # A password, or a token in a query.
-_LOGIN = re.compile(r"://([^/\s@]+@|\S*[?#])")
+_LOGIN = re.compile(rf"://([^/\s@]{{1,{_LONGEST_QUOTED}}}@|\S{{0,{_LONGEST_QUOTED}}}[?#])")
 _WORDS = {
     "string": "text",
     "integer": "a whole number",
