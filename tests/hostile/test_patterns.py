@@ -1,7 +1,7 @@
 """Every regular expression of the daemon on what somebody writes to make it slow.
 
-One that begins anew at each letter of a word, or goes back over it, takes half a minute for 200 kB and
-hours for a megabyte, and the interpreter does nothing else meanwhile.
+One that begins anew at each letter of a word, or goes back over it, takes half a minute for 200 kB
+and hours for a megabyte, and the interpreter does nothing else meanwhile.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.kinds.mount import kind
+from bai_nodeagent.kinds.mount import kind, mounts, users
 from bai_nodeagent.kinds.mount.mountinfo import Table, parse
 from bai_nodeagent.kinds.mount.observation import MountSpec, View, around, note, view
 from bai_nodeagent.kinds.mount.rules import (
@@ -25,7 +26,7 @@ from bai_nodeagent.kinds.mount.rules import (
     named,
     plan,
 )
-from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Status
+from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Refused, Status, Unavailable
 from unit.fakes import host
 
 SPEC = MountSpec("vfroot", "10.0.0.1:/vfroot", "/vf", "nfs4", ("hard", "timeo=50"))
@@ -467,3 +468,16 @@ def test_mistakes_are_told_with_their_place(item: str, told: str) -> None:
 def test_a_file_in_a_folder_of_the_share_may_be_expected() -> None:
     text = 'api-version = 1\n[[mount]]\nname = "a"\nexpect-file = "a..b/c.txt"\n'
     assert not desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
+
+
+def test_of_a_process_that_says_more_than_is_read_nobody_can_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody may have 65,530 maps with a path each, and 100,000 mounts of his own."""
+    mount = parse("36 35 98:0 / / rw - ext4 /dev/root rw\n")[0]
+    monkeypatch.setattr(users, "_MAPS_AT_MOST", 10)
+    with pytest.raises(Refused, match="larger than 10 bytes"):
+        users._has_mapped(os.getpid(), users._Places(frozenset({36}), ("/nowhere",)))
+    monkeypatch.setattr(mounts, "TABLE_AT_MOST", 10)
+    with pytest.raises(Unavailable, match="larger than 10 bytes"):
+        users.users(mount)
