@@ -172,7 +172,7 @@ def test_thousands_of_copies_that_others_lay_are_not_all_read(node: Node, theirs
     node.wait("in line", lambda: "i-test01" in path.read_text())
     one = theirs / "agent.toml.broken-20240101T000000Z"
     one.write_bytes(b"[agent" + b" " * 900_000)
-    for i in range(15_000):
+    for i in range(5_000):
         os.link(one, theirs / f"agent.toml.broken-2025{i // 60:04}T0000{i % 60:02}Z")
     path.write_bytes(b"[agent" + b"\t" * 900_000)
     node.wait("mended", lambda: "i-test01" in path.read_text())
