@@ -111,6 +111,8 @@ class Action:
     is_disruptive  running work may notice it: `[rollout] spread` delays it
     is_note        it changes this daemon's own notes alone: no drift, nothing
                    that a pause forbids or a plan has to announce
+    is_rescue      it brings back what has died, as it was: also while changes are held, but not
+                   while somebody has paused the node
     needs          condition types that must be True before it may be applied
     deadline_s     how long `apply` may take
     diff           what changes, as text for people; agent.toml's is masked by agent_toml.diff,
@@ -123,6 +125,7 @@ class Action:
     verb: ClassVar[str]
     is_disruptive: ClassVar[bool] = False
     is_note: ClassVar[bool] = False
+    is_rescue: bool = False
     deadline_s: float = 30.0
     needs: tuple[str, ...] = ()
     diff: str = ""

@@ -133,11 +133,13 @@ def test_an_agent_that_read_a_hand_edit_is_restarted(node: Node) -> None:
 def test_an_agent_that_reads_a_hand_edit_in_its_start_is_restarted(node: Node) -> None:
     """What it will find is noted before its start, and mended before anybody looks again."""
     edits = (
-        "import os, pathlib, sys\n"
+        "import os, pathlib, sys, tomllib\n"
         "file, once = (pathlib.Path(sys.argv[1], name) for name in ('agent.toml', 'edit-once'))\n"
         "if once.exists():\n"
         "    once.unlink()\n"
-        "    file.write_text(file.read_text().replace('one', 'by hand'))\n"
+        "    text = file.read_text().replace('one', 'by hand')\n"
+        "    file.write_text(text)\n"
+        "    tomllib.load = lambda _: tomllib.loads(text)  # whoever mends it meanwhile\n"
     )
     (node.folder / "agent.py").write_text(edits + AGENT)
     node.desire()
@@ -434,11 +436,16 @@ def test_another_node_with_this_id_stops_all_changes(etcd_node: Node) -> None:
     node.wait_ready("one")  # it may be our own of before a reboot, until a lease is over
     found = node.wait_reason("Store", "DuplicateNode", within_s=30)
     assert "m2" in found["message"]
+    # What is down comes back as it was: whoever says that he is this node ends nothing by it.
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("it is back", lambda: len(node.living()) == 1 and len(node.starts) == 2)
+    node.desire(node.document("two"))
     node.agent_toml.write_text("spoilt = 1")
     time.sleep(1)
     assert node.agent_toml.read_text() == "spoilt = 1"
+    assert len(node.starts) == 2
     node.remove(f"node/{node.id}/alive")
-    node.wait_ready("one")
+    node.wait_ready("two")
 
 
 def test_an_identity_that_changed_stops_all_changes(node: Node) -> None:

@@ -28,6 +28,7 @@ class Step(Action):
 
     verb: ClassVar[str] = "step"
     is_disruptive: bool = False  # type: ignore[misc]
+    is_rescue: bool = False
     needs: tuple[str, ...] = ()
     deadline_s: float = 5.0
 

@@ -213,6 +213,22 @@ def test_a_stray_is_in_step_where_its_file_is_in_line(
     assert verbs(plan) == (["adopt"] if inputs else ["adopt", "stop", "start"])
 
 
+def test_what_died_is_brought_back_as_it_was_also_while_changes_are_held() -> None:
+    died = Record("boot", DEAD, deaths=(NOW_S - 5,))
+    (start,) = plan_child(SPEC, looked(died)).actions
+    assert start.is_rescue
+    (other,) = plan_child(SPEC, replace(looked(died), finds=OTHER)).actions
+    assert not other.is_rescue
+    (first,) = plan_child(SPEC, looked()).actions
+    assert not first.is_rescue
+    down = replace(looked(died), orphans=(MAIN,))
+    end, again = plan_child(SPEC, down).actions
+    assert end.is_rescue
+    assert again.is_rescue
+    (unit,) = plan_unit(UNIT_SPEC, unit_looked(DOWN, replace(OVER, deaths=(NOW_S - 5,)))).actions
+    assert unit.is_rescue
+
+
 def test_a_stray_is_left_alone_while_nobody_can_know_what_it_has_read() -> None:
     """A share with agent.toml that hangs at first contact is no reason to restart anything."""
     seen = replace(looked(stray=MAIN), finds={}, unread="no answer from its disk")

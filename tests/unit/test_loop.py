@@ -91,6 +91,17 @@ async def test_a_hold_looks_and_tells_but_changes_nothing() -> None:
         await rig.until(lambda: rig.reason("AgentConfig") == "InSync")
 
 
+async def test_a_rescue_waits_for_a_pause_alone() -> None:
+    resource = Countdown(left=1, step=Step(is_rescue=True))
+    rig = Rig(resource)
+    async with rig.running():
+        rig.take(hold=PAUSED)
+        await rig.until(lambda: rig.reason("AgentConfig") == "Paused")
+        assert resource.left == 1
+        rig.take(hold=Verdict(Status.FALSE, "DuplicateNode"))
+        await rig.until(lambda: rig.reason("AgentConfig") == "InSync")
+
+
 async def test_disruptive_actions_wait_for_the_state_to_settle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

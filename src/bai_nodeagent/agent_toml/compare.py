@@ -8,13 +8,11 @@ their tail is cut off first, and what is left is compared only where there is li
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # Lines on either side that are still compared one by one.
 COMPARED_AT_MOST = 300
 _CONTEXT = 3
-_AT = re.compile(r"^@@ -(\d+)((?:,\d+)?) \+(\d+)((?:,\d+)?) @@")
 
 Opcode = tuple[str, int, int, int, int]
 """As of difflib.SequenceMatcher.get_opcodes."""
@@ -39,16 +37,33 @@ def opcodes(one: Sequence[str], other: Sequence[str]) -> list[Opcode]:
 
 def unified(before: Sequence[str], after: Sequence[str], old: str, new: str) -> list[str]:
     """The lines of a unified diff, without line ends. Of too much it says how much that is."""
-    head, tail = _ends(before, after)
-    gone, come = len(before) - head - tail, len(after) - head - tail
-    if max(gone, come) > COMPARED_AT_MOST:
-        text = f"({gone} lines from line {head + 1} on make way for {come} others: not shown)"
-        return [f"--- {old}", f"+++ {new}", text]
-    start = max(0, head - _CONTEXT)
-    end = max(0, tail - _CONTEXT)
-    mine, theirs = before[start : len(before) - end], after[start : len(after) - end]
-    lines = difflib.unified_diff(mine, theirs, old, new, lineterm="", n=_CONTEXT)
-    return [_AT.sub(lambda at: _moved(at, start), line) for line in lines]
+    codes = opcodes(before, after)
+    lines: list[str] = []
+    for group in _grouped(codes):
+        (_, first, _, start, _), (_, _, last, _, end) = group[0], group[-1]
+        lines.append(f"@@ -{_range(first, last)} +{_range(start, end)} @@")
+        for tag, i, j, m, n in group:
+            if max(j - i, n - m) > COMPARED_AT_MOST:
+                lines.append(f"({j - i} lines make way for {n - m} others: not shown)")
+            elif tag == "equal":
+                lines += [f" {line}" for line in before[i:j]]
+            else:
+                lines += [f"-{line}" for line in before[i:j]]
+                lines += [f"+{line}" for line in after[m:n]]
+    return [f"--- {old}", f"+++ {new}", *lines] if lines else []
+
+
+def _grouped(codes: list[Opcode]) -> Iterator[list[Opcode]]:
+    """What is changed, with some lines around it."""
+    matcher = difflib.SequenceMatcher(None, "", "")
+    matcher.opcodes = codes  # type: ignore[attr-defined]
+    yield from matcher.get_grouped_opcodes(_CONTEXT) if codes else ()
+
+
+def _range(start: int, end: int) -> str:
+    """As diff(1) writes it: from one on, and an empty one by the line before it."""
+    count = end - start
+    return f"{start + 1}" if count == 1 else f"{start + (count > 0)},{count}"
 
 
 def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
@@ -58,7 +73,3 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     most -= head
     tail = next((i for i in range(most) if one[-1 - i] != other[-1 - i]), most)
     return head, tail
-
-
-def _moved(at: re.Match[str], by: int) -> str:
-    return f"@@ -{int(at[1]) + by}{at[2]} +{int(at[3]) + by}{at[4]} @@"

@@ -21,6 +21,7 @@ from ..model import Action, AnyResource, Host, Kind, NodeSpec, Outcome, Status, 
 from . import schedule
 from .metrics import Metrics
 from .reconcile import Objection, build, reconcile, watch
+from .status import PAUSED
 
 # How much later than planned a resource may move before the loop counts as wedged.
 MOVE_SLACK_S = 30.0
@@ -172,7 +173,8 @@ class Loop:
     def _objection(
         self, keeper: _Keeper, resource: AnyResource, action: Action
     ) -> Objection | None:
-        if self._hold is not None:
+        is_paused = self._hold is not None and self._hold.reason == PAUSED
+        if self._hold is not None and (is_paused or not action.is_rescue):
             return Objection(self._hold)
         if keeper.resource is not resource or keeper.is_retired:
             return Objection(SUPERSEDED, 0.0, is_progressing=True)

@@ -19,6 +19,10 @@ DESIRED_STATE = "DesiredState"
 STORE = "Store"
 
 
+PAUSED = "Paused"
+"""Of a node: a person holds all changes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The set of documents that stands in the store; `digest` is None when it is not valid."""
@@ -111,7 +115,7 @@ def summary(
     """One word for the node: the first that fits, in the contract's order."""
     outcomes = list(outcomes)
     if is_paused:
-        return "Paused"
+        return PAUSED
     if desired.reason in ("Invalid", "DaemonTooOld"):
         return "Invalid"
     if desired.reason == "NoDesiredState":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.status import InForce, Reading
+from ..core.status import PAUSED, InForce, Reading
 from ..desired import Desired
 from ..identity import Identity
 from ..model import Mistake, NodeSpec, Status, Verdict
@@ -59,7 +59,7 @@ def judge(known: Known) -> InForce:
     elif known.rival is not None:
         hold = store
     elif paused_by is not None:
-        hold = Verdict(Status.FALSE, "Paused", paused_by)
+        hold = Verdict(Status.FALSE, PAUSED, paused_by)
     return InForce(known.reading, verdict, store, known.spec, hold, paused_by is not None)
 
 
@@ -110,7 +110,7 @@ def _verdict(known: Known, paused_by: str | None) -> Verdict:
         return Verdict(Status.FALSE, "NoDesiredState", missing_layers(missing) + kept)
     if known.unkept:
         return Verdict(Status.FALSE, "NotKept", known.unkept)
-    return Verdict(Status.TRUE, "Paused", paused_by) if paused_by else VALID
+    return Verdict(Status.TRUE, PAUSED, paused_by) if paused_by else VALID
 
 
 def _listed(mistakes: Sequence[Mistake]) -> str:

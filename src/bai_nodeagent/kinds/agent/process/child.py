@@ -32,6 +32,7 @@ from .rules import (
     facts,
     goes_on,
     is_foreign,
+    is_rescue,
     judge_dead,
     judge_running,
     left_alone,
@@ -97,6 +98,7 @@ class EndOrphans(Action):
 
     verb: ClassVar[str] = "end_orphans"
     processes: tuple[Process, ...]
+    is_rescue: bool = False
     deadline_s: float = ORPHAN_PATIENCE_S + KILL_DEADLINE_S + _SLACK_S
 
     @property
@@ -110,6 +112,7 @@ class Start(Action):
     cause: Cause
     restart_cause: str
     needs: tuple[str, ...]
+    is_rescue: bool = False
     as_before: bool = False  # with what it ran with last: a change is held back
     deadline_s: float = START_DEADLINE_S + _SLACK_S
 
@@ -184,7 +187,12 @@ def stop(spec: AgentSpec, main: Process, cause: Cause) -> Stop:
 
 
 def _start(spec: AgentSpec, actual: Actual, cause: Cause) -> Start:
-    return Start(cause=cause, restart_cause=cause, needs=start_needs(spec, actual, cause))
+    return Start(
+        cause=cause,
+        restart_cause=cause,
+        needs=start_needs(spec, actual, cause),
+        is_rescue=is_rescue(spec, actual, cause),
+    )
 
 
 def strayed(back: tuple[Switch, ...]) -> Verdict:
@@ -246,7 +254,7 @@ def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
         if _went_into_background(actual):
             return Plan(verdict, (NoteBackground(),))
     after = plan_child(spec, replace(actual, orphans=()))
-    end = EndOrphans(processes=actual.orphans)
+    end = EndOrphans(processes=actual.orphans, is_rescue=is_rescue(spec, actual, "died"))
     return Plan(orphaned(actual.orphans), (end, *after.actions))
 
 

@@ -312,6 +312,11 @@ def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
     return caution.is_last_config and is_same_launch
 
 
+def is_rescue(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
+    """Whether a start is that of one which died, and finds what that one had."""
+    return spec.state == "running" and cause == "died" and _is_as_it_was(spec, actual, cause)
+
+
 def moves_before_start(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[Switch, ...]:
     """The way into another environment for an agent that is down.
 

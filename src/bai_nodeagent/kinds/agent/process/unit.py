@@ -34,6 +34,7 @@ from .rules import (
     goes_on,
     is_foreign,
     is_looping,
+    is_rescue,
     judge_dead,
     judge_running,
     left_alone,
@@ -56,6 +57,7 @@ class StartUnit(Action):
     cause: Cause
     restart_cause: str
     needs: tuple[str, ...]
+    is_rescue: bool = False
     deadline_s: float = JOB_DEADLINE_S
 
     @property
@@ -236,7 +238,7 @@ def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         return replace(after, actions=(note, *after.actions))
     if actual.orphans:
         after = _plan_down(spec, replace(actual, orphans=()))
-        end = EndOrphans(processes=actual.orphans)
+        end = EndOrphans(processes=actual.orphans, is_rescue=is_rescue(spec, actual, "died"))
         return Plan(orphaned(actual.orphans), (end, *after.actions))
     if spec.state == "stopped":
         return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
@@ -258,4 +260,5 @@ def _start(spec: AgentSpec, actual: UnitActual, cause: Cause) -> StartUnit:
         cause=cause,
         restart_cause=cause,
         needs=start_needs(spec, actual, cause),
+        is_rescue=is_rescue(spec, actual, cause),
     )
