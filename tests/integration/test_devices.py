@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from bai_nodeagent.kinds.plugins import devices
-from bai_nodeagent.kinds.plugins.devices import Shown
+from bai_nodeagent.kinds.plugins.rules import Shown
 from bai_nodeagent.model import Stuck
 from node_under_test import Node
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent.core.reconcile import look
-from bai_nodeagent.kinds.plugins.kind import Plugins, PluginsSpec
-from bai_nodeagent.kinds.plugins.rules import QUIET_S, PluginRules
+from bai_nodeagent.kinds.plugins.kind import Plugins
+from bai_nodeagent.kinds.plugins.rules import QUIET_S, PluginRules, PluginsSpec
 from bai_nodeagent.model import Action, Outcome, Plan, Status
 from node_under_test import Node
 from plugin_environments import CUDA, MOCK, OLDER, VERSION, PythonEnvironment, fetch

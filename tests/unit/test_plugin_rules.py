@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bai_nodeagent.kinds.plugins.inputs import KNOWN, PluginInput
 from bai_nodeagent.kinds.plugins.rules import (
-    KNOWN,
     QUIET_S,
     Environment,
     Plugin,
     PluginRules,
-    found_parts,
     is_loaded,
-    is_part,
     matches,
     plugin_rules,
     told,
-    wanted_parts,
 )
 
 CUDA = Plugin("ai.backend.accelerator.cuda_open.plugin", "cuda", "cuda-open", "1", written_s=100.0)
@@ -95,8 +92,8 @@ def wanted(
     now_s: float = NOW_S,
 ) -> dict[str, str]:
     """What is not as it was at the start, by part: "absent", or another digest."""
-    has = found_parts(started_with, digest)
-    wants = wanted_parts(rules, now, has, STARTED_S, now_s, digest)
+    has = PluginInput(rules).found(started_with, digest)
+    wants = PluginInput(rules).wanted(now, has, STARTED_S, now_s, digest)
     return {part: rule for part, rule in wants.items() if has.get(part) != rule}
 
 
@@ -149,10 +146,11 @@ def test_an_agent_whose_start_nobody_noted_found_what_was_there_before_it() -> N
 
 
 def test_what_is_noted_of_plugins_can_be_taken_out() -> None:
-    assert KNOWN in found_parts(BOTH, digest)
-    assert found_parts(None, digest) == {}
-    parts = {"command": "d", **found_parts(BOTH, digest)}
-    assert [part for part in parts if not is_part(part)] == ["command"]
+    plugins = PluginInput(ALL)
+    assert KNOWN in plugins.found(BOTH, digest)
+    assert plugins.found(None, digest) == {}
+    parts = {"command": "d", **plugins.found(BOTH, digest)}
+    assert [part for part in parts if not plugins.owns(part)] == ["command"]
 
 
 def test_distributions_are_told_once_with_their_versions() -> None:

@@ -11,9 +11,18 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.desired import Document
 from bai_nodeagent.kinds.plugins import devices
-from bai_nodeagent.kinds.plugins.devices import Shown
-from bai_nodeagent.kinds.plugins.kind import KIND, Actual, PluginsSpec, nearest, plan
-from bai_nodeagent.kinds.plugins.rules import QUIET_S, Environment, Plugin, PluginRules
+from bai_nodeagent.kinds.plugins.kind import KIND
+from bai_nodeagent.kinds.plugins.rules import (
+    QUIET_S,
+    Actual,
+    Environment,
+    Plugin,
+    PluginRules,
+    PluginsSpec,
+    Shown,
+    nearest,
+    plan,
+)
 from bai_nodeagent.model import KeyPath, Status
 from desired_kinds import HERE
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...model import Stuck, Unavailable
 from ...system import inotify
 from ...system.blocking import in_thread
+from .rules import Shown
 
 NVIDIA = "cuda"
 # The first call of NVML wakes every GPU up where no persistence daemon runs.
@@ -42,14 +42,6 @@ FILES: Mapping[str, str] = {
 }
 """Kind -> one file per device, below the root."""
 _AMD = "0x1002"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """How many devices there are; `note` says why they are so few, where that is known."""
-
-    count: int
-    note: str = ""
 
 
 async def look(

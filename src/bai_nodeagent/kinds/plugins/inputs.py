@@ -6,9 +6,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...model import Digest, Host, Inputs
+from ...model import ABSENT, Digest, Host, Inputs
 from . import distributions
-from .rules import Environment, PluginRules, found_parts, is_part, plugin_rules, wanted_parts
+from .rules import Environment, Plugin, PluginRules, is_loaded, plugin_rules
+
+KNOWN = "plugins"
+"""The part that says: what was installed at the start is noted beside it."""
+_PART = "plugin "
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,11 @@ class PluginInput:
         return distributions.environment(self.rules)
 
     def found(self, seen: Environment | None, digest: Digest) -> Inputs:
-        return found_parts(seen, digest)
+        """All that is installed, allowed or not."""
+        if seen is None:
+            return {}
+        versions = {_part(plugin): _version(plugin, digest) for plugin in seen.plugins}
+        return {KNOWN: digest(True), **versions}
 
     def wanted(
         self,
@@ -33,12 +41,23 @@ class PluginInput:
         now_s: float,
         digest: Digest,
     ) -> Inputs:
-        if seen is None:
+        """Of an agent whose start nobody noted it is held that it found whatever was installed
+        before it started."""
+        if seen is None or not seen.is_quiet(now_s):
             return {}
-        return wanted_parts(self.rules, seen, has, started_s, now_s, digest)
+        loaded = [plugin for plugin in seen.plugins if is_loaded(self.rules, plugin.module)]
+        if KNOWN not in has:
+            loaded = [plugin for plugin in loaded if plugin.written_s > started_s]
+        there = {plugin.module for plugin in seen.plugins}
+        noted = [part.removeprefix(_PART) for part in has if part.startswith(_PART)]
+        gone = [each for each in noted if each not in there and is_loaded(self.rules, each)]
+        return {
+            **{_part(plugin): _version(plugin, digest) for plugin in loaded},
+            **{f"{_PART}{module}": ABSENT for module in gone},
+        }
 
     def owns(self, part: str) -> bool:
-        return is_part(part)
+        return part == KNOWN or part.startswith(_PART)
 
     def changes(self, _host: Host, asker: str) -> AsyncIterator[None]:
         return distributions.changes(self.rules, asker, are_settled=True)
@@ -47,3 +66,11 @@ class PluginInput:
 def agent_input(document: Mapping[str, Any]) -> PluginInput | None:
     rules = plugin_rules(document)
     return PluginInput(rules) if rules else None
+
+
+def _part(plugin: Plugin) -> str:
+    return f"{_PART}{plugin.module}"
+
+
+def _version(plugin: Plugin, digest: Digest) -> str:
+    return digest([plugin.distribution, plugin.version])

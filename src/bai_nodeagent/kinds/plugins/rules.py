@@ -1,4 +1,4 @@
-"""Which accelerator plugins an agent loads, and which of them it has to be restarted for. Pure.
+"""Which accelerator plugins an agent loads, and what is wrong with them and their devices. Pure.
 
 Backend.AI's own rule: an item of either list stands for a module path that
 equals it or starts with it and a dot; no allow list admits all that is
@@ -7,20 +7,25 @@ installed, an empty one none; what is blocked is never loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...model import ABSENT, Digest, Inputs
+from ...model import Action, Plan, Scalar, Status, Verdict
 
 SECTION = "plugins"
 # While packages are being installed the old one is gone and the new one not
 # there yet. What changed less than this long ago is no reason for a restart.
 QUIET_S = 5.0
-KNOWN = "plugins"
-"""The part of the inputs that says: what was installed at the start is noted beside it."""
-_PART = "plugin "
+# A GPU that falls off the bus, or comes back, is no event.
+LOOK_AGAIN_S = 30.0
+NEAR = 0.6
+# Likeness takes time by the square of lengths, and others choose these.
+NEAR_AT_MOST = 20
+PARTS_AT_MOST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,53 +108,146 @@ def is_loaded(rules: PluginRules, module: str) -> bool:
     return is_allowed and not any(matches(item, module) for item in rules.block)
 
 
-def found_parts(installed: Environment | None, digest: Digest) -> Inputs:
-    """What an agent that starts now finds installed, allowed or not, as parts of its inputs."""
-    if installed is None:
-        return {}
-    versions = {_part(plugin): _version(plugin, digest) for plugin in installed.plugins}
-    return {KNOWN: digest(True), **versions}
-
-
-def is_part(part: str) -> bool:
-    return part == KNOWN or part.startswith(_PART)
-
-
-def wanted_parts(
-    rules: PluginRules,
-    installed: Environment,
-    has: Inputs,
-    started_s: float,
-    now_s: float,
-    digest: Digest,
-) -> Inputs:
-    """What an agent that runs with the inputs `has` ought to have found installed.
-
-    Of an agent whose start nobody noted it is held that it found whatever was
-    installed before it started (`started_s`, Unix time).
-    """
-    if not installed.is_quiet(now_s):
-        return {}
-    loaded = [plugin for plugin in installed.plugins if is_loaded(rules, plugin.module)]
-    if KNOWN not in has:
-        loaded = [plugin for plugin in loaded if plugin.written_s > started_s]
-    there = {plugin.module for plugin in installed.plugins}
-    noted = [part.removeprefix(_PART) for part in has if part.startswith(_PART)]
-    gone = [module for module in noted if module not in there and is_loaded(rules, module)]
-    return {
-        **{_part(plugin): _version(plugin, digest) for plugin in loaded},
-        **{f"{_PART}{module}": ABSENT for module in gone},
-    }
-
-
 def told(plugins: Sequence[Plugin]) -> str:
     """Distributions with their versions, for people."""
     return ", ".join(sorted({f"{each.distribution} {each.version}" for each in plugins}))
 
 
-def _part(plugin: Plugin) -> str:
-    return f"{_PART}{plugin.module}"
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How many devices there are; `note` says why they are so few, where that is known."""
+
+    count: int
+    note: str = ""
 
 
-def _version(plugin: Plugin, digest: Digest) -> str:
-    return digest([plugin.distribution, plugin.version])
+@dataclass(frozen=True)
+class PluginsSpec:
+    """expected: devices per kind."""
+
+    rules: PluginRules
+    expected: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """installed: None where it can't be told with which Python the agent runs.
+    is_quiet   nobody installs anything just now
+    """
+
+    installed: Environment | None
+    shown: Mapping[str, Shown]
+    is_quiet: bool = True
+
+
+Complaint = tuple[str, str]
+"""A reason and a sentence."""
+
+
+def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
+    """How things stand; there is nothing that the daemon would do about it."""
+    plugins = actual.installed.plugins if actual.installed else ()
+    loaded = [plugin for plugin in plugins if is_loaded(spec.rules, plugin.module)]
+    facts: dict[str, Scalar] = {
+        f"devices-{kind}": shown.count for kind, shown in actual.shown.items()
+    }
+    if actual.installed:
+        facts["plugins"] = told(loaded)
+    complaints = [
+        *_environment_complaints(spec.rules, actual.installed, loaded),
+        *_device_complaints(spec.expected, actual.shown),
+    ]
+    again_s = LOOK_AGAIN_S if complaints else None
+    if not actual.is_quiet:
+        again_s = QUIET_S  # a distribution's folder is an event; the files that come in it are none
+    if complaints:
+        text = "; ".join(sentence for _, sentence in complaints)
+        verdict = Verdict(Status.FALSE, complaints[0][0], text)
+        return Plan(verdict, look_again_in_s=again_s, facts=facts)
+    said = [told(loaded)] if loaded else []
+    said += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
+    verdict = Verdict(Status.TRUE, "InSync", ", ".join(said))
+    return Plan(verdict, look_again_in_s=again_s, facts=facts)
+
+
+def _counted(kind: str, spec: PluginsSpec, shown: Shown) -> str:
+    more = f" ({spec.expected[kind]} expected)" if shown.count > spec.expected[kind] else ""
+    return f"{shown.count} {kind}{more}"
+
+
+def _environment_complaints(
+    rules: PluginRules, installed: Environment | None, loaded: Iterable[Plugin]
+) -> Iterator[Complaint]:
+    if installed is None or not installed.folders:
+        if rules.python or rules.allow:
+            yield "NoPython", _no_python(installed)
+        return
+    for plugin in loaded:
+        if not plugin.is_found:
+            text = (
+                f"{plugin.module} of {plugin.distribution} {plugin.version} is broken: there is "
+                f"no {plugin.file}; the agent would die at its start; install it anew, or block it"
+            )
+            yield "Broken", text
+    for item in rules.allow or ():
+        if not any(matches(item, plugin.module) for plugin in installed.plugins):
+            near = nearest(item, installed.plugins)
+            if near:
+                text = f'"{item}" matches no installed plugin; did you mean "{near}"?'
+                yield "NoMatch", text
+            else:
+                text = (
+                    f'no plugin "{item}" is installed for {installed.python}; the agent would '
+                    "start without it and say nothing; install its package there"
+                )
+                yield "NotInstalled", text
+
+
+def _no_python(installed: Environment | None) -> str:
+    if installed is None:
+        return (
+            "it can't be told which Python the agent runs with; "
+            "set [plugins] python to its interpreter"
+        )
+    return f"{installed.python}: no Python environment there; correct [plugins] python, or make it"
+
+
+def _device_complaints(
+    expected: Mapping[str, int], shown: Mapping[str, Shown]
+) -> Iterator[Complaint]:
+    for kind, count in expected.items():
+        if shown[kind].count < count:
+            why = f" ({shown[kind].note})" if shown[kind].note else ""
+            yield "DevicesMissing", f"{shown[kind].count} of {count} {kind} devices{why}"
+
+
+def nearest(item: str, plugins: Iterable[Plugin]) -> str:
+    """The module path that an item which matches nothing probably means; "" for none.
+
+    Likeness is judged where the paths part: that both are accelerators of
+    Backend.AI says nothing. A short name may be an entry point's, or a last part.
+    """
+    scores: dict[str, float] = {}
+    for plugin in islice(plugins, NEAR_AT_MOST):
+        parts = plugin.module.split(".", PARTS_AT_MOST)[:PARTS_AT_MOST]
+        for end in range(len(parts), 0, -1):
+            path = ".".join(parts[:end])
+            likeness = _likeness(item, path)
+            if "." not in item:
+                likeness = max(likeness, _ratio(item, parts[end - 1]))
+            scores[path] = max(likeness, scores.get(path, 0.0))
+        if item == plugin.name:
+            scores[plugin.module] = 1.0
+    best = max(scores, key=lambda path: scores[path], default="")
+    return best if best and scores[best] >= NEAR else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    mine, theirs = one.split("."), other.split(".")
+    while mine and theirs and mine[0] == theirs[0]:
+        del mine[0], theirs[0]
+    return _ratio(".".join(mine), ".".join(theirs))
+
+
+def _ratio(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
