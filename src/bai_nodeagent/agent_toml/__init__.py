@@ -98,7 +98,8 @@ def is_readable(text: str | None) -> bool:
 
 
 def managed(text: str, values: Values) -> dict[KeyPath, Any]:
-    """The managed places as they stand in the text, addresses in one form; absent ones lack."""
+    """The values at the managed places of a text, addresses in one form. A place that is not in
+    the text is not in the result."""
     document = toml.loads(text)
     found = {path: standing(document, path, values) for path in sorted(values)}
     return {path: value for path, value in found.items() if value is not UNSET}

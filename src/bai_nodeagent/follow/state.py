@@ -1,6 +1,6 @@
 """Follows the desired state: store, journal, local orders and addresses in, `InForce` out.
 
-The verdict on all of it is `in_force.judge`; what is read is `reading`'s affair.
+`in_force.judge` gives the verdict on all of it; `reading` says what is read.
 """
 
 from __future__ import annotations

@@ -172,13 +172,14 @@ class Record:
     key: str = ""
 
     def begins(self, life: Life | None, cause: Cause, now_s: float) -> Record:
-        """A life begins; None: one that `may-start` will note. Only a try again owes to deaths."""
+        """A life begins; None: `may-start` will note it. The deaths are forgotten unless this start
+        is another try after a death."""
         record = self._changed(now_s) if cause == "changed" else self
         deaths = record.deaths if cause == "died" else ()
         return replace(record, life=life or self.ended().life, ending="", deaths=deaths)
 
     def ends(self, cause: Cause, now_s: float) -> Record:
-        """We are about to end the life, so its end will be no death."""
+        """The daemon is about to end the life, so its end will not count as a death."""
         record = self._changed(now_s) if cause == "changed" else self
         return replace(record, ending=cause)
 
@@ -204,7 +205,7 @@ class Record:
         return replace(self, life=life, trouble=None)
 
     def _changed(self, now_s: float) -> Record:
-        """Counts a restart for changed inputs, once from its stop to its start."""
+        """Counts a restart for changed inputs, once for its stop and its start together."""
         if self.ending == "changed":
             return self
         return replace(self, changes=(*self.changes, now_s)[-_TIMES_AT_MOST:])
@@ -226,7 +227,7 @@ class Record:
 
     @property
     def is_open(self) -> bool:
-        """There is a life whose end would have to be noted; not one that was never seen."""
+        """Whether the end of a life would have to be noted; False for one that was never seen."""
         life = self.life
         return life is not None and not life.is_over and bool(life.pid or life.invocation_id)
 

@@ -75,7 +75,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Past:
-    """What a look finds of the agent's better days.
+    """What is known of the last healthy inputs of the agent.
 
     healthy  with what it was healthy last; None: it never was, or nobody knows
     present  what would be kept if it is healthy now
@@ -236,7 +236,7 @@ def _values(node: NodeSpec, file: Mapping[str, Any]) -> Iterator[tuple[KeyPath, 
 
 
 def _stood(file: Mapping[str, Any], place: KeyPath) -> tuple[KeyPath, Any]:
-    """What stood at a place, or in its way: something that was no table then."""
+    """The value at a place, or of the key above it that was no table."""
     for depth in range(1, len(place) + 1):
         value = lookup(file, place[:depth])
         is_address = depth == len(place) - 1 and lookup(file, place) is not UNSET

@@ -160,7 +160,7 @@ def _sacred(env: Mapping[str, str]) -> list[str | None]:
 
 
 def _is_default(spec: AgentSpec, key: KeyPath, has_one: bool) -> bool:
-    """A key that says what the agent did without it changes nothing."""
+    """Whether a key only states the agent's default, so that it changes nothing."""
     default = SACRED[key]
     return not has_one and default is not None and spec.values.get(key) == default
 
@@ -170,7 +170,8 @@ def _environment(spec: AgentSpec) -> Path | None:
 
 
 def permit_for(wants: Inputs, has: Inputs, parts: Sequence[str]) -> str:
-    """The digest of one change: from what to what. Done once, it stands for nothing any more."""
+    """The digest of one change, of what is there and what is to be. Once the change is done, it
+    permits nothing any more."""
     change = {
         part: [has.get(key, ""), wants.get(key, "")]
         for part in parts

@@ -241,7 +241,7 @@ def unread(wants: Inputs, has: Inputs, stands: Inputs) -> tuple[str, ...]:
 
 
 def _own_parts(spec: AgentSpec, digest: Digest) -> Inputs:
-    """What this daemon itself starts the agent with; with systemd that is the unit's affair."""
+    """What the daemon itself starts the agent with; empty with systemd, where the unit says it."""
     if spec.supervisor == "systemd":
         return {}
     return {

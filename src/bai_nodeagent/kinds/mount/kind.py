@@ -1,8 +1,8 @@
 """Mounts: each item of `[[mount]]` is kept mounted, or away.
 
 What is to be done follows by rule (kinds/mount/rules.py) from the kernel's table and
-from what a helper process found (kinds/mount/mounts.py); here is the looking and the
-doing. While a server is dead, a look costs a note and a lock, no waiting.
+from what a helper process found (kinds/mount/mounts.py); this module observes and
+applies. While a server is dead, a look costs a note and a lock, no waiting.
 """
 
 from __future__ import annotations

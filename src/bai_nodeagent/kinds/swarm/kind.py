@@ -1,6 +1,6 @@
 """This node's place in a Docker swarm: joined to the one that is desired, or in none.
 
-Here is the doing; what is right, and what to do about it, says kinds/swarm/rules.py.
+This module observes and applies; kinds/swarm/rules.py decides.
 The token is handed to Docker when it joins, and stands nowhere but in the store. A state
 that comes from the journal has none.
 """

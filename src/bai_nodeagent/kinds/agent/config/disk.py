@@ -77,7 +77,8 @@ class Disk:
         )
 
     def _user(self) -> Account | None:
-        """Whom the document lets run the agent, if it says so; that there is none is Agent's."""
+        """The account that the document names for the agent; None if it names none, or one that
+        does not exist: the condition Agent reports that."""
         agent = self._spec.agent
         with contextlib.suppress(Refused):
             return launch.account(agent.user) if agent and agent.user else None

@@ -61,7 +61,8 @@ class AgentConfig:
         self._guard = Guard(spec.agent, host, self.name) if spec.agent else None
 
     async def observe(self) -> Actual:
-        """Looks until its writer has closed the file, and what is not TOML has stood still."""
+        """Looks again while somebody writes the file, and until a file that is not TOML has not
+        changed between two looks."""
         actual = await self._look()
         for _ in range(LOOKS_AT_MOST):
             is_open = actual.is_being_written

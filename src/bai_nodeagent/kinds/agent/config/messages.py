@@ -41,7 +41,7 @@ def _id_in(text: str) -> Any:
 
 
 def left_alone(spec: AgentConfigSpec, actual: Actual, file: File) -> Verdict:
-    """What a broken file held is not known, so nothing can take its place."""
+    """The verdict on a broken file that is left as it is, since nobody knows what it held."""
     text = (
         f"{spec.path} is not valid TOML: {agent_toml.fault(file.raw)}; what it is to hold is not "
         f"known, so it is left alone, and no agent is started with it: mend it{aside(actual)}"

@@ -176,7 +176,8 @@ def _in_line(
 
 
 def _reads(user: Account, owner: Owner, mode: int) -> bool:
-    """By the bits of the first class that the account is in: path_resolution(7)."""
+    """Whether the account may read the file, by the bits of the first class that it is in:
+    path_resolution(7)."""
     if user.uid in (0, owner[0]):
         return user.uid == 0 or bool(mode & 0o400)
     return bool(mode & (0o040 if owner[1] in user.groups else 0o004))
@@ -218,7 +219,8 @@ def _rewrite(
 def _held(
     spec: AgentConfigSpec, actual: Actual, held: Held, redact: Callable[[str], str]
 ) -> Plan[AgentConfigAction]:
-    """Nothing desired is written; but what a crash would put into force is put right."""
+    """Nothing desired is written while a change is held. But keys that would cost sessions after a
+    crash of the agent are set back to what it runs with."""
     text, last = text_of(actual.file), text_of(actual.last)
     verdict = held.verdict
     if text and (costs := words.costs(spec, actual, text)):
@@ -235,7 +237,7 @@ def _held(
 
 
 def _needs(actual: Actual, wanted: str) -> tuple[str, ...]:
-    """What only a coming version can read is written once that one is at hand."""
+    """The environment, if only the version that is still to be installed can read this text."""
     must_wait = actual.is_early and actual.opinion(actual.version, wanted).faults
     return (ENVIRONMENT,) if must_wait else ()
 

@@ -250,7 +250,8 @@ class Build(Action):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildBeside(Build):
-    """While another one is in use there is no haste, and a thousand nodes may share an index."""
+    """A build while another environment is in use. It waits for the rollout's spread, since a
+    thousand nodes may share an index."""
 
     is_disruptive: ClassVar[bool] = True
 

@@ -2,7 +2,7 @@
 
 What it runs with is noted when it starts (kinds/agent/record.py), compared with what
 is desired (spec.py), and the rest follows by rule (rules.py, child.py, unit.py
-there). Here is the doing: to look, and to apply one action.
+there). This module observes, and applies one action.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class NoteWell(Action):
 
 
 def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
-    """What has to be done about the environment while no agent lives, before one is started."""
+    """The switch of the environment that is due before the next start, while no agent lives."""
     name = due_switch(spec.install, actual.environments)
     if spec.install is None or name in ("", actual.not_switched) or actual.caution.held:
         return ()
@@ -114,7 +114,8 @@ def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
 
 
 def astray(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
-    """What puts the link right that somebody has moved under an agent that runs as desired."""
+    """The switches that put the link back on the environment which the agent runs in, after
+    somebody has moved it. None if the agent does not run as desired."""
     life = actual.record.life
     runs_in = life.inputs.get(PART) if life else None
     return switches(spec, actual) if runs_in and runs_in == actual.wants.get(PART) else ()
@@ -216,7 +217,7 @@ def _besides(spec: AgentSpec, actual: Actual) -> str:
 
 
 def _by_hand(spec: AgentSpec, actual: Actual) -> str:
-    """What a person does in place of a restart that we are not to do."""
+    """The command by which a person restarts the agent, where the daemon must not."""
     if spec.supervisor == "child":
         return "end it (SIGINT), and it is started anew"
     if switches(spec, actual):
@@ -274,14 +275,16 @@ def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
 
 
 def _is_news(spec: AgentSpec, actual: Actual) -> bool:
-    """Whether a start now is with other inputs than the last; not while they are being built."""
+    """Whether a start now has other inputs than the last one had. An environment that is still
+    being built does not count."""
     life = actual.record.life
     differs = differing(spec, actual.wants, life.inputs) if life else ()
     return any(part != PART or switches(spec, actual) for part in differs)
 
 
 def is_looping(record: Record) -> bool:
-    """Whether a start is no news: what it died of is known, or it has died of it before."""
+    """Whether a mere start says nothing yet: the cause of the last death is known, or it was not
+    the first death."""
     return len(record.deaths) > 1 or bool(record.deaths and record.trouble)
 
 
@@ -300,7 +303,7 @@ def start_needs(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[str, ...
 
 
 def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
-    """Whether a start is with what the agent ran with last."""
+    """Whether a start has the inputs that the agent ran with last."""
     life, caution = actual.record.life, actual.caution
     if cause == "died":
         return life is not None and is_same_start(actual.finds, life.inputs)

@@ -184,14 +184,14 @@ class Search:
         return process.kin(life.process if life and not life.is_over else None, self._lock)
 
     def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
-        """The main process that we started without living to note its pid."""
+        """The main process of a start whose pid was never noted: the daemon was killed before."""
         if (record.life and record.life.pid) or not process.is_held(self._lock):
             return None
         holders = process.holders(self._lock, everyone)
         return next((p for p in sorted(holders) if p.session == p.pid), None)
 
     def _check_exec(self, leader: Process) -> None:
-        """A child of ours that has not become the agent yet still shows our own arguments."""
+        """Raises Stuck while the child has not become the agent: it still shows our arguments."""
         if process.command_of(leader) == process.command_of(Process(os.getpid(), 0)):
             raise Stuck(
                 f"the start of the agent hangs: {self._spec.workdir} or its program "

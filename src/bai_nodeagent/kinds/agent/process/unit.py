@@ -156,7 +156,8 @@ def _fault(unit: UnitState) -> Verdict | None:
 
 
 def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan[UnitAction]:
-    """Ours, from when the supervisor was "child", makes way; with another's, people decide."""
+    """An agent that this daemon started as a child is stopped, so that the unit can take over.
+    Any other is left to people."""
     if not actual.is_child:
         text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
@@ -212,7 +213,7 @@ def _ungated(unit: str) -> Verdict:
 
 
 def _plan_activating(actual: UnitActual) -> Plan[UnitAction]:
-    """What systemd itself starts again has died as well, and is told in the same words."""
+    """A unit that systemd restarts by itself has died too, and is reported in the same words."""
     unit, life = actual.unit, actual.record.life
     if unit.sub_state == "auto-restart":
         note = _end(actual)

@@ -26,7 +26,8 @@ def crash_wait_s(deaths: tuple[float, ...]) -> float:
 
 
 def change_wait_s(changes: tuple[float, ...], now_s: float) -> float:
-    """Time until inputs may be changed again: a token bucket, told by the times of taking."""
+    """Time until the agent may be restarted for changed inputs again. A token bucket, from the
+    times at which its tokens were taken."""
     full_s = 0.0
     for at_s in changes:
         full_s = max(full_s, at_s) + CHANGES_REFILL_S
