@@ -28,7 +28,7 @@ import hashlib, json, os, sys
 sys.path.insert(0, {str(SOURCE)!r})
 from pathlib import Path
 import anyio
-from bai_nodeagent.kinds.agent.record import record_start
+from bai_nodeagent.kinds.agent.gate import record_start
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Refused
 from bai_nodeagent.kinds.agent.process.kind import ChildAgent, UnitAgent

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.kinds.agent.backendai.log_patterns import Trouble
-from bai_nodeagent.kinds.agent.record import Life, Notes, Record, may_start, record_start
+from bai_nodeagent.kinds.agent.gate import may_start, record_start
+from bai_nodeagent.kinds.agent.record import Life, Notes, Record
 from bai_nodeagent.kinds.agent.spec import (
     AgentSpec,
     agent_spec,

@@ -11,7 +11,7 @@ import anyio
 from ..follow import journal
 from ..follow.reading import evaluate, find_address, resolve
 from ..kinds import KINDS
-from ..kinds.agent import record as agent_record
+from ..kinds.agent import gate as agent_gate
 from ..model import InvalidSpec, NodeSpec, Unavailable
 from ..site import Site
 from ..system import kept
@@ -34,10 +34,10 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
         return Answer(0, [said], {"may-start": True})
     seen = anyio.run(see, site, spec, "Mount/")  # the only needs that a unit's gate asks for
     verdicts = {each.resource.name: each.found.verdict for each in seen}
-    if reason := agent_record.may_start(spec, verdicts):
+    if reason := agent_gate.may_start(spec, verdicts):
         return _no(reason)
     if os.geteuid() == 0 and site.host.runtime.is_dir():
-        agent_record.record_start(site.host, spec, environment.get("INVOCATION_ID", ""))
+        agent_gate.record_start(site.host, spec, environment.get("INVOCATION_ID", ""))
     return Answer(0, ["the agent may start"], {"may-start": True})
 
 

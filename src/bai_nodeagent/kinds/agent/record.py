@@ -15,32 +15,20 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from ...model import (
-    AgentInput,
-    Host,
-    Inputs,
-    NodeSpec,
-    Refused,
-    Status,
-    Stuck,
-    Unavailable,
-    Verdict,
-)
+from ...model import AgentInput, Host, Inputs, Refused, Stuck, Unavailable
 from ...system import hostile, kept, process
-from ...system.blocking import in_thread, within
+from ...system.blocking import in_thread
 from ...system.process import Process
 from ...typed import json_value, typed
 from .backendai.log_patterns import Trouble
 from .environment import environments
-from .environment import rules as install
 from .environment.environments import Environments
-from .spec import AgentSpec, agent_spec, differing, found, is_in_step, is_of_file
+from .spec import AgentSpec, differing, is_in_step, is_of_file
 
 # A process that lived longer than this starts the count of deaths anew.
 STABLE_S = 60.0
@@ -49,8 +37,6 @@ STABLE_S = 60.0
 STARTING_S = 1.0
 _TIMES_AT_MOST = 16
 CONFIG_DEADLINE_S = 5.0
-
-T = TypeVar("T")
 
 Cause = Literal["", "first", "died", "changed", "stopped"]
 
@@ -331,66 +317,4 @@ def located(spec: AgentSpec) -> Environments | None:
     """The agent's environments; None when they are unmanaged, or can't be looked at. Blocks."""
     with contextlib.suppress(Refused, Unavailable):
         return environments.environments(spec.install.path) if spec.install else None
-    return None
-
-
-def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
-    """Notes that systemd is starting the agent now: for `may-start`, in the unit's ExecCondition.
-
-    `invocation_id` is $INVOCATION_ID there; without one somebody merely asks.
-    """
-    if "agent" not in node.document or not invocation_id:
-        return
-    spec = agent_spec(node)
-    if spec.supervisor != "systemd":
-        return  # the notes are of a process that we started
-    now_s = process.now_s()
-    text = _in_time("read agent.toml", lambda: config_text(spec))
-    inputs = {**found(spec, text, host.digest), **install.found_part(_located(spec), host.digest)}
-    for each in spec.inputs:
-        inputs |= _in_time(f"look for {each.name}", partial(found_of, each, host)) or {}
-    life = Life(
-        inputs=inputs,
-        invocation_id=invocation_id,
-        started_s=now_s,
-        desired_digest=node.digest,
-    )
-    Notes.of(host).update(lambda record: replace(record, life=life, ending=""))
-
-
-def _located(spec: AgentSpec) -> Environments | None:
-    return _in_time("look for environments", lambda: located(spec))
-
-
-def _in_time(what: str, look: Callable[[], T | None]) -> T | None:
-    """None where a share that hangs gives no answer: systemd does not wait for ever."""
-    with contextlib.suppress(Stuck):
-        return within(f"may-start: {what}", look, CONFIG_DEADLINE_S)
-    return None
-
-
-def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
-    """Why the agent may not start now, as a sentence; None when it may. Blocks.
-
-    `verdicts` by condition type as the node stands, at least of the required
-    mounts. agent.toml is no reason: a start with an old one is put right by a
-    restart, but a node whose file can't be written would stay without agent.
-    """
-    if "agent" not in node.document:
-        return None
-    spec = agent_spec(node)
-    if spec.state == "stopped":
-        return 'the desired state says [agent] state = "stopped"'
-    mounts = node.document.get("mount", ())
-    away = {f"Mount/{mount['name']}" for mount in mounts if mount.get("state") == "unmounted"}
-    for need in spec.needs:
-        verdict = verdicts.get(need)
-        if need in away:
-            return f'waits for {need} (required, and its desired state is "unmounted")'
-        if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
-            why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
-            return f"waits for {need} ({why})"
-    seen = _located(spec)
-    if spec.install and not (seen and seen.link):
-        return f"waits for {install.NAME}: nothing is at {spec.install.path} yet"
     return None
