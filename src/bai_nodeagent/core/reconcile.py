@@ -38,7 +38,7 @@ ACTIONS_AT_MOST = 20
 # A watch that held this long was a good one: its next break starts counting anew.
 WATCH_HELD_S = 60.0
 WATCH_PAUSE_MOST_S = 30.0
-# The longest that was seen, of 1 MiB, takes 3 s.
+# An edit of a whole MiB of empty lines took 14 s on a loaded machine; of a real file, milliseconds.
 PLAN_DEADLINE_S = 15.0
 
 log = structlog.get_logger()
