@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from bai_nodeagent.core.reconcile import look
+from bai_nodeagent.core.reconcile import observe
 from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.redis.kind import Redis
 from bai_nodeagent.kinds.redis.rules import RedisSpec
@@ -53,10 +53,10 @@ class Bench:
         return Host(self.folder, self.folder, str, str, learn=self.learnt.extend)
 
     async def reason(self, manager_ip: str | None = None) -> str:
-        return (await self.look(self.spec(manager_ip))).verdict.reason
+        return (await self.observe(self.spec(manager_ip))).verdict.reason
 
-    async def look(self, spec: RedisSpec | None = None) -> Plan[Action] | Outcome:
-        return await look(self.resource(spec))
+    async def observe(self, spec: RedisSpec | None = None) -> Plan[Action] | Outcome:
+        return await observe(self.resource(spec))
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Watched:
     async def follow(self) -> None:
         while True:
             self.wake = anyio.Event()
-            found = await look(self.resource)
+            found = await observe(self.resource)
             server = f" {found.facts['redis']}" if found.facts else ""
             self.reasons.append(f"{found.verdict.reason}{server}")
             await self.wake.wait()

@@ -114,8 +114,8 @@ class InstalledNode(Node):
         os.chown(self.home, account.pw_uid, account.pw_gid)
         self.python = self.path / "bin/python"
 
-    def package(self, version: str, says: str = "") -> None:
-        text = AGENT.replace("VERSION", version).replace("SAYS", says)
+    def package(self, version: str, opinions: str = "") -> None:
+        text = AGENT.replace("VERSION", version).replace("SAYS", opinions)
         points = "[console_scripts]\ntest-agent = test_agent.__main__:main\n"
         make_wheel(
             self.wheels, "test-agent", version, {"test_agent/__main__.py": text}, points=points

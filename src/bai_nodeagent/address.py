@@ -39,7 +39,7 @@ class InterfaceAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkView:
+class NetworkState:
     """What the kernel says at one moment.
 
     source     preferred source of the route to manager-ip; None without a route
@@ -71,15 +71,15 @@ class AgentAddress:
 
 
 def choose(
-    rule: str | None, manager_ip: str | None, kept: Kept | None, view: NetworkView
+    rule: str | None, manager_ip: str | None, kept: Kept | None, state: NetworkState
 ) -> AgentAddress:
     """The node's address under `[node] agent-ip = rule`: an address, "auto", "interface:NAME"."""
     if rule is None:
         return AgentAddress(kept=kept)
-    is_far = _is_elsewhere(manager_ip, view)
+    is_far = _is_elsewhere(manager_ip, state)
     if kept is not None and kept.rule == rule and not (is_far and is_loopback(kept.address)):
-        return _still(kept, manager_ip, view)
-    found, why_not = _found(rule, manager_ip, view)
+        return _still(kept, manager_ip, state)
+    found, why_not = _found(rule, manager_ip, state)
     if found is None:
         return AgentAddress(doubt=Verdict(Status.FALSE, "NoAddress", why_not), kept=kept)
     return AgentAddress(found, kept=Kept(rule, found))
@@ -93,20 +93,20 @@ def is_loopback(text: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _is_elsewhere(manager_ip: str | None, view: NetworkView) -> bool:
-    return manager_ip is not None and not is_loopback(manager_ip) and view.interface != "lo"
+def _is_elsewhere(manager_ip: str | None, state: NetworkState) -> bool:
+    return manager_ip is not None and not is_loopback(manager_ip) and state.interface != "lo"
 
 
-def _still(kept: Kept, manager_ip: str | None, view: NetworkView) -> AgentAddress:
+def _still(kept: Kept, manager_ip: str | None, state: NetworkState) -> AgentAddress:
     """The address stays, whatever is said of it."""
-    if kept.address not in view.local:
+    if kept.address not in state.local:
         reason, what = "AddressChanged", f"was {kept.address}, which is no longer on it"
-    elif kept.rule != kept.address and not _is_of_family(kept.address, manager_ip, view):
+    elif kept.rule != kept.address and not _is_of_family(kept.address, manager_ip, state):
         reason = "OtherFamily"
         what = f"is {kept.address}, and manager-ip {manager_ip} is of another family"
     else:
         return AgentAddress(kept.address, kept=kept)
-    now, _ = _found(kept.rule, manager_ip, view)
+    now, _ = _found(kept.rule, manager_ip, state)
     instead = f"it would be {now} now; " if now else ""
     message = (
         f"this node's address {what}; {instead}"
@@ -115,9 +115,9 @@ def _still(kept: Kept, manager_ip: str | None, view: NetworkView) -> AgentAddres
     return AgentAddress(kept.address, Verdict(Status.FALSE, reason, message), kept)
 
 
-def _is_of_family(address: str, manager_ip: str | None, view: NetworkView) -> bool:
+def _is_of_family(address: str, manager_ip: str | None, state: NetworkState) -> bool:
     """Where the manager is this very node, or nobody knows it, any will do."""
-    if manager_ip is None or not _is_elsewhere(manager_ip, view):
+    if manager_ip is None or not _is_elsewhere(manager_ip, state):
         return True
     return _version(address) == _version(manager_ip)
 
@@ -126,14 +126,14 @@ def _version(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-def _found(rule: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+def _found(rule: str, manager_ip: str | None, state: NetworkState) -> tuple[str | None, str]:
     if rule == "auto":
-        return _by_route(manager_ip, view)
+        return _by_route(manager_ip, state)
     if rule.startswith("interface:"):
-        return _by_interface(rule.removeprefix("interface:"), manager_ip, view)
-    if rule not in view.local:
+        return _by_interface(rule.removeprefix("interface:"), manager_ip, state)
+    if rule not in state.local:
         return None, f"agent-ip is {rule}, which is not an address of this node"
-    if is_loopback(rule) and _is_elsewhere(manager_ip, view):
+    if is_loopback(rule) and _is_elsewhere(manager_ip, state):
         return None, (
             f"agent-ip is {rule}, which is this node for itself alone, and the manager is "
             f'{manager_ip}; allowed there: "auto", "interface:NAME", or an address that it reaches'
@@ -141,34 +141,34 @@ def _found(rule: str, manager_ip: str | None, view: NetworkView) -> tuple[str | 
     return rule, ""
 
 
-def _by_route(manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+def _by_route(manager_ip: str | None, state: NetworkState) -> tuple[str | None, str]:
     if manager_ip is None:
         return None, 'agent-ip = "auto" needs manager-ip, the address to find the route to'
-    if view.source is None:
+    if state.source is None:
         return None, f"this node has no route to a host at manager-ip {manager_ip}"
-    if view.interface == "lo":  # the manager is this very node
-        return view.source, ""
+    if state.interface == "lo":  # the manager is this very node
+        return state.source, ""
     # Not on the route's interface alone: an address of a host that speaks BGP stands on lo,
     # and an unnumbered interface borrows that of another one.
-    if any(a.address == view.source and a.is_lasting for a in view.addresses):
-        return view.source, ""
-    version = _version(view.source)
-    for candidate in view.addresses:
-        is_here = candidate.interface == view.interface and candidate.is_lasting
+    if any(a.address == state.source and a.is_lasting for a in state.addresses):
+        return state.source, ""
+    version = _version(state.source)
+    for candidate in state.addresses:
+        is_here = candidate.interface == state.interface and candidate.is_lasting
         if is_here and _version(candidate.address) == version:
             return candidate.address, ""
     return None, (
-        f"the route to manager-ip {manager_ip} leaves from {view.source}, which is a temporary, "
+        f"the route to manager-ip {manager_ip} leaves from {state.source}, which is a temporary, "
         "deprecated or link-local address; give the node a lasting one or set agent-ip"
     )
 
 
-def _by_interface(name: str, manager_ip: str | None, view: NetworkView) -> tuple[str | None, str]:
+def _by_interface(name: str, manager_ip: str | None, state: NetworkState) -> tuple[str | None, str]:
     wanted = _version(manager_ip) if manager_ip else None
-    lasting = [a.address for a in view.addresses if a.interface == name and a.is_lasting]
+    lasting = [a.address for a in state.addresses if a.interface == name and a.is_lasting]
     fit = [a for a in lasting if wanted in (None, _version(a))]
     if fit:
         return fit[0], ""
-    if any(a.interface == name for a in view.addresses):
+    if any(a.interface == name for a in state.addresses):
         return None, f"interface {name} has no lasting address of manager-ip's family"
     return None, f"interface {name} has no address, or is not there"

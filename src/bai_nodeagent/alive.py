@@ -19,7 +19,7 @@ from .text import clean
 from .typed import json_value
 
 Alive = Mapping[str, object]
-_TOLD = ("machine-id", "pid", "since")
+_REPORTED = ("machine-id", "pid", "since")
 ANEW_S = 600
 STALE_S = 3.0 * ANEW_S
 
@@ -104,7 +104,7 @@ def described(value: bytes | None) -> str | None:
     if value is None:
         return None
     other = parse(value)
-    return clean(", ".join(f"{key} {other.get(key, '?')}" for key in _TOLD), 200)
+    return clean(", ".join(f"{key} {other.get(key, '?')}" for key in _REPORTED), 200)
 
 
 def _pid_namespace() -> str:

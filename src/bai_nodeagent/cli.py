@@ -114,10 +114,10 @@ def fitting(line: str, width: int | None) -> str:
     """As much of it as fits; wide characters take two columns."""
     if width is None:
         return line
-    taken = 0
+    columns = 0
     for at, character in enumerate(line):
-        taken += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if taken > width:
+        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns > width:
             return line[:at]
     return line
 
@@ -226,10 +226,10 @@ def _apply(arguments: argparse.Namespace) -> Answer:
 
 
 def _plan(arguments: argparse.Namespace) -> Answer:
-    from .commands import look
+    from .commands import plan
 
     site = _site(arguments, writes=False)
-    return _asking(site.store, lambda: look.plan(site))
+    return _asking(site.store, lambda: plan.plan(site))
 
 
 def _validate(arguments: argparse.Namespace) -> Answer:

@@ -17,13 +17,13 @@ from . import __version__, alive, package
 from .core import status
 from .core.loop import Loop
 from .core.metrics import Metrics
-from .core.report import Reporter, Who
+from .core.report import Origin, Reporter
 from .core.status import InForce, NodeStatus
 from .follow.in_force import CONNECTING, judge_nothing
 from .follow.state import Follower
-from .http import Server, Views
+from .http import Server, Sources
 from .kinds import KINDS
-from .model import Standing, Stuck
+from .model import Conditions, Stuck
 from .site import CannotStart, Site, locked
 from .store.base import Presence
 from .system import files, kept, sockets
@@ -91,13 +91,13 @@ class Node:
             site.place, site.store, KINDS, site.redactor, self.metrics, self._take
         )
         self.reporter = Reporter(
-            Who(node_id, __version__, str(self._alive["boot-id"]), started_at),
+            Origin(node_id, __version__, str(self._alive["boot-id"]), started_at),
             site.store,
             site.redactor,
             self.metrics,
             self.follower.applied,
         )
-        host = replace(site.host, standing=self._standing)
+        host = replace(site.host, conditions=self._conditions)
         self.loop = Loop(KINDS, host, self.metrics, self._update)
         self._in_force = judge_nothing(site.place.identity)
         self._moved = anyio.Event()
@@ -107,7 +107,7 @@ class Node:
         """Keeps the node until cancelled."""
         key = f"node/{self._site.place.identity.node_id}/alive"
         async with (
-            self._site.store.presence(key, self._says, self._may_replace) as presence,
+            self._site.store.presence(key, self._alive_value, self._may_replace) as presence,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(self.follower.run)
@@ -165,12 +165,12 @@ class Node:
         self._moved.set()
         self._moved = anyio.Event()
 
-    def _standing(self) -> Standing:
+    def _conditions(self) -> Conditions:
         now = self._in_force
         if now.spec is None or now.hold is not None:
-            return Standing()
+            return Conditions()
         verdicts = {name: outcome.verdict for name, outcome in self.loop.outcomes.items()}
-        return Standing(now.spec.digest, {**verdicts, "Store": now.store})
+        return Conditions(now.spec.digest, {**verdicts, "Store": now.store})
 
     async def _pulse(self, presence: Presence) -> None:
         """Feeds the watchdog, but only with proof that the resources move."""
@@ -182,10 +182,10 @@ class Node:
             else:
                 log.error("loop.wedged", message="a resource has not moved when it had to")
             self.follower.rival(alive.described(presence.rival))
-            self._look_at_package()
+            self._check_package()
             await anyio.sleep(every_s)
 
-    def _look_at_package(self) -> None:
+    def _check_package(self) -> None:
         now = package.stamp()
         if now != self._package:
             self._package = now
@@ -193,7 +193,7 @@ class Node:
             text = f"the program's files were {what}; this daemon goes on as it was until a restart"
             log.warning("package.changed", message=text)
 
-    def _says(self) -> bytes:
+    def _alive_value(self) -> bytes:
         return alive.value(self._alive, datetime.now(UTC))
 
     def _may_replace(self, value: bytes, unchanged_s: float) -> bool:
@@ -212,7 +212,7 @@ async def _server(site: Site, node: Node) -> Server | None:
     Raises CannotStart where root, or our own account, is seen to listen there. Any other may
     be quicker than we at a start of the node: that must not leave it unkept.
     """
-    views = Views(
+    sources = Sources(
         node.metrics.text,
         lambda: node.reporter.newest,
         lambda: node.loop.is_moving,
@@ -224,7 +224,7 @@ async def _server(site: Site, node: Node) -> Server | None:
             "http.listen: its address", lambda: socket.getaddrinfo(host, port), DNS_DEADLINE_S
         )
         address = str(found[0][4][0])
-        return Server((address, port), views)
+        return Server((address, port), sources)
     except (Stuck, socket.gaierror) as error:
         log.warning("http.waiting", listen=host, error=str(error))
     except OSError as error:
@@ -234,8 +234,8 @@ async def _server(site: Site, node: Node) -> Server | None:
         is_waited_for = error.errno == errno.EADDRINUSE and not is_ours
         if error.errno != errno.EADDRNOTAVAIL and not is_waited_for:
             raise CannotStart(f"http.listen: {host}:{port}: {error.strerror}") from error
-        who = f" (account {max(accounts)} listens there)" if accounts else ""
-        log.warning("http.waiting", listen=host, error=f"{error.strerror}{who}")
+        owner = f" (account {max(accounts)} listens there)" if accounts else ""
+        log.warning("http.waiting", listen=host, error=f"{error.strerror}{owner}")
     return None
 
 

@@ -48,7 +48,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Views:
+class Sources:
     """What is served. Each is called from the server's threads and must not block."""
 
     metrics: Callable[[], bytes]
@@ -63,22 +63,22 @@ def proof(digest: Digest, nonce: str, body: bytes) -> str:
     return digest({"nonce": nonce, "body": hashlib.sha256(body).hexdigest()})
 
 
-def answer(path: str, views: Views) -> tuple[int, str, bytes]:
+def answer(path: str, sources: Sources) -> tuple[int, str, bytes]:
     """Status code, content type and body for a path."""
     match path.partition("?")[0]:
         case "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", views.metrics()
+            return 200, "text/plain; version=0.0.4; charset=utf-8", sources.metrics()
         case "/status":
             now = timestamp(datetime.now(UTC))
-            told = replace(views.status(), reported_at=now)
-            body = f"{json_text(to_dict(told))}\n".encode()
+            report = replace(sources.status(), reported_at=now)
+            body = f"{json_text(to_dict(report))}\n".encode()
             return 200, "application/json", body
         case "/livez":
-            if views.is_moving():
-                return _text(200, views.status().summary)
+            if sources.is_moving():
+                return _text(200, sources.status().summary)
             return _text(503, "the loop does not move")
         case "/readyz":
-            summary = views.status().summary
+            summary = sources.status().summary
             return _text(200 if summary in ("Ready", "Paused") else 503, summary)
         case _:
             return _text(404, "there are /metrics, /status, /livez and /readyz")
@@ -115,7 +115,7 @@ def _is_loopback(host: str) -> bool:
 class Server:
     """Listens from construction on; `close` ends it. Raises OSError where it can't listen."""
 
-    def __init__(self, listen: tuple[str, int], views: Views) -> None:
+    def __init__(self, listen: tuple[str, int], sources: Sources) -> None:
         class Handler(BaseHTTPRequestHandler):
             server_version = "bai-nodeagent"
             sys_version = ""
@@ -127,7 +127,7 @@ class Server:
 
             def do_GET(self) -> None:
                 if is_meant_for(self.headers.get("Host"), listen[0]):
-                    code, content_type, body = answer(self.path, views)
+                    code, content_type, body = answer(self.path, sources)
                 else:
                     code, content_type, body = _text(421, "not served under this name")
                 self.send_response(code)
@@ -135,7 +135,7 @@ class Server:
                 self.send_header("Content-Length", str(len(body)))
                 nonce = self.headers.get(NONCE, "")
                 if _NONCE.fullmatch(nonce):
-                    self.send_header(PROOF, proof(views.digest, nonce, body))
+                    self.send_header(PROOF, proof(sources.digest, nonce, body))
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -144,17 +144,17 @@ ActionT = TypeVar("ActionT", bound=Action)
 class Plan(Generic[ActionT]):
     """What is to be done, and how the node stands as long as it is not done.
 
-    Only the first action is applied before looking again. `look_again_in_s`
+    Only the first action is applied before looking again. `observe_again_in_s`
     asks for another look although no event may come (a backoff, a settling
     time). `facts` go into the status document; they alone cause no write.
-    `serves`: whether what needs this may go on; None: when the verdict is True.
+    `satisfies_dependents`: whether what needs this may go on; None: when the verdict is True.
     """
 
     verdict: Verdict
     actions: tuple[ActionT, ...] = ()
-    look_again_in_s: float | None = None
+    observe_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
-    serves: bool | None = None
+    satisfies_dependents: bool | None = None
 
 
 Wake = Callable[[], None]
@@ -213,14 +213,14 @@ class AgentInput(Protocol):
     def observe(self, host: Host) -> Any:
         """What is there now. Blocks. Raises OSError, Unavailable, Refused."""
 
-    def found(self, seen: Any, digest: Digest) -> Inputs:
-        """The parts of an agent that starts now. `seen` is what `observe` has given."""
+    def found(self, observed: Any, digest: Digest) -> Inputs:
+        """The parts of an agent that starts now. `observed` is what `observe` has given."""
         ...
 
-    def wanted(
-        self, seen: Any, has: Inputs, started_s: float, now_s: float, digest: Digest
+    def desired(
+        self, observed: Any, running: Inputs, started_s: float, now_s: float, digest: Digest
     ) -> Inputs:
-        """The parts that an agent which runs with the inputs `has` since `started_s` ought to
+        """The parts that an agent which runs with the inputs `running` since `started_s` ought to
         have found. Times are Unix time."""
         ...
 
@@ -284,7 +284,7 @@ UNSET = _Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Conditions:
     """How the node stands, as told last; empty where nobody keeps it, or may change it.
 
     digest    of the desired state in force
@@ -307,7 +307,7 @@ class Host:
     learn    tells `redact`, and all that leaves the process, of more secrets
     learn_passing  the same of those that others lay down: of these the newest are kept
     etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
-    standing  of the node as a whole
+    conditions  of the node as a whole
     is_id_given  somebody has said the node's id; it does not merely follow from the node
     """
 
@@ -318,7 +318,7 @@ class Host:
     learn: Callable[[Iterable[str]], None] = lambda _secrets: None
     learn_passing: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
-    standing: Callable[[], Standing] = Standing
+    conditions: Callable[[], Conditions] = Conditions
     is_id_given: bool = True
 
 
@@ -363,11 +363,11 @@ class Outcome:
     verdict: Verdict
     actions: tuple[Action, ...] = ()  # applied in this pass
     pending: tuple[Action, ...] = ()  # planned and not applied
-    look_again_in_s: float | None = None
+    observe_again_in_s: float | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     is_progressing: bool = False  # merely under way: not a fault
-    serves: bool | None = None  # see Plan
-    is_seen: bool = True  # else no look has come to an end, and the lack of a fact says nothing
+    satisfies_dependents: bool | None = None  # see Plan
+    is_observed: bool = True  # else no look has come to an end, and the lack of a fact says nothing
 
 
 @dataclass(frozen=True, slots=True)

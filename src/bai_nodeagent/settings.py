@@ -82,7 +82,7 @@ class _Wrong(Exception):
         super().__init__(allowed)
         self._found = found
 
-    def told(self, name: str) -> str:
+    def sentence(self, name: str) -> str:
         """For the key of that name: what belongs to a secret is not quoted."""
         if not self._found:
             return str(self)
@@ -214,7 +214,7 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
                 sources[name] = source if source != ENVIRONMENT else f"{source}: {_variable(name)}"
                 values[name] = KEYS[name].check(value)
             except _Wrong as wrong:
-                mistakes.append(f"{sources[name]}: {name}: {wrong.told(name)}")
+                mistakes.append(f"{sources[name]}: {name}: {wrong.sentence(name)}")
     mistakes += [f"{sources[name]}: {name}: {what}" for name, what in _contradictions(values)]
     if mistakes:
         raise InvalidSettings(mistakes)

@@ -70,10 +70,10 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
                 _check_own(folder)
             _warn_of_readers(settings.store.password_file)
         was = _found(settings.state / NODE_ID, identity.parse, writes=writes)
-        who = identity.resolve(settings.node_id, socket.gethostname(), was)
+        resolved = identity.resolve(settings.node_id, socket.gethostname(), was)
         key = _found(settings.state / DIGEST_KEY, _key, writes=writes)
         if writes and was is None:
-            kept.keep(settings.state / NODE_ID, f"{who.node_id}\n".encode())
+            kept.keep(settings.state / NODE_ID, f"{resolved.node_id}\n".encode())
         if key is None:
             key = secrets.token_bytes(KEY_BYTES)
             if writes:
@@ -84,7 +84,7 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
     digest = _keyed(key)
     hostname = socket.gethostname()
-    place = Place(who, settings.cluster, hostname, settings.groups, settings.state, digest)
+    place = Place(resolved, settings.cluster, hostname, settings.groups, settings.state, digest)
     host = Host(
         settings.state,
         settings.runtime,

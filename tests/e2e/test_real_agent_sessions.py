@@ -169,12 +169,12 @@ def test_each_change_that_would_cost_sessions_is_held_back(node: RealNode) -> No
 def held(node: RealNode, part: str) -> str:
     """Until both conditions say that a change of this part is held back."""
 
-    def is_told(name: str) -> bool:
+    def is_propagated(name: str) -> bool:
         told = node.condition(name)
         return told["reason"] == "Blocked" and f"{part} would" in told["message"]
 
     for name in ("AgentConfig", "Agent"):
-        node.wait(f"{name}: {part} is held back", partial(is_told, name), START_S)
+        node.wait(f"{name}: {part} is held back", partial(is_propagated, name), START_S)
     return str(node.condition("AgentConfig")["message"])
 
 

@@ -70,8 +70,8 @@ def spec_of(command: Sequence[str], folder: Path, **more: Any) -> AgentSpec:
 
 async def found(spec: AgentSpec, folder: Path) -> int | None:
     search = Search(spec, folder / "agent.lock")
-    stray = (await search.around(Record(process.boot_id()), spec.command)).stray
-    return stray.pid if stray else None
+    unrecorded = (await search.run(Record(process.boot_id()), spec.command)).unrecorded
+    return unrecorded.pid if unrecorded else None
 
 
 def shows(child: subprocess.Popen[bytes], words: Sequence[str]) -> Callable[[], bool]:

@@ -155,7 +155,7 @@ def answering(answer: bytes, *, is_endless: bool = False) -> Iterator[str]:
 async def test_an_answer_of_another_form_is_of_something_else(bench: Bench, answer: bytes) -> None:
     with answering(answer) as address:
         bench.publish(addr=address)
-        found = await bench.look(bench.spec(is_seen_checked=True))
+        found = await bench.observe(bench.spec(is_seen_checked=True))
     assert found.verdict.reason == "Unreachable"
     assert f"{address}: something else than Redis answers there" in found.verdict.message
 

@@ -143,9 +143,9 @@ def test_no_secret_leaves_the_node_in_any_form(node: Node) -> None:
     lines = [*forms, "opt=abc", *LINES.split("\n"), other]
     agent = node.folder / "agent.py"
     before = agent.read_text()
-    says = f"import sys\nprint({chr(10).join(lines)!r}, flush=True)\nsys.exit(3)\n"
+    opinions = f"import sys\nprint({chr(10).join(lines)!r}, flush=True)\nsys.exit(3)\n"
     try:
-        agent.write_text(f"{says}{before}")
+        agent.write_text(f"{opinions}{before}")
         os.kill(node.living()[0], 9)
         node.wait("died", lambda: "********" in json.dumps(node.status_now()))
         said = told(node)

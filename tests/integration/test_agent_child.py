@@ -193,8 +193,8 @@ async def test_it_is_running_after_its_first_second(bench: Bench) -> None:
     spec = bench.spec()
     plan = await bench.converge(spec)
     while plan.verdict.reason == "Starting":
-        assert plan.look_again_in_s is not None
-        await anyio.sleep(plan.look_again_in_s)
+        assert plan.observe_again_in_s is not None
+        await anyio.sleep(plan.observe_again_in_s)
         plan = await bench.converge(spec)
     assert (plan.verdict.status, plan.verdict.reason) == (Status.TRUE, "Running")
 
@@ -292,8 +292,8 @@ async def test_a_death_is_answered_at_once_and_the_second_after_a_wait(bench: Be
     assert "exit status 0" in plan.verdict.message
     assert plan.verdict.message.endswith("could not connect")
     assert "token=***" in plan.verdict.message
-    assert plan.look_again_in_s is not None
-    assert 0 < plan.look_again_in_s <= 1
+    assert plan.observe_again_in_s is not None
+    assert 0 < plan.observe_again_in_s <= 1
 
 
 async def test_a_fix_interrupts_the_wait_of_a_crash_loop(bench: Bench) -> None:
@@ -381,7 +381,7 @@ async def test_a_worker_of_a_dead_life_is_not_adopted_for_its_arguments(bench: B
     agent = bench.agent(spec)
     await until(lambda: not bench.alive())
     actual = await agent.observe()
-    assert actual.stray is None
+    assert actual.unrecorded is None
     assert [orphan.pid for orphan in actual.orphans] == bench.born("worker")
 
 
@@ -587,7 +587,7 @@ async def test_no_agent_stays_down_for_what_can_not_be_written(bench: Bench, obs
             state.touch()
     plan = await bench.converge(bench.spec())
     while plan.verdict.reason == "Starting":
-        await anyio.sleep(plan.look_again_in_s or 0.1)
+        await anyio.sleep(plan.observe_again_in_s or 0.1)
         plan = await bench.converge(bench.spec())
     assert plan.verdict.reason == "Running"
     assert bench.alive() == bench.born()

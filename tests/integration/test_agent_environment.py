@@ -48,9 +48,9 @@ def told(node: InstalledNode, reason: str) -> str:
     return str(node.wait_reason("AgentEnvironment", reason, BUILD_S)["message"])
 
 
-def is_told(node: InstalledNode, reason: str, says: str) -> bool:
+def is_propagated(node: InstalledNode, reason: str, opinions: str) -> bool:
     condition = node.condition("AgentEnvironment")
-    is_so: bool = condition["reason"] == reason and says in condition["message"]
+    is_so: bool = condition["reason"] == reason and opinions in condition["message"]
     return is_so and f"as {USER}" in condition["message"]
 
 
@@ -113,9 +113,9 @@ def test_what_cannot_be_built_leaves_the_agent_alone(node: InstalledNode) -> Non
         make_wheel(node.wheels, name, "1.0", {f"{name}.py": text}, points=point.format(name))
     pid = started(node)
     link = node.path.readlink()
-    for what, (packages, reason, says) in BAD.items():
+    for what, (packages, reason, opinions) in BAD.items():
         node.desire(node.installed(*packages))
-        node.wait(what, lambda told=(reason, says): is_told(node, *told), BUILD_S)  # type: ignore[misc]
+        node.wait(what, lambda told=(reason, opinions): is_propagated(node, *told), BUILD_S)  # type: ignore[misc]
         assert (node.living(), node.path.readlink()) == ([pid], link)
     assert "AgentEnvironment" in node.wait_reason("Agent", "Blocked")["message"]
     os.kill(pid, signal.SIGKILL)  # what dies meanwhile comes back as it was
@@ -190,7 +190,7 @@ def test_what_others_have_put_there_is_left_alone(node: InstalledNode) -> None:
 
 def test_a_bad_upgrade_is_rolled_back(node: InstalledNode) -> None:
     policy = 'on-unhealthy = "rollback"\nhealth-timeout = "2s"'
-    node.package("3.0", says="print('3.0 does not work here'); sys.exit(0)")
+    node.package("3.0", opinions="print('3.0 does not work here'); sys.exit(0)")
     started(node, policy)
     node.wait("healthy", (node.folder / "state/agent-healthy.toml").exists)
     first = node.path.readlink()

@@ -41,7 +41,7 @@ def gpus(library: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 async def cuda() -> Shown:
-    return (await devices.look(["cuda"]))["cuda"]
+    return (await devices.observe(["cuda"]))["cuda"]
 
 
 async def test_gpus_that_answer_are_counted(gpus: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ async def test_a_driver_that_hangs_is_left_behind(gpus: pytest.MonkeyPatch) -> N
     gpus.setenv("FAKE_HANG", "1")
     started_s = time.monotonic()
     with pytest.raises(Stuck, match="NVIDIA driver did not answer within 1 s"):
-        await devices.look(["cuda"], nvml_deadline_s=1.0)
+        await devices.observe(["cuda"], nvml_deadline_s=1.0)
     assert time.monotonic() - started_s < 30
 
 
@@ -95,16 +95,16 @@ def test_seven_gpus_of_eight_are_not_in_line(gpus: pytest.MonkeyPatch, tmp_path:
 
 async def test_a_device_file_that_comes_or_goes_is_an_event(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
-    seen = 0
+    observed = 0
 
     async def follow() -> None:
-        nonlocal seen
+        nonlocal observed
         async for _ in devices.changes(["cuda", "rngd"], tmp_path):
-            seen += 1
+            observed += 1
 
     async def until(count: int) -> None:
         with anyio.fail_after(5):
-            while seen < count:
+            while observed < count:
                 await anyio.sleep(0.005)
 
     async with anyio.create_task_group() as tasks:
@@ -114,7 +114,7 @@ async def test_a_device_file_that_comes_or_goes_is_an_event(tmp_path: Path) -> N
         await until(2)
         (tmp_path / "dev/nvidia0").write_text("written and closed, as /dev/null is all the time")
         await anyio.sleep(0.1)
-        assert seen == 2
+        assert observed == 2
         (tmp_path / "dev/rngd").mkdir()
         await until(3)
         (tmp_path / "dev/rngd/npu0mgmt").touch()

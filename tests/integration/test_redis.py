@@ -49,7 +49,7 @@ def locked_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 async def test_right(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
-    found = await bench.look()
+    found = await bench.observe()
     assert (found.verdict.status, found.verdict.reason) == (Status.TRUE, "InSync")
     assert found.facts == {"redis": redis.address}
     assert await bench.reason("127.0.0.1") == "InSync"
@@ -61,7 +61,7 @@ async def test_nothing_is_published(bench: Bench) -> None:
 
 async def test_loopback_while_the_manager_is_elsewhere(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
-    found = await bench.look(bench.spec(ELSEWHERE))
+    found = await bench.observe(bench.spec(ELSEWHERE))
     assert found.verdict.reason == "Loopback"
     command = f"backend.ai mgr etcd put config/redis/addr {ELSEWHERE}:{redis.port}"
     assert command in found.verdict.message
@@ -88,7 +88,7 @@ async def test_one_that_hangs_is_unreachable_in_time(bench: Bench, redis: RedisS
     bench.publish(addr=redis.address)
     redis.freeze()
     started_s = time.monotonic()
-    found = await bench.look()
+    found = await bench.observe()
     assert found.verdict.reason == "Unreachable"
     assert "no answer within 3 s" in found.verdict.message
     assert time.monotonic() - started_s < 30
@@ -99,7 +99,7 @@ async def test_the_right_password_is_learnt_as_a_secret(
     bench: Bench, locked_redis: RedisServer
 ) -> None:
     bench.publish(addr=locked_redis.address, password="wonderland")
-    found = await bench.look()
+    found = await bench.observe()
     assert found.verdict.reason == "InSync"
     assert bench.learnt == ["wonderland"]
     assert "wonderland" not in repr(found)
@@ -110,7 +110,7 @@ async def test_a_wrong_or_missing_password(
     bench: Bench, locked_redis: RedisServer, password: str
 ) -> None:
     bench.publish(addr=locked_redis.address, password=password)
-    found = await bench.look()
+    found = await bench.observe()
     assert found.verdict.reason == "WrongPassword"
     assert "wrong-one" not in found.verdict.message
 
@@ -128,12 +128,12 @@ async def test_a_replica(bench: Bench, redis: RedisServer) -> None:
 
 async def test_etcd_that_is_not_there_says_nothing_of_redis(bench: Bench) -> None:
     spec = replace(bench.spec(), access=EtcdAccess((f"127.0.0.1:{free_port()}",)))
-    found = await bench.look(spec)
+    found = await bench.observe(spec)
     assert (found.verdict.status, found.verdict.reason) == (Status.UNKNOWN, "Unavailable")
 
 
 async def test_a_store_in_a_folder_says_what_to_set(bench: Bench) -> None:
-    found = await bench.look(replace(bench.spec(), access=None))
+    found = await bench.observe(replace(bench.spec(), access=None))
     assert found.verdict.reason == "NoEtcd"
 
 
@@ -151,7 +151,7 @@ async def test_a_sentinel_leads_to_the_master(
 ) -> None:
     gone = f"127.0.0.1:{free_port()}"
     bench.publish(sentinel=f"{gone},{sentinel.address}", service_name="mymaster", addr=gone)
-    found = await bench.look()
+    found = await bench.observe()
     assert found.verdict.reason == "InSync"
     assert found.facts["redis"] == redis.address
     assert await bench.reason(ELSEWHERE) == "Loopback"
@@ -159,7 +159,7 @@ async def test_a_sentinel_leads_to_the_master(
 
 async def test_a_sentinel_knows_another_service(bench: Bench, sentinel: SentinelServer) -> None:
     bench.publish(sentinel=sentinel.address, service_name="othermaster")
-    found = await bench.look()
+    found = await bench.observe()
     assert found.verdict.reason == "SentinelNoMaster"
     assert f"{sentinel.address} knows no master othermaster" in found.verdict.message
 
@@ -191,7 +191,7 @@ async def test_one_password_for_sentinel_and_master(
 
 
 async def seen(bench: Bench) -> Plan[Action] | Outcome:
-    return await bench.look(bench.spec(is_seen_checked=True))
+    return await bench.observe(bench.spec(is_seen_checked=True))
 
 
 def note_agent(bench: Bench, running_s: float) -> None:
@@ -209,8 +209,8 @@ async def test_whether_the_manager_sees_the_agent(bench: Bench, redis: RedisServ
     redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 10))
     found = await seen(bench)
     assert found.verdict.reason == "InSync"
-    assert found.look_again_in_s is not None
-    assert 25 < found.look_again_in_s < 31
+    assert found.observe_again_in_s is not None
+    assert 25 < found.observe_again_in_s < 31
     redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 50))
     assert (await seen(bench)).verdict.reason == "NotSeen"
 

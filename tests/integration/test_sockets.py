@@ -50,7 +50,7 @@ def test_a_listener_is_found_with_its_account_and_process(listening: tuple[str, 
     ],
 )
 def test_whether_an_address_is_taken_the_kernel_says(
-    host: str, other: str, *, is_listening: bool, is_taken: bool
+    host: str, other: str, *, is_listening: bool, is_occupied: bool
 ) -> None:
     with socket.socket(socket.AF_INET6 if ":" in other else socket.AF_INET) as held:
         if ":" in other:
@@ -58,7 +58,7 @@ def test_whether_an_address_is_taken_the_kernel_says(
         held.bind((other, 0))
         if is_listening:
             held.listen()
-        assert sockets.is_taken(host, held.getsockname()[1]) is is_taken
+        assert sockets.is_occupied(host, held.getsockname()[1]) is is_occupied
 
 
 def test_whoever_listens_for_ipv6_alone_takes_no_address_of_ipv4() -> None:
@@ -66,7 +66,7 @@ def test_whoever_listens_for_ipv6_alone_takes_no_address_of_ipv4() -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6) as held:
         port = held.getsockname()[1]
         assert sockets.listening([port])[0].is_in_the_way_of("127.0.0.1")
-        assert not sockets.is_taken("127.0.0.1", port)
+        assert not sockets.is_occupied("127.0.0.1", port)
 
 
 def test_where_nobody_listens_no_process_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_a_broken_file_of_unknown_content_is_left_alone(
     assert got.actions == ()
     assert (got.verdict.status, got.verdict.reason) == (Status.FALSE, "Broken")
     assert where in got.verdict.message
-    assert got.serves is None
+    assert got.satisfies_dependents is None
 
 
 def test_ten_copies_are_kept_the_first_and_the_newest() -> None:

@@ -16,9 +16,9 @@ from bai_nodeagent.kinds.agent.process.health import (
     watched,
 )
 from bai_nodeagent.kinds.agent.process.rules import Actual
-from bai_nodeagent.kinds.agent.record import Life, Record, Trial
-from bai_nodeagent.kinds.agent.rollback import Change, Healthy, Past
-from bai_nodeagent.kinds.agent.sessions import Held
+from bai_nodeagent.kinds.agent.record import Life, Record, UnhealthyTime
+from bai_nodeagent.kinds.agent.rollback import Change, Healthy, RollbackState
+from bai_nodeagent.kinds.agent.sessions import HeldChange
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Action, Plan, Status, Verdict
 
@@ -42,15 +42,17 @@ WELL = {"Store": UP, "Redis": UP, "Mount/vfroot": UP}
 LIFE = Life(WANTS, pid=7, started_s=NOW_S - 100)
 
 
-def looked(life: Life | None = LIFE, trial: Trial | None = None, **past: Any) -> Actual:
+def looked(
+    life: Life | None = LIFE, unhealthy: UnhealthyTime | None = None, **rollback: Any
+) -> Actual:
     found = {"healthy": BEFORE, "present": PRESENT, "changes": CHANGES, "verdicts": WELL}
     return Actual(
         now_s=NOW_S,
         epoch_s=0.0,
-        record=Record("boot", life, trial=trial),
-        wants=WANTS,
-        finds=WANTS,
-        past=Past(**{**found, "digest": "sha256:d", "inputs": "of", **past}),
+        record=Record("boot", life, unhealthy=unhealthy),
+        desired=WANTS,
+        found=WANTS,
+        rollback=RollbackState(**{**found, "digest": "sha256:d", "inputs": "of", **rollback}),
     )
 
 
@@ -58,8 +60,8 @@ def first(plan: Plan[Any]) -> Action | None:
     return plan.actions[0] if plan.actions else None
 
 
-def counting(unhealthy_s: float, ago_s: float = 5.0, of: str = "of") -> Trial:
-    return Trial(of, unhealthy_s, NOW_S - ago_s, is_counting=True)
+def counting(unhealthy_s: float, ago_s: float = 5.0, of: str = "of") -> UnhealthyTime:
+    return UnhealthyTime(of, unhealthy_s, NOW_S - ago_s, is_counting=True)
 
 
 # --- healthy -----------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def test_not_before_it_has_been_well_for_a_while(timeout_s: float, after_s: floa
     spec = replace(SPEC, health_timeout_s=timeout_s)
     plan = watched(spec, looked(replace(LIFE, well_s=NOW_S - 10)), RUNNING)
     assert not plan.actions
-    assert plan.look_again_in_s == after_s - 10
+    assert plan.observe_again_in_s == after_s - 10
 
 
 def test_what_is_kept_already_is_not_written_again() -> None:
@@ -82,7 +84,7 @@ def test_what_is_kept_already_is_not_written_again() -> None:
 
 
 def test_health_ends_the_count() -> None:
-    plan = watched(SPEC, looked(healthy=PRESENT, trial=counting(20)), RUNNING)
+    plan = watched(SPEC, looked(healthy=PRESENT, unhealthy=counting(20)), RUNNING)
     assert isinstance(first(plan), NoteHealthy)
 
 
@@ -98,28 +100,28 @@ def test_an_agent_with_other_inputs_than_desired_says_nothing_about_these() -> N
 
 
 def test_time_is_counted_and_told() -> None:
-    plan = watched(SPEC, looked(trial=counting(10)), DIED)
+    plan = watched(SPEC, looked(unhealthy=counting(10)), DIED)
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
-    assert note.trial == Trial("of", 15.0, NOW_S, is_counting=True)
+    assert note.unhealthy == UnhealthyTime("of", 15.0, NOW_S, is_counting=True)
     assert "rolled back at 1970-01-01T00:16:55Z unless" in plan.verdict.message
     assert plan.verdict.reason == "CrashLoop"
-    assert plan.look_again_in_s == 2.0
+    assert plan.observe_again_in_s == 2.0
 
 
 def test_a_clock_that_stands_still_is_not_noted_again() -> None:
     verdicts = {**WELL, "Store": DOWN}
-    trial = replace(counting(10), is_counting=False)
-    assert not watched(SPEC, looked(trial=trial, verdicts=verdicts), DIED).actions
+    unhealthy = replace(counting(10), is_counting=False)
+    assert not watched(SPEC, looked(unhealthy=unhealthy, verdicts=verdicts), DIED).actions
 
 
 def test_a_fresh_count_is_not_noted_again() -> None:
-    plan = watched(SPEC, looked(trial=counting(10, ago_s=0.5)), DIED)
+    plan = watched(SPEC, looked(unhealthy=counting(10, ago_s=0.5)), DIED)
     assert not plan.actions
 
 
 def test_when_the_time_is_over_the_last_healthy_inputs_come_back() -> None:
-    action = first(watched(SPEC, looked(trial=counting(26)), DIED))
+    action = first(watched(SPEC, looked(unhealthy=counting(26)), DIED))
     assert isinstance(action, RollBack)
     assert action.order.digest == "sha256:d"
     assert action.order.healthy == BEFORE
@@ -130,7 +132,7 @@ def test_when_the_time_is_over_the_last_healthy_inputs_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "past"),
+    ("change", "rollback"),
     [
         ({"on_unhealthy": "hold"}, {}),
         ({"rolled_back": "given up"}, {}),
@@ -139,13 +141,15 @@ def test_when_the_time_is_over_the_last_healthy_inputs_come_back() -> None:
         ({}, {"changes": ()}),
     ],
 )
-def test_no_way_back(change: dict[str, Any], past: dict[str, Any]) -> None:
-    assert watched(replace(SPEC, **change), looked(trial=counting(300), **past), DIED) == DIED
+def test_no_way_back(change: dict[str, Any], rollback: dict[str, Any]) -> None:
+    assert (
+        watched(replace(SPEC, **change), looked(unhealthy=counting(300), **rollback), DIED) == DIED
+    )
 
 
 def test_sessions_are_worth_more_than_health() -> None:
-    held = Held(("agent.toml agent.id",), "sha256:p", None)
-    plan = watched(SPEC, looked(trial=counting(300), held=held), DIED)
+    held = HeldChange(("agent.toml agent.id",), "sha256:p", None)
+    plan = watched(SPEC, looked(unhealthy=counting(300), held=held), DIED)
     assert not any(isinstance(action, RollBack) for action in plan.actions)
     assert "not rolled back" in plan.verdict.message
     assert "sessions" in plan.verdict.message
@@ -155,17 +159,17 @@ def test_sessions_are_worth_more_than_health() -> None:
 @pytest.mark.parametrize("how", [DOWN, Verdict(Status.UNKNOWN, "Stuck"), None])
 def test_the_clock_stands_still_while_a_need_is_unhealthy(broken: str, how: Verdict | None) -> None:
     verdicts = {name: verdict for name, verdict in {**WELL, broken: how}.items() if verdict}
-    plan = watched(SPEC, looked(trial=counting(29), verdicts=verdicts), DIED)
+    plan = watched(SPEC, looked(unhealthy=counting(29), verdicts=verdicts), DIED)
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
-    assert (note.trial.unhealthy_s, note.trial.is_counting) == (29.0, False)
+    assert (note.unhealthy.unhealthy_s, note.unhealthy.is_counting) == (29.0, False)
     assert f"does not count, since {broken} is not well" in plan.verdict.message
 
 
 def test_that_the_manager_does_not_see_the_agent_is_no_trouble_of_redis() -> None:
     unseen = {**WELL, "Redis": Verdict(Status.FALSE, "NotSeen")}
     assert isinstance(
-        first(watched(SPEC, looked(trial=counting(26), verdicts=unseen), DIED)), RollBack
+        first(watched(SPEC, looked(unhealthy=counting(26), verdicts=unseen), DIED)), RollBack
     )
 
 
@@ -191,14 +195,14 @@ def test_only_a_trouble_that_the_change_may_have_caused_counts(
     reason: str, part: str, is_its_fault: bool
 ) -> None:
     plan: Plan[Any] = Plan(Verdict(Status.FALSE, reason, "text"))
-    found = watched(SPEC, looked(trial=counting(26), changes=(Change(part, "line"),)), plan)
+    found = watched(SPEC, looked(unhealthy=counting(26), changes=(Change(part, "line"),)), plan)
     assert isinstance(first(found), RollBack) is is_its_fault
 
 
 def test_nothing_is_given_up_while_the_clock_stands() -> None:
     """Its time may be over, held back by sessions that have ended since."""
     verdicts = {**WELL, "Store": DOWN}
-    plan = watched(SPEC, looked(trial=counting(300), verdicts=verdicts), DIED)
+    plan = watched(SPEC, looked(unhealthy=counting(300), verdicts=verdicts), DIED)
     assert not any(isinstance(action, RollBack) for action in plan.actions)
 
 
@@ -218,7 +222,7 @@ def test_nothing_is_given_up_while_the_clock_stands() -> None:
     ],
 )
 def test_time_counts_between_two_looks_that_count(
-    before: Trial | None, is_counting: bool, after_s: float
+    before: UnhealthyTime | None, is_counting: bool, after_s: float
 ) -> None:
     after = counted(before, "of", NOW_S, is_counting=is_counting)
-    assert after == Trial("of", after_s, NOW_S, is_counting)
+    assert after == UnhealthyTime("of", after_s, NOW_S, is_counting)

@@ -16,12 +16,12 @@ from bai_nodeagent.kinds.agent.environment.rules import (
     EnvironmentActual,
     InstallSpec,
     Remove,
+    desired_part,
     due_switch,
     found_part,
     install_spec,
     plan_environment,
     target,
-    wanted_part,
 )
 from bai_nodeagent.model import Status
 
@@ -107,7 +107,7 @@ def test_an_upgrade_is_built_and_waits_for_the_agent() -> None:
     )
     after = stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{B}-1")
     assert planned(after) == (Status.UNKNOWN, "Built", [])
-    assert plan_environment(SPEC, EnvironmentActual(after)).serves
+    assert plan_environment(SPEC, EnvironmentActual(after)).satisfies_dependents
     assert due_switch(SPEC, after) == f"{A}-1"
     assert due_switch(SPEC, before) == ""
 
@@ -180,10 +180,10 @@ def test_an_environment_is_an_input_under_one_name_before_and_after_it_is_built(
 
     before = stands(built(f"{B}-1"), link=f"{B}-1")
     after = replace(before, built=(built(f"{A}-1"), *before.built))
-    assert wanted_part(SPEC, before, digest) == wanted_part(SPEC, after, digest)
-    assert found_part(before, digest) != wanted_part(SPEC, before, digest)
-    assert found_part(replace(after, link=f"{A}-1"), digest) == wanted_part(SPEC, after, digest)
-    assert wanted_part(SPEC, replace(before, strange="a folder"), digest) == {}
+    assert desired_part(SPEC, before, digest) == desired_part(SPEC, after, digest)
+    assert found_part(before, digest) != desired_part(SPEC, before, digest)
+    assert found_part(replace(after, link=f"{A}-1"), digest) == desired_part(SPEC, after, digest)
+    assert desired_part(SPEC, replace(before, strange="a folder"), digest) == {}
     assert list(found_part(before, digest)) == [PART]
 
 
@@ -224,7 +224,7 @@ SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "opinions"),
     [
         ({"user": ""}, "agent.user: is missing, and install needs it"),
         ({"user": 'user = "root"'}, "another [agent] user than root"),
@@ -246,8 +246,8 @@ SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
         ({"more": "wheel = 1"}, "wheels"),
     ],
 )
-def test_each_mistake_is_told(changes: dict[str, str], says: str) -> None:
-    assert any(says in mistake for mistake in told(**changes)), told(**changes)
+def test_each_mistake_is_told(changes: dict[str, str], opinions: str) -> None:
+    assert any(opinions in mistake for mistake in told(**changes)), told(**changes)
     assert not any("pass" in mistake.replace("password", "") for mistake in told(**changes))
     assert not any("pass@" in mistake for mistake in told(**changes))
 

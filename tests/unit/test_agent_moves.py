@@ -10,11 +10,11 @@ import pytest
 
 from bai_nodeagent.kinds.agent.environment.environments import Built, Environments
 from bai_nodeagent.kinds.agent.environment.rules import PART, InstallSpec
-from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.guard import SessionRisk
 from bai_nodeagent.kinds.agent.process.child import plan_child
 from bai_nodeagent.kinds.agent.process.unit import plan_unit
 from bai_nodeagent.kinds.agent.record import Life, Record
-from bai_nodeagent.kinds.agent.sessions import Held, Launch, Sessions
+from bai_nodeagent.kinds.agent.sessions import HeldChange, Launch, Sessions
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Plan
 from unit.test_agent_plan import ACTIVE, DOWN, MAIN, looked, unit_looked
@@ -28,8 +28,8 @@ WANTED = {"command": "c1", PART: NEW}
 BEFORE = {"command": "c1", PART: OLD}
 NEEDS = ("AgentConfig", "AgentEnvironment", "Mount/vfroot")
 NO_NEED_TO_START = ("AgentConfig", "Mount/vfroot")
-HELD = Caution(
-    held=Held((PART,), "sha256:x", Sessions(1)),
+HELD = SessionRisk(
+    held=HeldChange((PART,), "sha256:x", Sessions(1)),
     before=Launch(("/opt/venv/bin/python",), "/", None, {}),
 )
 
@@ -49,23 +49,23 @@ UNBUILT, READY, MOVED = stands(OLD, OLD), stands(OLD, OLD, NEW), stands(NEW, OLD
 def living(inputs: dict[str, str], seen: Environments, **more: Any) -> Plan[Any]:
     life = Life(inputs, pid=71, start_ticks=MAIN.start_ticks, started_s=MAIN.started_s)
     actual = looked(Record("boot", life), main=MAIN, environments=seen, **more)
-    return plan_child(SPEC, replace(actual, wants=WANTED))
+    return plan_child(SPEC, replace(actual, desired=WANTED))
 
 
 def living_unit(inputs: dict[str, str], seen: Environments, **more: Any) -> Plan[Any]:
     life = Life(inputs, invocation_id="ab", started_s=MAIN.started_s)
     actual = unit_looked(ACTIVE, Record("boot", life), environments=seen, **more)
-    return plan_unit(UNIT_SPEC, replace(actual, wants=WANTED))
+    return plan_unit(UNIT_SPEC, replace(actual, desired=WANTED))
 
 
 def dead(seen: Environments | None, spec: AgentSpec = SPEC, **more: Any) -> Plan[Any]:
     actual = looked(Record("boot"), environments=seen, **more)
-    return plan_child(spec, replace(actual, wants=WANTED))
+    return plan_child(spec, replace(actual, desired=WANTED))
 
 
 def dead_unit(seen: Environments | None, spec: AgentSpec = UNIT_SPEC, **more: Any) -> Plan[Any]:
     actual = unit_looked(DOWN, Record("boot"), environments=seen, **more)
-    return plan_unit(spec, replace(actual, wants=WANTED))
+    return plan_unit(spec, replace(actual, desired=WANTED))
 
 
 def verbs(plan: Plan[Any]) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_link_that_was_moved_under_it_is_put_back(plan_of: Any) -> None:
 
 @pytest.mark.parametrize("plan_of", [living, living_unit])
 def test_sessions_hold_the_move(plan_of: Any) -> None:
-    plan = plan_of(BEFORE, READY, caution=HELD)
+    plan = plan_of(BEFORE, READY, risk=HELD)
     assert plan.verdict.reason == "Blocked"
     assert verbs(plan) == []
 
@@ -126,7 +126,7 @@ def test_without_any_it_waits(plan_of: Any, seen: Environments | None) -> None:
 
 @pytest.mark.parametrize("plan_of", [dead, dead_unit])
 def test_one_that_dies_while_sessions_run_does_not_move(plan_of: Any) -> None:
-    assert verbs(plan_of(READY, caution=HELD)) == ["start"]
+    assert verbs(plan_of(READY, risk=HELD)) == ["start"]
 
 
 @pytest.mark.parametrize(("plan_of", "spec"), [(dead, SPEC), (dead_unit, UNIT_SPEC)])
@@ -139,10 +139,10 @@ def test_a_stopped_one_moves_without_a_start(plan_of: Any, spec: AgentSpec) -> N
 def test_by_hand_means_another_thing_for_a_unit_that_has_to_move() -> None:
     spec = replace(UNIT_SPEC, restart="manual")
     life = Life(BEFORE, invocation_id="ab", started_s=MAIN.started_s)
-    for seen, says in ((READY, "systemctl stop"), (UNBUILT, "systemctl restart")):
+    for seen, opinions in ((READY, "systemctl stop"), (UNBUILT, "systemctl restart")):
         actual = unit_looked(ACTIVE, Record("boot", life), environments=seen)
-        plan = plan_unit(spec, replace(actual, wants=WANTED))
-        assert says in plan.verdict.message
+        plan = plan_unit(spec, replace(actual, desired=WANTED))
+        assert opinions in plan.verdict.message
 
 
 @pytest.mark.parametrize("plan_of", [living, living_unit])
@@ -152,7 +152,7 @@ def test_nothing_that_lives_is_stopped_for_a_start_that_would_fail(plan_of: Any)
     assert "the agent goes on as it is" in plan.verdict.message
     assert "does not run" in plan.verdict.message
     assert verbs(plan) == []
-    assert plan.look_again_in_s
+    assert plan.observe_again_in_s
 
 
 @pytest.mark.parametrize("plan_of", [dead, dead_unit])
@@ -172,7 +172,7 @@ def test_a_crash_loop_is_left_as_soon_as_there_is_another_environment(
     deaths = (now_s - after_s - 20, now_s - after_s - 10, now_s - after_s)
     life = Life(BEFORE, pid=71, is_over=True)
     actual = looked(Record("boot", life, deaths=deaths), environments=seen)
-    plan: Plan[Any] = plan_child(SPEC, replace(actual, wants=WANTED))
+    plan: Plan[Any] = plan_child(SPEC, replace(actual, desired=WANTED))
     is_due = seen is READY or after_s > 10
     assert verbs(plan) == (moves if is_due else [])
     if seen is UNBUILT and plan.actions:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.kinds.agent.backendai.liveness import Signs
+from bai_nodeagent.kinds.agent.backendai.liveness import Liveness
 from bai_nodeagent.kinds.agent.backendai.log_patterns import Trouble
-from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.guard import SessionRisk
 from bai_nodeagent.kinds.agent.process.child import (
     Adopt,
     ChildActual,
@@ -29,8 +29,8 @@ from bai_nodeagent.kinds.agent.process.unit import (
 )
 from bai_nodeagent.kinds.agent.process.waits import change_wait_s, crash_wait_s
 from bai_nodeagent.kinds.agent.record import Life, Record
-from bai_nodeagent.kinds.agent.rollback import Past
-from bai_nodeagent.kinds.agent.sessions import Held, Sessions, launch_of
+from bai_nodeagent.kinds.agent.rollback import RollbackState
+from bai_nodeagent.kinds.agent.sessions import HeldChange, Sessions, launch_of
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Plan, Status, Verdict
 from bai_nodeagent.system.process import TICKS_PER_S, Process
@@ -56,8 +56,8 @@ def looked(record: Record | None = None, **seen: Any) -> ChildActual:
         now_s=NOW_S,
         epoch_s=1_700_000_000.0,
         record=record or Record("boot"),
-        wants=WANTED,
-        finds=WANTED,
+        desired=WANTED,
+        found=WANTED,
         **seen,
     )
 
@@ -84,7 +84,7 @@ def test_a_first_second_is_not_running_yet() -> None:
     life = replace(LIFE, started_s=NOW_S - 0.25)
     plan = plan_child(SPEC, looked(Record("boot", life), main=MAIN))
     assert said(plan) == (Status.UNKNOWN, "Starting")
-    assert plan.look_again_in_s == 0.75
+    assert plan.observe_again_in_s == 0.75
 
 
 def test_one_that_runs_again_after_crashes_has_to_prove_itself() -> None:
@@ -94,7 +94,7 @@ def test_one_that_runs_again_after_crashes_has_to_prove_itself() -> None:
     assert said(plan) == (Status.FALSE, "CrashLoop")
     assert "runs again" in plan.verdict.message
     assert plan.verdict.message.endswith("no etcd")
-    assert plan.look_again_in_s == 6.0
+    assert plan.observe_again_in_s == 6.0
 
 
 def test_unmanaged_keys_are_told_and_no_reason() -> None:
@@ -106,13 +106,13 @@ def test_unmanaged_keys_are_told_and_no_reason() -> None:
 
 
 def test_drift_that_it_never_read_is_no_reason() -> None:
-    actual = replace(looked(Record("boot", LIFE), main=MAIN), finds=OTHER)
+    actual = replace(looked(Record("boot", LIFE), main=MAIN), found=OTHER)
     plan = plan_child(SPEC, actual)
     assert (said(plan), plan.verdict.message) == ((Status.TRUE, "Running"), "")
 
 
 @pytest.mark.parametrize(
-    ("finds", "died_s_ago", "verbs_then"),
+    ("found", "died_s_ago", "verbs_then"),
     [
         ({}, 0.2, []),  # emptied a moment before it died: repaired before it starts
         ({}, 1.5, ["start"]),  # which isn't possible: better so than not at all
@@ -121,13 +121,13 @@ def test_drift_that_it_never_read_is_no_reason() -> None:
     ],
 )
 def test_one_that_died_beside_a_spoilt_agent_toml_starts_when_that_is_repaired(
-    finds: dict[str, str], died_s_ago: float, verbs_then: list[str]
+    found: dict[str, str], died_s_ago: float, verbs_then: list[str]
 ) -> None:
-    life = replace(DEAD, inputs=OTHER if finds is OTHER else WANTED)
+    life = replace(DEAD, inputs=OTHER if found is OTHER else WANTED)
     record = Record("boot", life, deaths=(NOW_S - died_s_ago,))
-    plan = plan_child(SPEC, replace(looked(record), finds=finds))
+    plan = plan_child(SPEC, replace(looked(record), found=found))
     assert verbs(plan) == verbs_then
-    assert plan.look_again_in_s == (None if verbs_then else 0.05)
+    assert plan.observe_again_in_s == (None if verbs_then else 0.05)
 
 
 def test_other_inputs_are_a_stop_and_a_start_that_need_what_the_start_needs() -> None:
@@ -178,7 +178,7 @@ def test_a_flapping_desired_state_runs_out_of_restarts() -> None:
     plan = plan_child(SPEC, looked(record, main=MAIN))
     assert said(plan) == (Status.UNKNOWN, "RestartPending")
     assert not plan.actions
-    assert plan.look_again_in_s == pytest.approx(57)
+    assert plan.observe_again_in_s == pytest.approx(57)
 
 
 def test_stopped_stops_without_needs() -> None:
@@ -194,7 +194,7 @@ def test_stopped_stops_without_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finds", "wrote_s", "inputs"),
+    ("found", "wrote_s", "inputs"),
     [
         (WANTED, 0.0, WANTED),
         (WANTED, NOW_S - 501, WANTED),
@@ -203,10 +203,10 @@ def test_stopped_stops_without_needs() -> None:
     ],
 )
 def test_a_stray_is_in_step_where_its_file_is_in_line(
-    finds: dict[str, str], wrote_s: float, inputs: dict[str, str]
+    found: dict[str, str], wrote_s: float, inputs: dict[str, str]
 ) -> None:
     record = Record("boot", wrote_s=wrote_s)
-    plan = plan_child(SPEC, replace(looked(record, stray=MAIN), finds=finds))
+    plan = plan_child(SPEC, replace(looked(record, unrecorded=MAIN), found=found))
     adopt = plan.actions[0]
     assert isinstance(adopt, Adopt)
     assert adopt.life == replace(LIFE, inputs=inputs, is_adopted=True)
@@ -217,7 +217,7 @@ def test_what_died_is_brought_back_as_it_was_also_while_changes_are_held() -> No
     died = Record("boot", DEAD, deaths=(NOW_S - 5,))
     (start,) = plan_child(SPEC, looked(died)).actions
     assert start.is_rescue
-    (other,) = plan_child(SPEC, replace(looked(died), finds=OTHER)).actions
+    (other,) = plan_child(SPEC, replace(looked(died), found=OTHER)).actions
     assert not other.is_rescue
     (first,) = plan_child(SPEC, looked()).actions
     assert not first.is_rescue
@@ -231,13 +231,13 @@ def test_what_died_is_brought_back_as_it_was_also_while_changes_are_held() -> No
 
 def test_a_stray_is_left_alone_while_nobody_can_know_what_it_has_read() -> None:
     """A share with agent.toml that hangs at first contact is no reason to restart anything."""
-    seen = replace(looked(stray=MAIN), finds={}, unread="no answer from its disk")
+    seen = replace(looked(unrecorded=MAIN), found={}, unread="no answer from its disk")
     plan = plan_child(SPEC, seen)
     assert (said(plan), verbs(plan)) == ((Status.UNKNOWN, "Adopting"), [])
     assert "no answer from its disk" in plan.verdict.message
-    assert plan.look_again_in_s
+    assert plan.observe_again_in_s
     unit = plan_unit(
-        UNIT_SPEC, replace(unit_looked(ACTIVE, Record("boot")), finds={}, unread="no answer")
+        UNIT_SPEC, replace(unit_looked(ACTIVE, Record("boot")), found={}, unread="no answer")
     )
     assert (said(unit), verbs(unit)) == ((Status.UNKNOWN, "Adopting"), [])
     assert verbs(plan_child(replace(SPEC, adopt="as-is"), seen)) == ["adopt"]
@@ -248,21 +248,21 @@ def test_a_stray_is_left_alone_while_nobody_can_know_what_it_has_read() -> None:
 
 def test_a_stray_that_is_taken_as_it_is_is_restarted_for_the_next_change_alone() -> None:
     spec = replace(SPEC, adopt="as-is")
-    seen = replace(looked(stray=MAIN), finds=OTHER)
+    seen = replace(looked(unrecorded=MAIN), found=OTHER)
     (adopt,) = plan_child(spec, seen).actions
     assert isinstance(adopt, Adopt)
     assert (adopt.life.inputs, adopt.life.spared) == (OTHER, WANTED)
-    later = replace(looked(Record("boot", adopt.life), main=MAIN), finds=OTHER)
+    later = replace(looked(Record("boot", adopt.life), main=MAIN), found=OTHER)
     plan = plan_child(spec, later)
     assert said(plan) == (Status.TRUE, "Running")
     assert not plan.actions
-    third = replace(later, wants={**WANTED, "agent.toml agent.id": "i2"})
+    third = replace(later, desired={**WANTED, "agent.toml agent.id": "i2"})
     assert verbs(plan_child(spec, third)) == ["stop", "start"]
 
 
 def test_one_of_our_own_starts_keeps_what_was_noted_for_it() -> None:
     intent = Life(OTHER, desired_digest="d0")
-    plan = plan_child(SPEC, looked(Record("boot", intent), stray=MAIN, is_ours=True))
+    plan = plan_child(SPEC, looked(Record("boot", intent), unrecorded=MAIN, is_ours=True))
     adopt = plan.actions[0]
     assert isinstance(adopt, Adopt)
     assert adopt.life.inputs == OTHER
@@ -271,13 +271,13 @@ def test_one_of_our_own_starts_keeps_what_was_noted_for_it() -> None:
 
 
 def test_a_stray_of_the_agents_unit_is_left_to_people() -> None:
-    plan = plan_child(SPEC, looked(stray=MAIN, unit="backendai-agent.service"))
+    plan = plan_child(SPEC, looked(unrecorded=MAIN, unit="backendai-agent.service"))
     assert said(plan) == (Status.FALSE, "Blocked")
     assert not plan.actions
 
 
 def test_a_stray_is_stopped_where_none_is_wanted() -> None:
-    plan = plan_child(replace(SPEC, state="stopped"), looked(stray=MAIN))
+    plan = plan_child(replace(SPEC, state="stopped"), looked(unrecorded=MAIN))
     assert verbs(plan) == ["adopt", "stop"]
 
 
@@ -307,8 +307,8 @@ def test_a_second_death_within_a_minute_waits() -> None:
     plan = plan_child(SPEC, looked(record, last_lines="port taken"))
     assert verbs(plan) == ["note_end"]
     assert said(plan) == (Status.FALSE, "CrashLoop")
-    assert plan.look_again_in_s is not None
-    assert 0.75 <= plan.look_again_in_s <= 1
+    assert plan.observe_again_in_s is not None
+    assert 0.75 <= plan.observe_again_in_s <= 1
 
 
 def test_a_death_after_a_long_life_counts_anew() -> None:
@@ -329,8 +329,8 @@ def test_a_wait_for_ever_changing_inputs_does_not_end() -> None:
     record = Record("boot", replace(DEAD, inputs=OTHER), deaths=deaths, changes=deaths[-3:])
     plan = plan_child(SPEC, looked(record))
     assert not plan.actions
-    assert plan.look_again_in_s is not None
-    assert plan.look_again_in_s > 50
+    assert plan.observe_again_in_s is not None
+    assert plan.observe_again_in_s > 50
 
 
 def test_an_end_that_we_brought_about_is_no_death() -> None:
@@ -396,8 +396,8 @@ def unit_looked(unit: UnitState, record: Record | None = None, **seen: Any) -> U
         now_s=NOW_S,
         epoch_s=1_700_000_000.0,
         record=record or Record("boot", RUN),
-        wants=WANTED,
-        finds=WANTED,
+        desired=WANTED,
+        found=WANTED,
         unit=unit,
         main=MAIN if unit.main_pid else None,
         **seen,
@@ -433,7 +433,7 @@ def test_another_invocation_is_adopted() -> None:
 
 
 def test_an_invocation_beside_a_file_that_is_not_in_line_is_restarted() -> None:
-    actual = replace(unit_looked(ACTIVE, Record("boot")), finds=OTHER)
+    actual = replace(unit_looked(ACTIVE, Record("boot")), found=OTHER)
     assert verbs(plan_unit(UNIT_SPEC, actual)) == ["adopt", "restart"]
 
 
@@ -491,7 +491,7 @@ FOUND = {"command": "c1", "agent.toml agent.id": "i1"}
 
 
 @pytest.mark.parametrize(
-    ("finds", "needs"),
+    ("found", "needs"),
     [
         (FOUND, ("Mount/vfroot",)),
         ({**FOUND, "plugin mock": "2"}, ("Mount/vfroot",)),
@@ -500,27 +500,27 @@ FOUND = {"command": "c1", "agent.toml agent.id": "i1"}
     ],
 )
 def test_what_died_comes_back_as_it_was_whatever_becomes_of_agent_toml(
-    finds: dict[str, str], needs: tuple[str, ...]
+    found: dict[str, str], needs: tuple[str, ...]
 ) -> None:
     record = Record("boot", replace(DEAD, inputs=FOUND), deaths=(NOW_S - 1,))
-    (start,) = plan_child(SPEC, replace(looked(record), finds=finds)).actions
+    (start,) = plan_child(SPEC, replace(looked(record), found=found)).actions
     assert isinstance(start, Start)
     assert start.needs == needs
     unit = unit_looked(DOWN, replace(record, life=replace(RUN, inputs=FOUND, is_over=True)))
-    (again,) = plan_unit(UNIT_SPEC, replace(unit, finds=finds)).actions
+    (again,) = plan_unit(UNIT_SPEC, replace(unit, found=found)).actions
     assert isinstance(again, StartUnit)
     assert again.needs == needs
 
 
 def test_sessions_get_their_agent_back_beside_an_agent_toml_that_is_held() -> None:
-    held = Held(("agent.toml agent.id",), "sha256:0", Sessions(1, 1_700_000_000.0))
-    caution = Caution(held)
-    plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, caution=caution))
+    held = HeldChange(("agent.toml agent.id",), "sha256:0", Sessions(1, 1_700_000_000.0))
+    risk = SessionRisk(held)
+    plan = plan_unit(UNIT_SPEC, unit_looked(DOWN, risk=risk))
     start = plan.actions[-1]
     assert isinstance(start, StartUnit)
     assert start.needs == ("Mount/vfroot",)
     assert said(plan) == (Status.FALSE, "Blocked")
-    dead = unit_looked(ACTIVE, caution=caution, signs=Signs(None, "refuses", "a:1"))
+    dead = unit_looked(ACTIVE, risk=risk, liveness=Liveness(None, "refuses", "a:1"))
     (restart,) = plan_unit(UNIT_SPEC, dead).actions
     assert isinstance(restart, RestartUnit)
     assert restart.needs == ("Mount/vfroot",)
@@ -568,11 +568,11 @@ def test_a_child_of_ours_makes_way_for_the_unit() -> None:
 
 
 def test_whatever_ends_a_living_agent_is_held_back_where_that_could_cost_sessions() -> None:
-    caution = Caution(Held(("state",), "sha256:0", None, "stopping it ends batch sessions"))
-    child = replace(SPEC, state="stopped"), looked(Record("boot", LIFE), main=MAIN, caution=caution)
-    unit = replace(UNIT_SPEC, state="stopped"), unit_looked(ACTIVE, caution=caution)
+    risk = SessionRisk(HeldChange(("state",), "sha256:0", None, "stopping it ends batch sessions"))
+    child = replace(SPEC, state="stopped"), looked(Record("boot", LIFE), main=MAIN, risk=risk)
+    unit = replace(UNIT_SPEC, state="stopped"), unit_looked(ACTIVE, risk=risk)
     record = Record("boot", LIFE)
-    outside = unit_looked(DOWN, record, outside=MAIN, is_child=True, caution=caution)
+    outside = unit_looked(DOWN, record, outside=MAIN, is_child=True, risk=risk)
     plans = (plan_child(*child), plan_unit(*unit), plan_unit(UNIT_SPEC, outside))
     for plan in plans:
         assert (said(plan), plan.actions) == ((Status.FALSE, "Blocked"), ())
@@ -587,13 +587,13 @@ def test_a_second_agent_is_never_started_beside_anothers() -> None:
 
 # --- the real agent: to live is not enough -------------------------------------------------
 
-WELL = Signs(Process(72, 1), "greets", "10.0.0.1:6001")
-HEADLESS = Signs(None, "refuses", "10.0.0.1:6001")
+WELL = Liveness(Process(72, 1), "greets", "10.0.0.1:6001")
+HEADLESS = Liveness(None, "refuses", "10.0.0.1:6001")
 KNOWN = replace(LIFE, well_s=NOW_S - 400, rpc="10.0.0.1:6001")
 
 
 def test_an_agent_that_first_works_is_noted_as_such() -> None:
-    actual = looked(Record("boot", LIFE), main=MAIN, signs=WELL)
+    actual = looked(Record("boot", LIFE), main=MAIN, liveness=WELL)
     plan = plan_child(SPEC, actual)
     assert said(plan) == (Status.TRUE, "Running")
     assert verbs(plan) == ["note_well"]
@@ -602,13 +602,13 @@ def test_an_agent_that_first_works_is_noted_as_such() -> None:
 
 def test_one_that_has_just_started_is_running_as_soon_as_it_answers() -> None:
     young = replace(LIFE, started_s=NOW_S - 0.5)
-    assert said(plan_child(SPEC, looked(Record("boot", young), main=MAIN, signs=WELL)))[0] is (
+    assert said(plan_child(SPEC, looked(Record("boot", young), main=MAIN, liveness=WELL)))[0] is (
         Status.TRUE
     )
 
 
 def test_a_main_process_without_its_worker_is_ended_and_started_anew() -> None:
-    actual = looked(Record("boot", KNOWN), main=MAIN, signs=HEADLESS)
+    actual = looked(Record("boot", KNOWN), main=MAIN, liveness=HEADLESS)
     plan = plan_child(replace(SPEC, restart="manual"), actual)
     assert said(plan) == (Status.FALSE, "WorkerDead")
     assert verbs(plan) == ["stop", "start"]
@@ -617,10 +617,10 @@ def test_a_main_process_without_its_worker_is_ended_and_started_anew() -> None:
 
 def test_a_worker_that_dies_again_and_again_is_waited_for() -> None:
     record = Record("boot", KNOWN, deaths=(NOW_S - 3, NOW_S - 2, NOW_S - 0.5))
-    plan = plan_child(SPEC, looked(record, main=MAIN, signs=HEADLESS))
+    plan = plan_child(SPEC, looked(record, main=MAIN, liveness=HEADLESS))
     assert not plan.actions
-    assert plan.look_again_in_s
-    assert 0 < plan.look_again_in_s <= 2
+    assert plan.observe_again_in_s
+    assert 0 < plan.observe_again_in_s <= 2
 
 
 def test_a_main_process_ended_for_its_worker_s_death_has_died() -> None:
@@ -630,9 +630,9 @@ def test_a_main_process_ended_for_its_worker_s_death_has_died() -> None:
 
 
 def test_a_change_that_waits_does_not_hide_ill_health() -> None:
-    silent = Signs(Process(72, 1), "is silent", "10.0.0.1:6001")
+    silent = Liveness(Process(72, 1), "is silent", "10.0.0.1:6001")
     record = Record("boot", replace(KNOWN, inputs=OTHER))
-    actual = looked(record, main=MAIN, signs=silent)
+    actual = looked(record, main=MAIN, liveness=silent)
     plan = plan_child(replace(SPEC, restart="manual"), actual)
     assert said(plan) == (Status.FALSE, "NotAnswering")
     assert "by hand" in plan.verdict.message
@@ -652,11 +652,11 @@ def test_a_start_after_a_failed_one_is_no_good_news_yet() -> None:
     young = replace(LIFE, started_s=NOW_S - 2)
     why = Trouble("NoRedisAddress", "etcd has no address of Redis")
     record = Record("boot", young, deaths=(NOW_S - 3,), exit="exit status 0", trouble=why)
-    silent = Signs(Process(72, 1), "refuses", "10.0.0.1:6001")
-    plan = plan_child(SPEC, looked(record, main=MAIN, signs=silent))
+    silent = Liveness(Process(72, 1), "refuses", "10.0.0.1:6001")
+    plan = plan_child(SPEC, looked(record, main=MAIN, liveness=silent))
     assert said(plan) == (Status.FALSE, "NoRedisAddress")
     assert "exit status 0" in plan.verdict.message
-    well = plan_child(SPEC, looked(record, main=MAIN, signs=WELL))
+    well = plan_child(SPEC, looked(record, main=MAIN, liveness=WELL))
     assert said(well) == (Status.TRUE, "Running")
     assert record.works(NOW_S, "10.0.0.1:6001").trouble is None
 
@@ -674,12 +674,12 @@ OVER = Record("boot", replace(RUN, is_over=True))
 
 def test_nothing_is_started_while_a_stranger_has_its_port() -> None:
     for plan in (
-        plan_child(SPEC, looked(taken=("port 6001 by process 9 (nc)",))),
-        plan_unit(UNIT_SPEC, unit_looked(DOWN, OVER, taken=("port 6001 by 9",))),
+        plan_child(SPEC, looked(occupied=("port 6001 by process 9 (nc)",))),
+        plan_unit(UNIT_SPEC, unit_looked(DOWN, OVER, occupied=("port 6001 by 9",))),
     ):
         assert said(plan) == (Status.FALSE, "PortTaken")
         assert not plan.actions
-        assert plan.look_again_in_s
+        assert plan.observe_again_in_s
 
 
 def test_what_an_earlier_agent_left_beside_a_unit_is_ended_before_its_start() -> None:
@@ -690,7 +690,7 @@ def test_what_an_earlier_agent_left_beside_a_unit_is_ended_before_its_start() ->
 
 def test_a_unit_whose_worker_is_dead_is_restarted() -> None:
     life = replace(RUN, well_s=NOW_S - 400)
-    plan = plan_unit(UNIT_SPEC, unit_looked(ACTIVE, Record("boot", life), signs=HEADLESS))
+    plan = plan_unit(UNIT_SPEC, unit_looked(ACTIVE, Record("boot", life), liveness=HEADLESS))
     assert said(plan) == (Status.FALSE, "WorkerDead")
     (restart,) = plan.actions
     assert isinstance(restart, RestartUnit)
@@ -699,23 +699,23 @@ def test_a_unit_whose_worker_is_dead_is_restarted() -> None:
 
 # --- the first life of a boot --------------------------------------------------------------
 
-REFUSED = Past(verdicts={"AgentConfig": Verdict(Status.FALSE, "Incompatible")})
-AS_BEFORE = Caution(before=launch_of(SPEC), is_last_config=True)
+REFUSED = RollbackState(verdicts={"AgentConfig": Verdict(Status.FALSE, "Incompatible")})
+AS_BEFORE = SessionRisk(before=launch_of(SPEC), is_last_config=True)
 
 
 @pytest.mark.parametrize(
     ("seen", "needs"),
     [
         ({}, ("AgentConfig", "Mount/vfroot")),
-        ({"past": REFUSED}, ("AgentConfig", "Mount/vfroot")),
-        ({"caution": AS_BEFORE}, ("AgentConfig", "Mount/vfroot")),  # it may yet be written
-        ({"past": REFUSED, "caution": AS_BEFORE}, ("Mount/vfroot",)),
+        ({"rollback": REFUSED}, ("AgentConfig", "Mount/vfroot")),
+        ({"risk": AS_BEFORE}, ("AgentConfig", "Mount/vfroot")),  # it may yet be written
+        ({"rollback": REFUSED, "risk": AS_BEFORE}, ("Mount/vfroot",)),
         (
-            {"past": REFUSED, "caution": replace(AS_BEFORE, is_last_config=False)},
+            {"rollback": REFUSED, "risk": replace(AS_BEFORE, is_last_config=False)},
             ("AgentConfig", "Mount/vfroot"),
         ),
         (
-            {"past": REFUSED, "caution": replace(AS_BEFORE, before=None)},
+            {"rollback": REFUSED, "risk": replace(AS_BEFORE, before=None)},
             ("AgentConfig", "Mount/vfroot"),
         ),
     ],
@@ -730,15 +730,15 @@ def test_a_boot_beside_a_refused_agent_toml_brings_the_agent_back_as_it_was(
 
 def test_one_that_has_been_stopped_in_this_boot_waits_for_its_agent_toml() -> None:
     stopped = Record("boot", DEAD, ending="stopped")
-    (start,) = plan_child(SPEC, looked(stopped, past=REFUSED, caution=AS_BEFORE)).actions
+    (start,) = plan_child(SPEC, looked(stopped, rollback=REFUSED, risk=AS_BEFORE)).actions
     assert isinstance(start, Start)
     assert "AgentConfig" in start.needs
 
 
 def test_for_a_unit_its_start_is_systemds_affair_and_the_file_is_what_counts() -> None:
     for is_last, spared in ((True, True), (False, False)):
-        caution = Caution(is_last_config=is_last)
-        actual = unit_looked(DOWN, Record("boot"), past=REFUSED, caution=caution)
+        risk = SessionRisk(is_last_config=is_last)
+        actual = unit_looked(DOWN, Record("boot"), rollback=REFUSED, risk=risk)
         (start,) = plan_unit(UNIT_SPEC, actual).actions
         assert isinstance(start, StartUnit)
         assert ("AgentConfig" not in start.needs) is spared

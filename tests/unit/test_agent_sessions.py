@@ -13,11 +13,11 @@ from bai_nodeagent.kinds import KINDS
 from bai_nodeagent.kinds.agent.config.rules import Write
 from bai_nodeagent.kinds.agent.config.rules import plan as plan_file
 from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
-from bai_nodeagent.kinds.agent.guard import Caution
+from bai_nodeagent.kinds.agent.guard import SessionRisk
 from bai_nodeagent.kinds.agent.process.child import ChildActual, Start, plan_child
 from bai_nodeagent.kinds.agent.record import Life, Record
-from bai_nodeagent.kinds.agent.sessions import Held, Launch, Sessions, losing, permit_for
-from bai_nodeagent.kinds.agent.spec import AgentSpec, found, wanted
+from bai_nodeagent.kinds.agent.sessions import HeldChange, Launch, Sessions, losing, permit_for
+from bai_nodeagent.kinds.agent.spec import AgentSpec, desired_inputs, found_inputs
 from bai_nodeagent.model import KeyPath, Status
 from bai_nodeagent.system.place import File
 from bai_nodeagent.system.process import Process
@@ -26,7 +26,7 @@ VAR: KeyPath = ("agent", "var-base-path")
 TEXT = '[agent]\nid = "i-1"\nvar-base-path = "/var/a"\nregion = "x"\n'
 COMMAND = ("/opt/venv/bin/python", "-m", "ai.backend.agent.server")
 BEFORE = Launch(COMMAND, "/opt", None, {})
-HELD = Held(("agent.toml agent.var-base-path",), "sha256:0", Sessions(2, 1_700_000_000))
+HELD = HeldChange(("agent.toml agent.var-base-path",), "sha256:0", Sessions(2, 1_700_000_000))
 
 
 def digest(value: object) -> str:
@@ -45,8 +45,8 @@ def spec(values: dict[KeyPath, Any] | None = None, **more: Any) -> AgentSpec:
 
 
 def lost(new: AgentSpec, text: str = TEXT, before: Launch | None = BEFORE) -> tuple[str, ...]:
-    has = found(spec(), text, digest)
-    return losing(new, wanted(new, digest), has, before)
+    running = found_inputs(spec(), text, digest)
+    return losing(new, desired_inputs(new, digest), running, before)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,18 @@ def test_what_was_changed_by_hand_is_not_put_into_force_by_a_restart(
     edited: str, parts: tuple[str, ...]
 ) -> None:
     mine = spec()
-    has, finds = found(mine, TEXT, digest), found(mine, edited, digest)
-    assert losing(mine, wanted(mine, digest), has, BEFORE, finds) == parts
+    running, found = found_inputs(mine, TEXT, digest), found_inputs(mine, edited, digest)
+    assert losing(mine, desired_inputs(mine, digest), running, BEFORE, found) == parts
     managed = spec({VAR: "/var/a"})  # AgentConfig puts it back
-    assert losing(managed, wanted(managed, digest), has, BEFORE, finds) == ()
+    assert losing(managed, desired_inputs(managed, digest), running, BEFORE, found) == ()
 
 
 def test_agents_added_by_hand_are_not_put_into_force_by_a_restart_either() -> None:
     mine, more = spec(), f'{TEXT}[[agents]]\nagent = {{ id = "i-2" }}\n'
-    has, finds = found(mine, TEXT, digest), found(mine, more, digest)
-    assert losing(mine, wanted(mine, digest), has, BEFORE, finds) == ("agent.toml agents",)
+    running, found = found_inputs(mine, TEXT, digest), found_inputs(mine, more, digest)
+    assert losing(mine, desired_inputs(mine, digest), running, BEFORE, found) == (
+        "agent.toml agents",
+    )
 
 
 def test_of_an_agent_that_never_ran_nothing_can_be_lost() -> None:
@@ -115,15 +117,15 @@ def test_of_an_agent_that_never_ran_nothing_can_be_lost() -> None:
 
 
 def test_a_permit_is_for_one_change_alone() -> None:
-    has = found(spec(), TEXT, digest)
+    running = found_inputs(spec(), TEXT, digest)
     parts = ("agent.toml agent.var-base-path",)
     one, other = spec({VAR: "/var/b"}), spec({VAR: "/var/c"})
-    permit = permit_for(wanted(one, digest), has, parts)
+    permit = permit_for(desired_inputs(one, digest), running, parts)
     assert permit.startswith("sha256:")
-    assert permit == permit_for(wanted(one, digest), has, parts)
-    assert permit != permit_for(wanted(other, digest), has, parts)
-    done = found(spec(), TEXT.replace("/var/a", "/var/b"), digest)
-    assert permit != permit_for(wanted(one, digest), done, parts)
+    assert permit == permit_for(desired_inputs(one, digest), running, parts)
+    assert permit != permit_for(desired_inputs(other, digest), running, parts)
+    done = found_inputs(spec(), TEXT.replace("/var/a", "/var/b"), digest)
+    assert permit != permit_for(desired_inputs(one, digest), done, parts)
 
 
 def test_it_says_how_many_since_when_and_what_to_do() -> None:
@@ -137,28 +139,28 @@ def test_it_says_how_many_since_when_and_what_to_do() -> None:
 
 
 def looked(**seen: Any) -> ChildActual:
-    life = Life(found(spec(), TEXT, digest), pid=71, started_s=1.0)
+    life = Life(found_inputs(spec(), TEXT, digest), pid=71, started_s=1.0)
     fields: dict[str, Any] = {"record": Record("boot", life), **seen}
-    new = wanted(spec({VAR: "/var/b"}), digest)
-    return ChildActual(now_s=500.0, epoch_s=0.0, wants=new, finds={}, **fields)
+    new = desired_inputs(spec({VAR: "/var/b"}), digest)
+    return ChildActual(now_s=500.0, epoch_s=0.0, desired=new, found={}, **fields)
 
 
 def test_an_agent_that_lives_goes_on_as_it_is() -> None:
     main = Process(71, 1, 1, 71, 71)
-    plan = plan_child(spec(), looked(main=main, caution=Caution(HELD, before=BEFORE)))
+    plan = plan_child(spec(), looked(main=main, risk=SessionRisk(HELD, before=BEFORE)))
     assert (plan.verdict.status, plan.verdict.reason) == (Status.FALSE, "Blocked")
     assert not plan.actions
-    assert plan.look_again_in_s
+    assert plan.observe_again_in_s
 
 
 def test_an_agent_that_dies_comes_back_as_it_was_without_waiting_for_agent_toml() -> None:
     record = Record("boot", replace(looked().record.life or Life({}), is_over=True), deaths=(1.0,))
-    plan = plan_child(spec(), looked(record=record, caution=Caution(HELD, before=BEFORE)))
+    plan = plan_child(spec(), looked(record=record, risk=SessionRisk(HELD, before=BEFORE)))
     (start,) = plan.actions
     assert isinstance(start, Start)
     assert start.as_before
     assert start.needs == ("Mount/vfroot",)
-    unknown = plan_child(spec(), looked(record=record, caution=Caution(HELD)))
+    unknown = plan_child(spec(), looked(record=record, risk=SessionRisk(HELD)))
     assert unknown.verdict.reason == "Blocked"
     assert not unknown.actions
 
@@ -170,8 +172,8 @@ FILE = AgentConfigSpec(
 
 def on_disk(text: str | None, last: str | None = TEXT) -> Actual:
     files = [None if t is None else File(t.encode(), 0o640, (0, 0)) for t in (text, last)]
-    caution = Caution(HELD)
-    return Actual(Path("/etc/agent.toml"), "now", files[0], files[1], caution=caution)
+    risk = SessionRisk(HELD)
+    return Actual(Path("/etc/agent.toml"), "now", files[0], files[1], risk=risk)
 
 
 def test_the_whole_file_stays_unwritten() -> None:
@@ -194,23 +196,23 @@ def test_unmanaged_keys_are_not_put_back() -> None:
 def test_each_change_is_told_with_what_it_costs() -> None:
     new = spec({VAR: "/var/b", ("agent", "region"): "y", ("agent", "id"): "i-1"})
     file = replace(FILE, values=new.values)
-    wants, has = wanted(new, digest), found(spec(), TEXT, digest)
+    desired, running = desired_inputs(new, digest), found_inputs(spec(), TEXT, digest)
     lost = ("agent.toml agent.var-base-path",)
     drifted = TEXT.replace("i-1", "i-drift")  # which the agent has not read
     told = "agent.id (harmless), agent.region (restart), agent.var-base-path (session-losing)"
 
-    permitted = replace(on_disk(drifted), caution=Caution(None, lost, has, wants, BEFORE))
+    permitted = replace(on_disk(drifted), risk=SessionRisk(None, lost, running, desired, BEFORE))
     plan = plan_file(file, permitted)
     assert told in plan.verdict.message
     assert told in plan.actions[0].summary
 
-    blocked = replace(on_disk(TEXT), caution=Caution(HELD, lost, has, wants, BEFORE))
+    blocked = replace(on_disk(TEXT), risk=SessionRisk(HELD, lost, running, desired, BEFORE))
     message = plan_file(file, blocked).verdict.message
     assert "not written: agent.region (restart), agent.var-base-path (session-losing)" in message
 
-    nobody_knows = replace(on_disk(drifted), caution=Caution(None, (), {}, wants, BEFORE))
+    nobody_knows = replace(on_disk(drifted), risk=SessionRisk(None, (), {}, desired, BEFORE))
     assert "agent.id (restart)" in plan_file(file, nobody_knows).verdict.message
-    dead = replace(on_disk(drifted), caution=Caution(None, (), None, wants, BEFORE))
+    dead = replace(on_disk(drifted), risk=SessionRisk(None, (), None, desired, BEFORE))
     assert "agent.region (harmless)" in plan_file(file, dead).verdict.message
 
 

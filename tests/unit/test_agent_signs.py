@@ -11,10 +11,10 @@ from bai_nodeagent.kinds.agent.backendai.liveness import (
     WORKER_S,
     Endpoint,
     Endpoints,
-    Signs,
+    Liveness,
     endpoints,
     is_backendai,
-    judge_signs,
+    judge_liveness,
     pid_file,
 )
 from bai_nodeagent.kinds.agent.backendai.log_patterns import what_it_waits_for, why_dead
@@ -23,9 +23,9 @@ from bai_nodeagent.system.process import Process
 from bai_nodeagent.system.sockets import Listener
 
 WORKER = Process(72, 1)
-WELL = Signs(WORKER, "greets", "10.0.0.1:6001")
-STARTING = Signs(WORKER, "refuses", "10.0.0.1:6001")
-HEADLESS = Signs(None, "refuses", "10.0.0.1:6001")
+WELL = Liveness(WORKER, "greets", "10.0.0.1:6001")
+STARTING = Liveness(WORKER, "refuses", "10.0.0.1:6001")
+HEADLESS = Liveness(None, "refuses", "10.0.0.1:6001")
 MANAGER = "WARNING watching etcd to wait for the manager being available"
 FOUND = "INFO detected at least one manager running"
 REDIS = "WARNING Retrying due to interruption of Redis connection (ConnectionError('Error 111'))"
@@ -33,7 +33,7 @@ PASSWORD = "WARNING Retrying due to interruption of Redis connection (Authentica
 
 
 @pytest.mark.parametrize(
-    ("signs", "output", "lived_s", "was_well", "reason"),
+    ("liveness", "output", "lived_s", "was_well", "reason"),
     [
         (WELL, "", 1, False, "Running"),
         (WELL, MANAGER, 500, True, "Running"),
@@ -44,21 +44,21 @@ PASSWORD = "WARNING Retrying due to interruption of Redis connection (Authentica
         (STARTING, f"{FOUND}\n{REDIS}\nINFO Slot types", 2, False, "WaitingForRedis"),
         (STARTING, "", START_S + 1, False, "StartHangs"),
         (STARTING, "", 500, True, "NotAnswering"),
-        (Signs(WORKER, "is silent", "a:1"), "", 500, True, "NotAnswering"),
+        (Liveness(WORKER, "is silent", "a:1"), "", 500, True, "NotAnswering"),
         (HEADLESS, "", WORKER_S + 1, False, "WorkerDead"),
         (HEADLESS, "", 2, True, "WorkerDead"),
-        (Signs(WORKER, "greets", "a:1", frozen=(72,)), "", 500, True, "Frozen"),
-        (Signs(WORKER, "refuses", "a:1", taken=("port 1 by x",)), "", 2, False, "PortTaken"),
+        (Liveness(WORKER, "greets", "a:1", frozen=(72,)), "", 500, True, "Frozen"),
+        (Liveness(WORKER, "refuses", "a:1", occupied=("port 1 by x",)), "", 2, False, "PortTaken"),
     ],
 )
 def test_signs_and_what_they_mean(
-    signs: Signs, output: str, lived_s: float, was_well: bool, reason: str
+    liveness: Liveness, output: str, lived_s: float, was_well: bool, reason: str
 ) -> None:
-    verdict, look_again_in_s = judge_signs(signs, output, "", lived_s, was_well=was_well)
+    verdict, observe_again_in_s = judge_liveness(liveness, output, "", lived_s, was_well=was_well)
     assert verdict.reason == reason
     expected = {"Running": Status.TRUE, "Starting": Status.UNKNOWN}.get(reason, Status.FALSE)
     assert verdict.status is expected
-    assert look_again_in_s > 0
+    assert observe_again_in_s > 0
 
 
 def test_a_refused_password_is_told_from_an_unreachable_redis() -> None:
@@ -186,9 +186,9 @@ BIND = "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0'
 
 
 def test_a_bind_error_of_an_agent_that_starts_is_told_at_once() -> None:
-    verdict, _ = judge_signs(STARTING, BIND.format(6003), "", 1, was_well=False)
+    verdict, _ = judge_liveness(STARTING, BIND.format(6003), "", 1, was_well=False)
     assert (verdict.reason, "6003" in verdict.message) == ("PortTaken", True)
-    harmless, _ = judge_signs(STARTING, BIND.format(6007), "", 1, was_well=False)
+    harmless, _ = judge_liveness(STARTING, BIND.format(6007), "", 1, was_well=False)
     assert harmless.reason == "Starting"
 
 
@@ -216,7 +216,7 @@ def test_a_listener_is_in_the_way_where_both_can_t_bind() -> None:
     needed = Endpoints(Endpoint("10.0.0.1", 6001), (Endpoint("", 40128),))
     same, other = Listener("10.0.0.1", 6001, 0, 7), Listener("10.0.0.2", 6001, 0, 8)
     every, meta = Listener("::", 6001, 0, 9), Listener("127.0.0.1", 40128, 0, 10)
-    assert needed.taken([same, other, every, meta]) == (same, every, meta)
+    assert needed.occupied([same, other, every, meta]) == (same, every, meta)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from bai_nodeagent.kinds.agent.record import Life, Notes, Record
 from bai_nodeagent.kinds.agent.spec import (
     AgentSpec,
     agent_spec,
+    desired_inputs,
     differing,
-    found,
+    found_inputs,
     unread,
-    wanted,
 )
 from bai_nodeagent.kinds.plugins.inputs import PluginInput, agent_input
 from bai_nodeagent.kinds.plugins.rules import Environment, Plugin, PluginRules
@@ -114,8 +114,11 @@ SPEC = AgentSpec(
 
 
 def differs(spec: AgentSpec, text: str | None, started: AgentSpec | None = None) -> set[str]:
-    has = found(started or spec, text, digest)
-    return {part.removeprefix("agent.toml ") for part in differing(spec, wanted(spec, digest), has)}
+    running = found_inputs(started or spec, text, digest)
+    return {
+        part.removeprefix("agent.toml ")
+        for part in differing(spec, desired_inputs(spec, digest), running)
+    }
 
 
 def test_a_file_in_line_is_no_difference() -> None:
@@ -151,10 +154,10 @@ def test_an_upgraded_plugin_is_a_difference_by_its_name() -> None:
     plugin = Plugin("ai.mock", "mock", "mock", "1")
     before = Environment(Path("/v/bin/python"), plugins=(plugin,))
     after = replace(before, plugins=(replace(plugin, version="2"),))
-    has = {**found(SPEC, TEXT, digest), **plugins.found(before, digest)}
+    running = {**found_inputs(SPEC, TEXT, digest), **plugins.found(before, digest)}
     for installed, names in ((before, ()), (after, ("plugin ai.mock",)), (None, ())):
-        more = plugins.wanted(installed, has, 0.0, 100.0, digest)
-        assert differing(SPEC, {**wanted(SPEC, digest), **more}, has) == names
+        more = plugins.desired(installed, running, 0.0, 100.0, digest)
+        assert differing(SPEC, {**desired_inputs(SPEC, digest), **more}, running) == names
 
 
 def test_a_key_is_taken_over_or_given_up_without_a_restart() -> None:
@@ -204,10 +207,10 @@ def test_an_unmanaged_file_is_not_looked_at() -> None:
 
 
 def test_unread_are_the_keys_that_nobody_manages() -> None:
-    wants = wanted(SPEC, digest)
-    has = found(SPEC, TEXT, digest)
+    desired = desired_inputs(SPEC, digest)
+    running = found_inputs(SPEC, TEXT, digest)
     now = TEXT.replace("i-one", "drift").replace(":2379", ":2380") + "[debug]\non = true\n"
-    assert unread(wants, has, found(SPEC, now, digest)) == ("agent.toml debug.on",)
+    assert unread(desired, running, found_inputs(SPEC, now, digest)) == ("agent.toml debug.on",)
 
 
 # --- notes -------------------------------------------------------------------------------
@@ -268,8 +271,8 @@ def test_of_notes_under_another_key_no_life_is_known(tmp_path: Path, host: Host)
 def test_what_an_agent_has_read_that_is_just_starting(
     age_s: float, changes: dict[str, Any], is_real: bool, is_read: bool
 ) -> None:
-    has = {"command": "c", "agent.toml agent.id": "i1", "agent.toml agent.port": "p"}
-    life = replace(Life(has, started_s=100.0), **changes)
+    running = {"command": "c", "agent.toml agent.id": "i1", "agent.toml agent.port": "p"}
+    life = replace(Life(running, started_s=100.0), **changes)
     stood = {"command": "other", "agent.toml agent.id": "i2"}
     after = Record("boot", life=life).writes(100.0 + age_s, stood, is_real=is_real)
     assert after.wrote_s == 100.0 + age_s
@@ -293,7 +296,7 @@ def test_the_gate_notes_what_the_unit_will_find(tmp_path: Path, host: Host) -> N
     record = Notes.of(host).read()
     assert record.life is not None
     assert record.life.invocation_id == "abcd"
-    assert not differing(SPEC, wanted(SPEC, digest), record.life.inputs)
+    assert not differing(SPEC, desired_inputs(SPEC, digest), record.life.inputs)
     assert (record.ending, record.deaths) == ("", (1.0,))
 
 

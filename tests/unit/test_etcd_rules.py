@@ -25,13 +25,13 @@ Code = grpc.StatusCode
         (Code.CANCELLED, "", Next.OTHER_MEMBER),
         (Code.INTERNAL, "", Next.OTHER_MEMBER),
         (Code.UNKNOWN, "", Next.OTHER_MEMBER),
-        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Next.TELL),
-        (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is compacted", Next.TELL),
-        (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Next.TELL),
+        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Next.REPORT),
+        (Code.OUT_OF_RANGE, "etcdserver: mvcc: required revision is compacted", Next.REPORT),
+        (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Next.REPORT),
         (
             Code.INVALID_ARGUMENT,
             "etcdserver: authentication failed, invalid user ID or password",
-            Next.TELL,
+            Next.REPORT,
         ),
     ],
 )

@@ -10,49 +10,49 @@ import pytest
 from bai_nodeagent import http
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.status import NodeStatus, Reading
-from bai_nodeagent.http import Server, Views, answer, is_meant_for
+from bai_nodeagent.http import Server, Sources, answer, is_meant_for
 from bai_nodeagent.kinds import KINDS
 from bai_nodeagent.model import Action, Condition, Status
 
 STATUS = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {})
 
 
-def views(summary: str = "Ready", *, is_moving: bool = True) -> Views:
-    return Views(lambda: b"m 1\n", lambda: replace(STATUS, summary=summary), lambda: is_moving)
+def sources(summary: str = "Ready", *, is_moving: bool = True) -> Sources:
+    return Sources(lambda: b"m 1\n", lambda: replace(STATUS, summary=summary), lambda: is_moving)
 
 
 @pytest.mark.parametrize(
     ("path", "given", "code", "body"),
     [
-        ("/metrics", views(), 200, b"m 1\n"),
-        ("/metrics?x=1", views("Degraded"), 200, b"m 1\n"),
-        ("/livez", views("Degraded"), 200, b"Degraded\n"),
-        ("/livez", views(is_moving=False), 503, b"the loop does not move\n"),
-        ("/readyz", views("Ready"), 200, b"Ready\n"),
-        ("/readyz", views("Paused"), 200, b"Paused\n"),
-        ("/readyz", views("Progressing"), 503, b"Progressing\n"),
-        ("/readyz", views("Degraded"), 503, b"Degraded\n"),
+        ("/metrics", sources(), 200, b"m 1\n"),
+        ("/metrics?x=1", sources("Degraded"), 200, b"m 1\n"),
+        ("/livez", sources("Degraded"), 200, b"Degraded\n"),
+        ("/livez", sources(is_moving=False), 503, b"the loop does not move\n"),
+        ("/readyz", sources("Ready"), 200, b"Ready\n"),
+        ("/readyz", sources("Paused"), 200, b"Paused\n"),
+        ("/readyz", sources("Progressing"), 503, b"Progressing\n"),
+        ("/readyz", sources("Degraded"), 503, b"Degraded\n"),
     ],
 )
-def test_answers(path: str, given: Views, code: int, body: bytes) -> None:
+def test_answers(path: str, given: Sources, code: int, body: bytes) -> None:
     found = answer(path, given)
     assert (found[0], found[2]) == (code, body)
 
 
 def test_status_is_always_200_and_other_paths_404() -> None:
-    assert answer("/status", views("Degraded"))[0] == 200
-    assert answer("/", views())[0] == 404
+    assert answer("/status", sources("Degraded"))[0] == 200
+    assert answer("/", sources())[0] == 404
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_server_answers_ends_at_once_and_frees_its_port(host: str) -> None:
-    server = Server((host, 0), views())
+    server = Server((host, 0), sources())
     port = server.port
     shown = f"[{host}]" if ":" in host else host
     with urllib.request.urlopen(f"http://{shown}:{port}/livez", timeout=5) as found:
         assert found.read() == b"Ready\n"
     with pytest.raises(OSError, match="in use"):
-        Server((host, port), views())
+        Server((host, port), sources())
     server.close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, port), timeout=1)
@@ -124,7 +124,7 @@ def test_whoever_has_been_silent_for_the_longest_makes_way(
     monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     monkeypatch.setattr(http, "SILENT_AT_MOST", 8)
-    server = Server(("127.0.0.1", 0), views())
+    server = Server(("127.0.0.1", 0), sources())
     held = []
     for _ in range(8):
         held.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
@@ -143,7 +143,7 @@ def test_whoever_has_been_silent_for_the_longest_makes_way(
 
 
 def test_those_that_do_not_read_their_answer_keep_nobody_out() -> None:
-    big = Views(lambda: b"x" * 200_000, views().status, lambda: True)
+    big = Sources(lambda: b"x" * 200_000, sources().status, lambda: True)
     server = Server(("127.0.0.1", 0), big)
     held = []
     for _ in range(4 * http.ANSWERED_AT_MOST):
@@ -158,7 +158,7 @@ def test_those_that_do_not_read_their_answer_keep_nobody_out() -> None:
 
 
 def test_a_request_without_an_end_is_hung_up_on() -> None:
-    server = Server(("127.0.0.1", 0), views())
+    server = Server(("127.0.0.1", 0), sources())
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as endless:
         with contextlib.suppress(OSError):
             for _ in range(1000):
@@ -172,7 +172,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http, "REQUEST_DEADLINE_S", 0.3)
-    server = Server(("127.0.0.1", 0), views())
+    server = Server(("127.0.0.1", 0), sources())
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
         slow.settimeout(0.05)
         for byte in b"GET /" + b"x" * 400:

@@ -101,12 +101,12 @@ def test_a_pause_that_can_not_be_read_is_a_pause_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("until_s", "look_in_s"), [(None, None), (10.0, 10.0), (90_000.0, 60.0), (-5.0, 0.0)]
+    ("until_s", "observe_in_s"), [(None, None), (10.0, 10.0), (90_000.0, 60.0), (-5.0, 0.0)]
 )
 def test_the_end_of_a_pause_is_looked_for_by_the_clock_as_it_is_set(
-    until_s: float | None, look_in_s: float | None
+    until_s: float | None, observe_in_s: float | None
 ) -> None:
-    assert orders.Pause(until_s).look_in_s(0.0) == look_in_s
+    assert orders.Pause(until_s).observe_in_s(0.0) == observe_in_s
 
 
 @pytest.mark.parametrize("name", [orders.ADDRESS, rollback_order.NAME])
@@ -160,7 +160,7 @@ def test_more_secrets_than_can_be_masked_are_not_learnt_and_what_is_said_not_sho
     known: set[str] = set()
     given = Given(tmp_path, known.update)
     words = ", ".join(f'"word{number:05}"' for number in range(count))
-    assert given.look(f"[x]\ntokens = [{words}]") is (count <= SECRETS_AT_MOST)
+    assert given.observe(f"[x]\ntokens = [{words}]") is (count <= SECRETS_AT_MOST)
     assert len(known) == (count if count <= SECRETS_AT_MOST else 0)
 
 
@@ -315,16 +315,16 @@ def test_no_log_shows_a_secret_not_even_in_a_traceback(
 def test_a_secret_that_was_replaced_is_known_until_the_next_start(tmp_path: Path) -> None:
     known: set[str] = set()
     given = Given(tmp_path, known.update)
-    given.look('[etcd]\npassword = "first-one"\nuser = "u"\n[x]\ntokens = ["in-list", 5]')
+    given.observe('[etcd]\npassword = "first-one"\nuser = "u"\n[x]\ntokens = ["in-list", 5]')
     assert known == {"first-one", "in-list"}
     given.replaced('[etcd]\npassword = "first-one"', ())
     given.replaced('[etcd]\npassword = "second-one"\n[a]\nb = "by-name"', [("a", "b")])
     kept.flush(10)
     assert (tmp_path / "agent-secrets.json").stat().st_mode & 0o777 == 0o600
     known.clear()
-    Given(tmp_path, known.update).look('[etcd]\npassword = "third-one"')  # the next daemon
+    Given(tmp_path, known.update).observe('[etcd]\npassword = "third-one"')  # the next daemon
     assert known == {"first-one", "second-one", "by-name", "third-one"}
     given.begin()
     known.clear()
-    Given(tmp_path, known.update).look("not TOML")
+    Given(tmp_path, known.update).observe("not TOML")
     assert known == set()

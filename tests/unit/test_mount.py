@@ -11,7 +11,13 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.kinds.mount import kind, mounts, users
 from bai_nodeagent.kinds.mount.mountinfo import Table, parse
-from bai_nodeagent.kinds.mount.observation import MountSpec, View, around, note, view
+from bai_nodeagent.kinds.mount.observation import (
+    MountSpec,
+    MountState,
+    entries_near,
+    note,
+    state_of,
+)
 from bai_nodeagent.kinds.mount.rules import (
     PROBE_EVERY_S,
     TROUBLE_S,
@@ -42,12 +48,12 @@ def table(*lines: str) -> Table:
     return parse("\n".join((ROOT, *lines)))
 
 
-def seen(*lines: str, spec: MountSpec = SPEC, made: dict[str, Any] | None = None) -> View:
-    return view(spec, spec.target, table(*lines), made)
+def observed(*lines: str, spec: MountSpec = SPEC, made: dict[str, Any] | None = None) -> MountState:
+    return state_of(spec, spec.target, table(*lines), made)
 
 
 def planned(*lines: str, spec: MountSpec = SPEC, **more: Any) -> MountPlan:
-    return plan(spec, Actual(seen(*lines, spec=spec), **more))
+    return plan(spec, Actual(observed(*lines, spec=spec), **more))
 
 
 def verbs(got: MountPlan) -> list[str]:
@@ -74,7 +80,7 @@ def verbs(got: MountPlan) -> list[str]:
 def test_how_a_target_is_seen(
     lines: tuple[str, ...], has_mount: bool, is_share: bool, differs: tuple[str, ...]
 ) -> None:
-    got = seen(*lines)
+    got = observed(*lines)
     assert (got.mount is not None, got.is_share, got.differs) == (has_mount, is_share, differs)
     assert got.cover is None
 
@@ -88,7 +94,7 @@ def test_how_a_target_is_seen(
     ],
 )
 def test_a_mount_over_the_right_one_covers_it(over: str, by: str) -> None:
-    got = seen(RIGHT, over)
+    got = observed(RIGHT, over)
     assert got.cover is not None
     assert got.cover.source == by
     covered = planned(RIGHT, over)
@@ -100,19 +106,19 @@ def test_an_automounter_is_not_fought() -> None:
     got = planned("2 1 0:9 / /vf rw - autofs /etc/auto.vf rw,indirect")
     assert (got.verdict.reason, got.actions) == ("Covered", ())
     assert "autofs" in got.verdict.message
-    assert seen("2 1 0:8 / /vf rw - autofs a rw", RIGHT.replace("2 1 ", "3 2 ")).is_right
+    assert observed("2 1 0:8 / /vf rw - autofs a rw", RIGHT.replace("2 1 ", "3 2 ")).is_right
 
 
 def test_what_we_made_ourselves_is_right_whatever_the_kernel_made_of_it() -> None:
     spec = replace(SPEC, options=("rsize=4194304",))
     shown = RIGHT.replace("hard", "rsize=1048576")
     made = note(spec, parse(shown)[0])
-    assert seen(shown, spec=spec).differs == ("rsize=4194304",)
-    assert seen(shown, spec=spec, made=made).is_right
+    assert observed(shown, spec=spec).differs == ("rsize=4194304",)
+    assert observed(shown, spec=spec, made=made).is_right
     remounted = shown.replace("rw,relatime", "ro,relatime")
-    assert not seen(remounted, spec=spec, made=made).is_right
+    assert not observed(remounted, spec=spec, made=made).is_right
     other = replace(spec, options=("rsize=4194304", "ro"))
-    assert not seen(shown, spec=other, made=made).is_right
+    assert not observed(shown, spec=other, made=made).is_right
 
 
 @pytest.mark.parametrize(
@@ -133,9 +139,9 @@ def test_an_option_that_is_taken_out_of_the_document_is_wrong_as_long_as_it_hold
 ) -> None:
     before, now = replace(SPEC, options=("hard", taken_out)), replace(SPEC, options=())
     (mount,) = parse(shown)
-    got = seen(shown, spec=now, made=note(before, mount))
+    got = observed(shown, spec=now, made=note(before, mount))
     assert (got.extra, got.is_right) == (extra, not extra)
-    assert seen(shown, spec=now, made=note(before, replace(mount, id=9))).is_right
+    assert observed(shown, spec=now, made=note(before, replace(mount, id=9))).is_right
     if extra:
         told = plan(now, Actual(got)).verdict
         assert told.reason == "WrongOptions"
@@ -156,17 +162,18 @@ def test_a_bind_is_compared_by_device_and_folder(
     source: str, lines: tuple[str, ...], is_share: bool
 ) -> None:
     spec = MountSpec("a", source, "/vf", "bind")
-    assert seen(*lines, spec=spec).is_share is is_share
+    assert observed(*lines, spec=spec).is_share is is_share
 
 
 def test_nfs_covers_what_was_negotiated() -> None:
-    assert seen(RIGHT, spec=replace(SPEC, type="nfs")).is_right
+    assert observed(RIGHT, spec=replace(SPEC, type="nfs")).is_right
 
 
 def test_only_mounts_on_the_way_to_a_target_concern_it() -> None:
     mounts = table(RIGHT, "3 1 0:10 / /var/lib/docker/x rw - overlay o rw")
-    assert [entry.target for entry in around("/vf", mounts)] == ["/", "/vf"]
-    assert [entry.target for entry in around("/", mounts)] == ["/", "/vf", "/var/lib/docker/x"]
+    assert [entry.target for entry in entries_near("/vf", mounts)] == ["/", "/vf"]
+    near = [entry.target for entry in entries_near("/", mounts)]
+    assert near == ["/", "/vf", "/var/lib/docker/x"]
 
 
 # -- what is to be done
@@ -195,7 +202,7 @@ def test_a_missing_target_is_made_by_the_mount() -> None:
 def test_the_files_under_a_target_are_named_up_to_a_number() -> None:
     got = planned(folder=Folder("/vf", "folder", 9, ("a", "b")))
     assert "it holds a, b, …:" in got.verdict.message
-    assert got.look_again_in_s == TROUBLE_S
+    assert got.observe_again_in_s == TROUBLE_S
 
 
 @pytest.mark.parametrize(
@@ -273,9 +280,9 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 def test_a_dead_server_makes_no_event_so_it_is_asked_now_and_then() -> None:
-    assert planned(RIGHT, health=HEALTHY).look_again_in_s == PROBE_EVERY_S
+    assert planned(RIGHT, health=HEALTHY).observe_again_in_s == PROBE_EVERY_S
     bind = MountSpec("a", "/srv", "/vf", "bind")
-    assert planned("2 1 8:1 /srv /vf rw - ext4 d rw", spec=bind).look_again_in_s is None
+    assert planned("2 1 8:1 /srv /vf rw - ext4 d rw", spec=bind).observe_again_in_s is None
 
 
 UNMOUNTED = replace(SPEC, state="unmounted")
@@ -298,14 +305,14 @@ def test_a_mount_is_taken_away_unless_it_is_another_one_or_used(
     got = planned(*lines, spec=UNMOUNTED, users=users)
     assert (got.verdict.reason, verbs(got)) == (reason, actions)
     assert (got.verdict.status is Status.TRUE) is (reason == "Unmounted")
-    assert is_to_go(UNMOUNTED, Actual(seen(*lines, spec=UNMOUNTED))) is (
+    assert is_to_go(UNMOUNTED, Actual(observed(*lines, spec=UNMOUNTED))) is (
         reason in ("Mounted", "Busy")
     )
 
 
 def test_a_share_that_is_away_by_desire_serves_nobody_who_requires_it() -> None:
-    assert planned(spec=UNMOUNTED).serves is False
-    assert planned(RIGHT, health=HEALTHY).serves is None
+    assert planned(spec=UNMOUNTED).satisfies_dependents is False
+    assert planned(RIGHT, health=HEALTHY).satisfies_dependents is None
 
 
 def test_in_a_namespace_of_its_own_nothing_is_mounted() -> None:

@@ -74,7 +74,7 @@ def test_a_line_that_is_none_is_named(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mounts", "path", "seen"),
+    ("mounts", "path", "observed"),
     [
         (table(), "/x", ["/dev/sda"]),
         (table("2 1 /x a"), "/x", ["/dev/sda", "a"]),
@@ -87,8 +87,8 @@ def test_a_line_that_is_none_is_named(line: str) -> None:
         ((), "/x", []),
     ],
 )
-def test_the_way_to_a_path(mounts: Table, path: str, seen: list[str]) -> None:
-    assert sources(path, mounts) == seen
+def test_the_way_to_a_path(mounts: Table, path: str, observed: list[str]) -> None:
+    assert sources(path, mounts) == observed
 
 
 def test_only_a_mount_at_the_path_itself_counts_as_mounted_there() -> None:

@@ -14,9 +14,9 @@ from bai_nodeagent.kinds.plugins.rules import (
     Plugin,
     PluginRules,
     is_loaded,
+    listed,
     matches,
     plugin_rules,
-    told,
 )
 
 CUDA = Plugin("ai.backend.accelerator.cuda_open.plugin", "cuda", "cuda-open", "1", written_s=100.0)
@@ -92,9 +92,9 @@ def wanted(
     now_s: float = NOW_S,
 ) -> dict[str, str]:
     """What is not as it was at the start, by part: "absent", or another digest."""
-    has = PluginInput(rules).found(started_with, digest)
-    wants = PluginInput(rules).wanted(now, has, STARTED_S, now_s, digest)
-    return {part: rule for part, rule in wants.items() if has.get(part) != rule}
+    running = PluginInput(rules).found(started_with, digest)
+    desired = PluginInput(rules).desired(now, running, STARTED_S, now_s, digest)
+    return {part: rule for part, rule in desired.items() if running.get(part) != rule}
 
 
 def upgraded(plugin: Plugin, at_s: float = 500.0) -> Environment:
@@ -155,4 +155,4 @@ def test_what_is_noted_of_plugins_can_be_taken_out() -> None:
 
 def test_distributions_are_told_once_with_their_versions() -> None:
     twin = replace(CUDA, module="other")
-    assert told([MOCK, CUDA, twin]) == "cuda-open 1, mock 1"
+    assert listed([MOCK, CUDA, twin]) == "cuda-open 1, mock 1"

@@ -105,13 +105,13 @@ def test_how_it_stands(spec: PluginsSpec, actual: Actual, reason: str, words: st
     assert found.verdict.reason == reason
     assert words in found.verdict.message
     assert (found.verdict.status is Status.TRUE) is (reason == "InSync")
-    assert (found.look_again_in_s is None) is (reason == "InSync")
+    assert (found.observe_again_in_s is None) is (reason == "InSync")
 
 
 @pytest.mark.parametrize("allowed", ["ai.backend.accelerator.mock", "ai.backend.accelerator.rocm"])
 def test_while_something_is_being_installed_it_is_looked_at_again_soon(allowed: str) -> None:
     found = plan(spec(allowed), Actual(BOTH, {}, is_quiet=False))
-    assert found.look_again_in_s == QUIET_S
+    assert found.observe_again_in_s == QUIET_S
 
 
 def test_a_crowd_of_long_modules_does_not_stop_the_loop() -> None:
@@ -240,7 +240,7 @@ async def test_devices_are_counted_by_their_files(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if not (tmp_path / name).is_dir():
             (tmp_path / name).touch()
-    assert await devices.look([kind], tmp_path) == {kind: Shown(count)}
+    assert await devices.observe([kind], tmp_path) == {kind: Shown(count)}
 
 
 @pytest.mark.anyio
@@ -252,6 +252,6 @@ async def test_of_render_nodes_only_those_of_amd_with_its_compute_driver_count(
         (tmp_path / "dev/dri" / name).touch()
         (tmp_path / "sys/class/drm" / name / "device").mkdir(parents=True)
         (tmp_path / "sys/class/drm" / name / "device/vendor").write_text(vendor)
-    assert await devices.look(["rocm"], tmp_path) == {"rocm": Shown(0)}
+    assert await devices.observe(["rocm"], tmp_path) == {"rocm": Shown(0)}
     (tmp_path / "dev/kfd").touch()
-    assert await devices.look(["rocm"], tmp_path) == {"rocm": Shown(1)}
+    assert await devices.observe(["rocm"], tmp_path) == {"rocm": Shown(1)}

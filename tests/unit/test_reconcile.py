@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, look, reconcile
+from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, observe, reconcile
 from bai_nodeagent.model import (
     Action,
     Kind,
@@ -26,14 +26,14 @@ class Silent:
     """Notes what a pass tells."""
 
     def __init__(self) -> None:
-        self.told: list[Outcome] = []
+        self.reported: list[Outcome] = []
         self.done: list[Action] = []
 
     def begins(self, name: str, deadline_s: float) -> None:
         pass
 
     def applies(self, outcome: Outcome, action: Action) -> None:
-        self.told.append(outcome)
+        self.reported.append(outcome)
 
     def applied(self, name: str, action: Action) -> None:
         self.done.append(action)
@@ -58,7 +58,7 @@ async def test_a_plan_is_applied_action_by_action_with_a_look_before_each() -> N
         3,
     )
     assert (resource.looks, len(watcher.done)) == (4, 3)
-    assert all(told.is_progressing for told in watcher.told)
+    assert all(each.is_progressing for each in watcher.reported)
 
 
 async def test_what_is_in_line_is_left_alone() -> None:
@@ -117,10 +117,10 @@ async def test_a_false_verdict_without_anything_to_do_counts_as_failed() -> None
 
 async def test_a_look_for_people_applies_nothing() -> None:
     resource = Countdown(left=2)
-    found = await look(resource)
+    found = await observe(resource)
     assert isinstance(found, Plan)
     assert (len(found.actions), resource.left) == (2, 2)
-    fault = await look(Countdown(raises=ZeroDivisionError()))
+    fault = await observe(Countdown(raises=ZeroDivisionError()))
     assert isinstance(fault, Outcome)
     assert fault.verdict.reason == "InternalError"
 
@@ -139,7 +139,7 @@ async def test_a_note_is_taken_also_when_nothing_may_be_changed() -> None:
     paused = Objection(Verdict(Status.FALSE, "Paused", "paused by X"))
     resource, watcher = Countdown(left=1, step=Note()), Silent()
     outcome = await reconcile(resource, lambda _: paused, watcher)
-    assert (outcome.verdict.reason, resource.left, watcher.told) == ("InSync", 0, [])
+    assert (outcome.verdict.reason, resource.left, watcher.reported) == ("InSync", 0, [])
 
 
 async def test_an_action_that_somebody_overtook_counts_as_none() -> None:

@@ -9,7 +9,7 @@ import pytest
 from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.redis.rules import (
     Actual,
-    Meeting,
+    Attempt,
     Published,
     RedisSpec,
     Server,
@@ -23,7 +23,7 @@ from bai_nodeagent.model import Status
 SPEC = RedisSpec(EtcdAccess(("10.20.30.1:2379",)), manager_ip="10.20.30.1", agent_id="i-node01")
 CHECKED = replace(SPEC, is_seen_checked=True, is_agent_managed=True, is_agent_desired=True)
 MASTER = Server("10.20.30.1", 6379)
-MET = Meeting(MASTER, ("10.20.30.1",))
+MET = Attempt(MASTER, ("10.20.30.1",))
 PUBLISHED = {"addr": "10.20.30.1:6379"}
 SENTINELS = {"sentinel": "10.20.30.1:26379, 10.20.30.2:26379", "service_name": "mymaster"}
 PUT = "`backend.ai mgr etcd put config/redis/"
@@ -73,27 +73,27 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
     ("actual", "reason", "words"),
     [
         (Actual(None), "NoEtcd", "[backendai.etcd] endpoints"),
-        (Actual(PUBLISHED, meeting=MET), "InSync", "10.20.30.1:6379 answers"),
+        (Actual(PUBLISHED, attempt=MET), "InSync", "10.20.30.1:6379 answers"),
         (
-            Actual(PUBLISHED, False, Meeting(Server("127.0.0.1", 8111), ("127.0.0.1",))),
+            Actual(PUBLISHED, False, Attempt(Server("127.0.0.1", 8111), ("127.0.0.1",))),
             "Loopback",
             "the manager is 10.20.30.1: the first step of Backend.AI's multi-node guide, Redis's "
             f"address in etcd, is missing; on the manager: {PUT}addr 10.20.30.1:8111`",
         ),
         (
-            Actual(PUBLISHED, False, Meeting(Server("redis", 6379), ("127.0.1.1", "::1"))),
+            Actual(PUBLISHED, False, Attempt(Server("redis", 6379), ("127.0.1.1", "::1"))),
             "Loopback",
             "redis:6379 is this node itself",
         ),
         (
-            Actual(PUBLISHED, False, Meeting(Server("localhost", 1), (), "Unresolvable", "?")),
+            Actual(PUBLISHED, False, Attempt(Server("localhost", 1), (), "Unresolvable", "?")),
             "Loopback",
             "localhost:1 is this node itself",
         ),
-        (Actual(PUBLISHED, True, Meeting(MASTER, ("127.0.0.1",))), "InSync", "answers"),
-        (Actual(PUBLISHED, False, Meeting(MASTER, ("127.0.0.1", "10.0.0.1"))), "InSync", "answers"),
+        (Actual(PUBLISHED, True, Attempt(MASTER, ("127.0.0.1",))), "InSync", "answers"),
+        (Actual(PUBLISHED, False, Attempt(MASTER, ("127.0.0.1", "10.0.0.1"))), "InSync", "answers"),
         (
-            Actual(SENTINELS, False, Meeting(Server("127.0.0.1", 6379), ("127.0.0.1",))),
+            Actual(SENTINELS, False, Attempt(Server("127.0.0.1", 6379), ("127.0.0.1",))),
             "Loopback",
             "let the Sentinels monitor mymaster under an address that all nodes reach",
         ),
@@ -101,48 +101,48 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
             Actual(
                 {**SENTINELS, "sentinel": "127.0.0.1:26379"},
                 False,
-                Meeting(Server("127.0.0.1", 26379), ("127.0.0.1",), "Unreachable", "refused"),
+                Attempt(Server("127.0.0.1", 26379), ("127.0.0.1",), "Unreachable", "refused"),
             ),
             "Loopback",
             f"{PUT}sentinel HOST1:26379",
         ),
         (
-            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "Unresolvable", "redis: no such name")),
+            Actual(PUBLISHED, attempt=Attempt(MASTER, (), "Unresolvable", "redis: no such name")),
             "Unresolvable",
             "redis: no such name; publish an address",
         ),
         (
             Actual(
                 {"addr": "redis:8111"},
-                meeting=Meeting(Server("redis", 8111), (), "Unresolvable", "no such name"),
+                attempt=Attempt(Server("redis", 8111), (), "Unresolvable", "no such name"),
             ),
             "Unresolvable",
             f"{PUT}addr 10.20.30.1:8111`",
         ),
         (
-            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "Unreachable", "it is refused")),
+            Actual(PUBLISHED, attempt=Attempt(MASTER, (), "Unreachable", "it is refused")),
             "Unreachable",
             "it is refused; does Redis run there",
         ),
         (
-            Actual(PUBLISHED, meeting=Meeting(MASTER, (), "WrongPassword", "invalid")),
+            Actual(PUBLISHED, attempt=Attempt(MASTER, (), "WrongPassword", "invalid")),
             "WrongPassword",
             f"/sorna/local/config/redis/password differ; on the manager: {PUT}password PASSWORD`",
         ),
         (
-            Actual(PUBLISHED, meeting=Meeting(MASTER, (), role="replica")),
+            Actual(PUBLISHED, attempt=Attempt(MASTER, (), role="replica")),
             "NotMaster",
             "10.20.30.1:6379 is a replica; agents have to write there; publish the master: "
             f"on the manager: {PUT}addr MASTER_IP:PORT`",
         ),
         (
-            Actual(SENTINELS, meeting=Meeting(MASTER, (), role="replica")),
+            Actual(SENTINELS, attempt=Attempt(MASTER, (), role="replica")),
             "NotMaster",
             "a failover may be under way",
         ),
-        (Actual(PUBLISHED, meeting=Meeting(MASTER, (), role="")), "InSync", "answers"),
+        (Actual(PUBLISHED, attempt=Attempt(MASTER, (), role="")), "InSync", "answers"),
         (
-            Actual(SENTINELS, meeting=Meeting(MASTER, (), "SentinelNoMaster", "knows none")),
+            Actual(SENTINELS, attempt=Attempt(MASTER, (), "SentinelNoMaster", "knows none")),
             "SentinelNoMaster",
             "correct /sorna/local/config/redis/service_name",
         ),
@@ -161,7 +161,7 @@ def seen(last_seen_s: float | None, agent_s: float | None) -> Actual:
 
 
 @pytest.mark.parametrize(
-    ("actual", "reason", "words", "look_again_in_s"),
+    ("actual", "reason", "words", "observe_again_in_s"),
     [
         (seen(990.0, 300.0), "InSync", "the manager sees i-node01", 30.0),
         (seen(990.0, None), "InSync", "the manager sees i-node01", 30.0),
@@ -172,12 +172,12 @@ def seen(last_seen_s: float | None, agent_s: float | None) -> Actual:
     ],
 )
 def test_whether_the_manager_sees_the_agent(
-    actual: Actual, reason: str, words: str, look_again_in_s: float | None
+    actual: Actual, reason: str, words: str, observe_again_in_s: float | None
 ) -> None:
     found = plan(CHECKED, actual)
     assert found.verdict.reason == reason
     assert words in found.verdict.message
-    assert found.look_again_in_s == look_again_in_s
+    assert found.observe_again_in_s == observe_again_in_s
     assert ("agent-last-seen" in found.facts) is (actual.last_seen["i-node01"] is not None)
 
 
@@ -185,7 +185,7 @@ def test_each_of_several_agents_has_to_be_seen() -> None:
     both = replace(seen(990.0, 300.0), last_seen={"i-a": 990.0, "i-b": 980.0})
     found = plan(CHECKED, both)
     assert "the manager sees i-a, i-b" in found.verdict.message
-    assert found.look_again_in_s == 20.0
+    assert found.observe_again_in_s == 20.0
     found = plan(CHECKED, replace(both, last_seen={"i-a": 990.0, "i-b": None}))
     assert found.verdict.reason == "NotSeen"
     assert "has not seen i-b ever" in found.verdict.message

@@ -11,7 +11,7 @@ import pytest
 
 from bai_nodeagent.core import report
 from bai_nodeagent.core.metrics import Metrics
-from bai_nodeagent.core.report import Reporter, Who
+from bai_nodeagent.core.report import Origin, Reporter
 from bai_nodeagent.core.status import Applied, InForce, Reading
 from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
 from bai_nodeagent.redact import Redactor
@@ -68,7 +68,7 @@ class Rig:
         self.shelf = Shelf()
         self.applied: list[Applied] = []
         self.reporter = Reporter(
-            Who("i-1", "0", "boot", "t0"),
+            Origin("i-1", "0", "boot", "t0"),
             cast("Store", self.shelf),
             Redactor(),
             Metrics("test", "i-1", "c"),
@@ -231,7 +231,7 @@ async def test_no_secret_gets_into_a_message() -> None:
             "1.0",
         ),
         (Outcome("Agent", "failed", Verdict(Status.FALSE, "CrashLoop")), "0.0"),
-        (Outcome("Agent", "failed", Verdict(Status.UNKNOWN, "Timeout"), is_seen=False), None),
+        (Outcome("Agent", "failed", Verdict(Status.UNKNOWN, "Timeout"), is_observed=False), None),
     ],
 )
 async def test_whether_the_agent_runs_is_shown_only_while_it_is_known(

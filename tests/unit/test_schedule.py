@@ -23,8 +23,8 @@ def test_backoff_doubles_to_its_most_and_is_never_a_busy_loop() -> None:
 
 
 def test_a_resources_own_time_comes_before_backoff_but_never_after_the_resync() -> None:
-    assert schedule.due_in_s(outcome(look_again_in_s=0.2), 0, 0.5) == 0.2
-    assert schedule.due_in_s(outcome(look_again_in_s=9999), 0, 0.5) == 60
+    assert schedule.due_in_s(outcome(observe_again_in_s=0.2), 0, 0.5) == 0.2
+    assert schedule.due_in_s(outcome(observe_again_in_s=9999), 0, 0.5) == 60
     failed = Outcome("Agent", "failed", Verdict(Status.FALSE, "Bad"))
     assert schedule.due_in_s(failed, 3, 1.0) == 4
     assert schedule.due_in_s(outcome(), 0, 0.5) == 60
@@ -49,9 +49,9 @@ def test_needs_hold_only_when_known_and_true() -> None:
 
 
 def test_a_plan_may_say_by_itself_whether_it_serves_who_needs_it() -> None:
-    serving = outcome(Status.FALSE, serves=True)
+    serving = outcome(Status.FALSE, satisfies_dependents=True)
     assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": serving}) is None
-    in_line = outcome(serves=False)
+    in_line = outcome(satisfies_dependents=False)
     assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": in_line}) is in_line
 
 

@@ -20,7 +20,7 @@ HAS = {PART: "digest:a"}
 
 
 @pytest.mark.parametrize(
-    ("record", "has", "started_s", "wanted"),
+    ("record", "running", "started_s", "wanted"),
     [
         (IN, {}, 50.0, HAS),  # it started outside
         (IN, {}, 150.0, {}),  # nobody noted it, but the swarm was there
@@ -32,9 +32,9 @@ HAS = {PART: "digest:a"}
     ],
 )
 def test_the_swarm_is_wanted_of_who_started_outside(
-    record: Record, has: dict[str, str], started_s: float, wanted: dict[str, str]
+    record: Record, running: dict[str, str], started_s: float, wanted: dict[str, str]
 ) -> None:
-    assert SwarmInput().wanted(record, has, started_s, 900.0, digest) == wanted
+    assert SwarmInput().desired(record, running, started_s, 900.0, digest) == wanted
 
 
 def test_a_start_finds_the_swarm_that_is_desired() -> None:

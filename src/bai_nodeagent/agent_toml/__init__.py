@@ -32,8 +32,8 @@ from .places import (
     joined,
     lookup,
     owned,
+    present,
     rest,
-    standing,
 )
 from .splice import spelled
 
@@ -101,7 +101,7 @@ def managed(text: str, values: Values) -> dict[KeyPath, Any]:
     """The values at the managed places of a text, addresses in one form. A place that is not in
     the text is not in the result."""
     document = toml.loads(text)
-    found = {path: standing(document, path, values) for path in sorted(values)}
+    found = {path: present(document, path, values) for path in sorted(values)}
     return {path: value for path, value in found.items() if value is not UNSET}
 
 
@@ -112,7 +112,7 @@ def difference(text: str, values: Values, optional: Collection[KeyPath] = ()) ->
     """
     document = toml.loads(text)
     asked = _asked(text, values, optional)
-    pairs = [(p, standing(document, p, values), v) for p, v in asked.items()]
+    pairs = [(p, present(document, p, values), v) for p, v in asked.items()]
     return tuple(Drift(*pair) for pair in pairs if not is_met(*pair[1:]))
 
 

@@ -20,7 +20,7 @@ Opcode = tuple[str, int, int, int, int]
 
 def opcodes(one: Sequence[str], other: Sequence[str]) -> list[Opcode]:
     """How `one` becomes `other`. A middle that is too long counts as exchanged as a whole."""
-    head, tail = _ends(one, other)
+    head, tail = _common_ends(one, other)
     mine, theirs = one[head : len(one) - tail], other[head : len(other) - tail]
     found: list[Opcode] = [("equal", 0, head, 0, head)] if head else []
     if max(len(mine), len(theirs)) > COMPARED_AT_MOST:
@@ -66,7 +66,7 @@ def _range(start: int, end: int) -> str:
     return f"{start + 1}" if count == 1 else f"{start + (count > 0)},{count}"
 
 
-def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
+def _common_ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     """How many lines both have at their head, and how many more at their tail."""
     most = min(len(one), len(other))
     head = next((i for i in range(most) if one[i] != other[i]), most)

@@ -102,7 +102,7 @@ def as_endpoints(value: object) -> tuple[dict[str, Any], ...]:
     return tuple(each for each in found if each and {"host", "port"} <= each.keys())
 
 
-def standing(document: Mapping[str, Any], path: KeyPath, values: Values) -> Any:
+def present(document: Mapping[str, Any], path: KeyPath, values: Values) -> Any:
     """As `lookup`; of a list of endpoints it is the desired one, or the first if it isn't there."""
     place = path[:-1]
     if is_of_an_address(path) and (many := as_endpoints(lookup(document, place))):

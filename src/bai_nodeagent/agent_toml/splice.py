@@ -29,13 +29,13 @@ def put(text: str, path: KeyPath, value: object) -> str:
 
     `value` may be a dict (becomes an inline table) or a list.
     """
-    standing = nodes(text)
-    if node := standing.get(path):
+    present = nodes(text)
+    if node := present.get(path):
         return _splice(text, node.value, node.end, spelled(value))
-    if any(place[: len(path)] == path for place in standing):
+    if any(place[: len(path)] == path for place in present):
         return put(remove(text, path), path, value)  # a table of dotted keys, or with a header
     for depth in range(len(path) - 1, 0, -1):
-        if node := standing.get(path[:depth]):
+        if node := present.get(path[:depth]):
             if node.is_table:
                 return _put_into(text, node, path[depth:], value)
             return _splice(text, node.value, node.end, spelled(_nested(path[depth:], value)))
@@ -46,15 +46,15 @@ def put(text: str, path: KeyPath, value: object) -> str:
 
 def put_all(text: str, values: Mapping[KeyPath, object]) -> str:
     """As `put` for each, but reading the text once for all that stand and once for each table."""
-    standing = nodes(text)
+    present = nodes(text)
     spans = [
         (node.value, node.end, spelled(value))
         for path, value in values.items()
-        if (node := standing.get(path)) and not _is_within(path, values)
+        if (node := present.get(path)) and not _is_within(path, values)
     ]
     text = replaced(text, spans)
-    tops = {place[0] for place in standing} | {s.section[0] for s in scan(text) if s.section}
-    missing = [path for path in values if path not in standing or _is_within(path, values)]
+    tops = {place[0] for place in present} | {s.section[0] for s in scan(text) if s.section}
+    missing = [path for path in values if path not in present or _is_within(path, values)]
     fresh = {
         path: values[path]
         for path in missing
@@ -82,8 +82,8 @@ def _beside(text: str, table: KeyPath, first: KeyPath, more: Sequence[KeyPath]) 
     if not more or _line_of(text, first).section != table:
         return []
     depth = len(table) + 1
-    taken = {place[:depth] for place in nodes(text)} | {s.section[:depth] for s in scan(text)}
-    return [path for path in more if path not in taken]
+    occupied = {place[:depth] for place in nodes(text)} | {s.section[:depth] for s in scan(text)}
+    return [path for path in more if path not in occupied]
 
 
 def _line_of(text: str, path: KeyPath) -> Statement:

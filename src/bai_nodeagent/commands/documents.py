@@ -78,15 +78,15 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     before = there.get(key)
     entries = {**there, key: Entry(raw, 0)}
     reports = await fleet.reports(store)
-    told, known = _merged(key, entries, reports), _merged(key, there, reports)
-    if any(mistake not in known for mistake in told):
-        return _mistaken(told)
+    mistakes, known = _merged(key, entries, reports), _merged(key, there, reports)
+    if any(mistake not in known for mistake in mistakes):
+        return _mistaken(mistakes)
     # Else two broken layers could never be put right: each would have to wait for the other.
-    notes = [f"stands in the store already: {mistake}" for mistake in told]
+    notes = [f"stands in the store already: {mistake}" for mistake in mistakes]
     notes += [
         f"{each.node}: {fleet.UNREADABLE}: {each.fault}, so its groups are not known"
         for each in reports
-        if each.told is None
+        if each.status is None
     ]
     if before is not None and before.raw == raw:
         value = {"layer": layer, "revision": before.revision, "written": False}
@@ -131,7 +131,7 @@ def _nodes_with(
     raw = {name: entry.raw for name, entry in entries.items()}
     own = (k.removeprefix("desired/node/") for k in raw if k.startswith("desired/node/"))
     groups: dict[str, tuple[str, ...]] = dict.fromkeys(own, ())
-    groups |= {each.node: each.told.groups if each.told else () for each in reports}
+    groups |= {each.node: each.status.groups if each.status else () for each in reports}
     layers = {}
     for node_id in sorted(groups):
         keys = desired.layer_keys(node_id, groups[node_id], raw)
@@ -171,9 +171,9 @@ def _is_layer(layer: str) -> bool:
 
 
 def _mistaken(mistakes: Iterable[str]) -> Answer:
-    told = list(mistakes)
-    value: dict[str, Any] = {"mistakes": told, "written": False}
-    return Answer(2, value=value, notes=[*told, "nothing was written"])
+    found = list(mistakes)
+    value: dict[str, Any] = {"mistakes": found, "written": False}
+    return Answer(2, value=value, notes=[*found, "nothing was written"])
 
 
 def _read(file: str) -> bytes:

@@ -20,8 +20,8 @@ from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
 from ..system import blocking
 from ..text import clean
-from . import STORE_DEADLINE_S, Answer, told
-from .told import Told
+from . import STORE_DEADLINE_S, Answer, reported
+from .reported import ReportedStatus
 
 HTTP_DEADLINE_S = 2.0
 # A daemon tells all conditions, which the store has no room for.
@@ -47,12 +47,12 @@ _HEADLINE_AT_MOST = 300
 class Report:
     """What a node says of itself.
 
-    told     None where nobody can read it, and `fault` says why
+    status   None where nobody can read it, and `fault` says why
     silence  why it is not alive, as a clause; "": it is
     """
 
     node: str
-    told: Told | None
+    status: ReportedStatus | None
     silence: str = ""
     fault: str = ""
 
@@ -62,21 +62,21 @@ class Report:
 
     @property
     def summary(self) -> str:
-        if self.told is None:
+        if self.status is None:
             return UNREADABLE
-        return self.told.summary if self.is_alive else "Unknown"
+        return self.status.summary if self.is_alive else "Unknown"
 
     @property
     def document(self) -> Mapping[str, Any]:
-        return self.told.document if self.told else {}
+        return self.status.document if self.status else {}
 
 
-def read(node: str, raw: bytes, silence: str = "", limit: int = told.READ_AT_MOST) -> Report:
+def read(node: str, raw: bytes, silence: str = "", limit: int = reported.READ_AT_MOST) -> Report:
     """From a status document as it was written, by whomever; of at most `limit` bytes."""
     node = clean(node, _NAME_AT_MOST)
     try:
-        return Report(node, told.read(raw, limit), silence)
-    except told.Unreadable as error:
+        return Report(node, reported.read(raw, limit), silence)
+    except reported.Unreadable as error:
         return Report(node, None, silence, f"its status can't be read: {error}")
 
 
@@ -176,11 +176,11 @@ def _rank(summary: str) -> int:
 
 def headline(report: Report) -> str:
     """The worst that a node says, in one line."""
-    if report.told is None:
+    if report.status is None:
         return report.fault
     if not report.is_alive:
         return _silence(report)
-    for each in report.told.conditions:
+    for each in report.status.conditions:
         if each["status"] != "True":
             first = each["message"].partition("\n")[0]
             # Blanks would push the rest to where the terminal begins its next line.
@@ -190,19 +190,19 @@ def headline(report: Report) -> str:
 
 
 def _silence(report: Report) -> str:
-    last = report.told.summary if report.told else "nothing readable"
+    last = report.status.summary if report.status else "nothing readable"
     since = age(report.document, datetime.now(UTC))
     return f"{report.silence}; it said {last}" + (f", {since} ago" if since else "")
 
 
 def shown(report: Report, source: str) -> Answer:
     """A node's status for people. 0 Ready and alive, 3 else."""
-    if report.told is None:
+    if report.status is None:
         text = f"{report.node}: {UNREADABLE}: {report.fault}"
         return Answer(
             3, [text], {"node": report.node, "summary": UNREADABLE, "alive": report.is_alive}
         )
-    known = report.told
+    known = report.status
     at = clean(str(known.document.get("reported-at") or "an unknown time"), 40)
     silence = f" ({_silence(report)})" if not report.is_alive else ""
     lines = [f"{report.node}: {report.summary}{silence}", f"  as of {at}, {source}"]

@@ -16,7 +16,7 @@ from ..model import InvalidSpec, NodeSpec, Unavailable
 from ..site import Site
 from ..system import kept
 from . import Answer
-from .look import see
+from .plan import observe_all
 
 
 def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
@@ -32,8 +32,10 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     if spec is None:
         said = "nothing is desired of this node: no reason against a start"
         return Answer(0, [said], {"may-start": True})
-    seen = anyio.run(see, site, spec, "Mount/")  # the only needs that a unit's gate asks for
-    verdicts = {each.resource.name: each.found.verdict for each in seen}
+    observed = anyio.run(
+        observe_all, site, spec, "Mount/"
+    )  # the only needs that a unit's gate asks for
+    verdicts = {each.resource.name: each.found.verdict for each in observed}
     if reason := agent_gate.may_start(spec, verdicts):
         return _no(reason)
     if os.geteuid() == 0 and site.host.runtime.is_dir():

@@ -70,28 +70,28 @@ def effect_of(parts: Sequence[Part], sessions: Sessions | None = None) -> Effect
 
 def summary(node: str, parts: Sequence[Part], sessions: Sessions | None = None) -> str:
     changes = [part for part in parts if part.actions]
-    told = [_change(len(changes))]
+    phrases = [_change(len(changes))]
     effect = effect_of(parts, sessions)
     match effect:
         case "unknown":
-            told.append("what becomes of the agent is not known: take it as restarted")
+            phrases.append("what becomes of the agent is not known: take it as restarted")
         case "stop":
-            told[0] += ", would STOP the agent"
+            phrases[0] += ", would STOP the agent"
         case "restart" | "session-losing":
-            told[0] += ", would RESTART the agent"
+            phrases[0] += ", would RESTART the agent"
     others = [part.name for part in changes if part.is_disruptive and part.name != AGENT]
     if others:
-        told[0] += f"; would disturb {', '.join(others)}"
+        phrases[0] += f"; would disturb {', '.join(others)}"
     if any(part.is_adopted for part in parts) and effect in ("none", "change"):
-        told.append("the running agent is adopted, no restart")
+        phrases.append("the running agent is adopted, no restart")
     if sessions is not None and effect not in ("none", "change"):
-        told.append(str(sessions))
+        phrases.append(str(sessions))
     if waits := _unmet(parts):
-        told.append(f"held back by {', '.join(waits)}")
+        phrases.append(f"held back by {', '.join(waits)}")
     wrong = [part for part in parts if not part.actions and not part.is_in_line]
     if wrong:
-        told.append(f"not in line: {', '.join(f'{p.name} {p.verdict.reason}' for p in wrong)}")
-    return f"{node}: {'; '.join(told)}"
+        phrases.append(f"not in line: {', '.join(f'{p.name} {p.verdict.reason}' for p in wrong)}")
+    return f"{node}: {'; '.join(phrases)}"
 
 
 def _change(count: int) -> str:

@@ -151,9 +151,9 @@ class Loop:
         if keeper.resource is resource and not keeper.is_retired:
             keeper.failures = keeper.failures + 1 if outcome.result == "failed" else 0
             keeper.was_in_line = outcome.verdict.status is Status.TRUE
-            self.tell(keeper, outcome)
+            self.report(keeper, outcome)
 
-    def tell(self, keeper: _Keeper, outcome: Outcome) -> None:
+    def report(self, keeper: _Keeper, outcome: Outcome) -> None:
         """Makes an outcome known, and wakes those who may have waited for it."""
         before, keeper.outcome = keeper.outcome, outcome
         if before.verdict != outcome.verdict:
@@ -202,11 +202,11 @@ class _PassWatcher:
         # What failed stays told while it is tried again: the reason says more
         # than "under way", and the condition does not flap with each try.
         if self.keeper.outcome.result != "failed":
-            self.loop.tell(self.keeper, outcome)
+            self.loop.report(self.keeper, outcome)
 
     def applied(self, name: str, action: Action) -> None:
         self.loop.acted(self.keeper, action)
 
 
 def _pending(name: str) -> Outcome:
-    return Outcome(name, "in_sync", PENDING, is_progressing=True, is_seen=False)
+    return Outcome(name, "in_sync", PENDING, is_progressing=True, is_observed=False)

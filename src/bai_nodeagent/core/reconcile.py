@@ -49,7 +49,7 @@ class Objection:
     """Why an action may not be applied now."""
 
     verdict: Verdict
-    look_again_in_s: float | None = None
+    observe_again_in_s: float | None = None
     is_progressing: bool = False
 
 
@@ -75,11 +75,11 @@ async def reconcile(
     """
     applied: list[Action] = []
     overtaken = 0
-    seen: Mapping[str, Scalar] | None = None
+    observed: Mapping[str, Scalar] | None = None
     try:
         while True:
-            plan = await _look(resource, watcher)
-            seen = plan.facts
+            plan = await _observe(resource, watcher)
+            observed = plan.facts
             outcome, action = _judged(resource.name, plan, tuple(applied), objection)
             if action is None:
                 return outcome
@@ -93,10 +93,10 @@ async def reconcile(
                     raise Unavailable(f"{error}, again and again") from error
                 continue
             applied.append(action)
-            seen = None
+            observed = None
     except Exception as error:
         fault = _fault(resource.name, error, tuple(applied))
-        return replace(fault, facts=seen or {}, is_seen=seen is not None)
+        return replace(fault, facts=observed or {}, is_observed=observed is not None)
 
 
 def build(kind: Kind, spec: NodeSpec, host: Host) -> list[AnyResource]:
@@ -147,7 +147,7 @@ class _Broken:
         await anyio.sleep_forever()
 
 
-async def look(resource: AnyResource) -> Plan[Action] | Outcome:
+async def observe(resource: AnyResource) -> Plan[Action] | Outcome:
     """The plan of a resource as the node stands, for people to read; a fault as its outcome."""
     try:
         return await _planned(resource)
@@ -155,7 +155,7 @@ async def look(resource: AnyResource) -> Plan[Action] | Outcome:
         return _fault(resource.name, error, ())
 
 
-async def _look(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
+async def _observe(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
     watcher.begins(resource.name, resource.deadline_s + PLAN_DEADLINE_S)
     return await _planned(resource)
 
@@ -173,8 +173,8 @@ async def _apply(resource: AnyResource, action: Action, watcher: Watcher) -> Non
     with anyio.fail_after(action.deadline_s):
         await resource.apply(action)
     watcher.applied(resource.name, action)
-    say = log.debug if action.is_note else log.info
-    say(
+    write = log.debug if action.is_note else log.info
+    write(
         "action.applied",
         resource=resource.name,
         action=action.summary,
@@ -196,10 +196,10 @@ def _judged(
         plan.verdict,
         applied,
         plan.actions,
-        plan.look_again_in_s,
+        plan.observe_again_in_s,
         plan.facts,
         is_progressing=plan.verdict.status is Status.UNKNOWN,
-        serves=plan.serves,
+        satisfies_dependents=plan.satisfies_dependents,
     )
     if not plan.actions:
         is_bad = plan.verdict.status is Status.FALSE and not applied
@@ -217,7 +217,7 @@ def _judged(
             outcome,
             result="blocked",
             verdict=verdict,
-            look_again_in_s=held.look_again_in_s,
+            observe_again_in_s=held.observe_again_in_s,
             is_progressing=held.is_progressing,
         )
         return blocked, None

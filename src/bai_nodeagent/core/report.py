@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class Origin:
     """The part of a status that stays."""
 
     node: str
@@ -53,7 +53,7 @@ class Reporter:
 
     def __init__(
         self,
-        who: Who,
+        origin: Origin,
         store: Store,
         redactor: Redactor,
         metrics: Metrics,
@@ -62,8 +62,8 @@ class Reporter:
         self._store = store
         self._redactor = redactor
         self._metrics = metrics
-        self._tell_applied = applied
-        self._key = f"node/{who.node}/status"
+        self._notify_applied = applied
+        self._key = f"node/{origin.node}/status"
         self._raw = b""  # as written last
         self._write_fault: str | None = None
         self._changed = anyio.Event()
@@ -71,7 +71,15 @@ class Reporter:
         self._last: tuple[InForce, dict[str, Outcome]] | None = None
         reading = status.Reading()
         self.newest = NodeStatus(
-            who.node, who.daemon, who.boot_id, who.started_at, reading, None, "Progressing", (), {}
+            origin.node,
+            origin.daemon,
+            origin.boot_id,
+            origin.started_at,
+            reading,
+            None,
+            "Progressing",
+            (),
+            {},
         )
 
     def update(
@@ -114,7 +122,7 @@ class Reporter:
         self._show(before)
         self._changed.set()
         if applied is not None and applied is not last:
-            self._tell_applied(applied)  # last: it may come back with another update
+            self._notify_applied(applied)  # last: it may come back with another update
 
     def _shown(self, fact: Scalar) -> Scalar:
         return clean(self._redactor(fact)) if isinstance(fact, str) else fact
@@ -124,7 +132,7 @@ class Reporter:
         budget = WriteBudget(at_s=time.monotonic())
         written: NodeStatus | None = None
         has_answered = False
-        look_at_s = _next_look_s()
+        observe_at_s = _next_observation_s()
         while True:
             self._changed = anyio.Event()
             newest = self.newest
@@ -134,11 +142,11 @@ class Reporter:
             if written is not None and status.without_facts(newest) == status.without_facts(
                 written
             ):
-                with anyio.move_on_after(max(0.0, look_at_s - time.monotonic())):
+                with anyio.move_on_after(max(0.0, observe_at_s - time.monotonic())):
                     await self._changed.wait()
                     continue
-                look_at_s = _next_look_s()
-                written = written if await self._stands() else None
+                observe_at_s = _next_observation_s()
+                written = written if await self._is_still_stored() else None
                 continue
             wait_s = 0.0 if is_answer else budget.wait_s(time.monotonic())
             if not is_answer and newest.summary == "Progressing":
@@ -171,7 +179,7 @@ class Reporter:
         self._found_fault(None)
         return True
 
-    async def _stands(self) -> bool:
+    async def _is_still_stored(self) -> bool:
         """Whether what was written last is there still; as long as nobody can tell, it is."""
         try:
             entry = (await self._store.read([self._key])).entries.get(self._key)
@@ -201,7 +209,7 @@ class Reporter:
         newest = self.newest
         self._metrics.conditions(newest.conditions, newest.facts)
         agent = self._last[1].get("Agent") if self._last else None
-        is_known = agent is not None and agent.is_seen
+        is_known = agent is not None and agent.is_observed
         self._metrics.agent_up.set("agent-pid" in newest.facts if is_known else None)
         self._metrics.desired_revision.set(newest.desired.revision or None)
         self._metrics.applied_revision.set(newest.applied.revision if newest.applied else 0)
@@ -213,7 +221,7 @@ class Reporter:
             self._awaited_since_s = None
 
 
-def _next_look_s() -> float:
+def _next_observation_s() -> float:
     return time.monotonic() + resync_s(random.random())  # noqa: S311
 
 
@@ -223,8 +231,8 @@ def _log_changes(before: Iterable[Condition], newest: Iterable[Condition]) -> No
     for now in newest:
         was = old.get(now.type)
         is_new = was is None or (was.status, was.reason) != (now.status, now.reason)
-        is_told_anew = now.type == status.DESIRED_STATE and was and was.message != now.message
-        if (is_new and now.reason not in NOT_YET) or is_told_anew:
+        is_reported_anew = now.type == status.DESIRED_STATE and was and was.message != now.message
+        if (is_new and now.reason not in NOT_YET) or is_reported_anew:
             level = log.warning if now.status is Status.FALSE else log.info
             level(
                 "condition.changed",

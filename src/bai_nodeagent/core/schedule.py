@@ -35,8 +35,8 @@ def backoff_s(failures: int, chance: float) -> float:
 
 def due_in_s(outcome: Outcome, failures: int, chance: float) -> float:
     """Time until a resource is looked at again if nothing wakes it."""
-    if outcome.look_again_in_s is not None:
-        return min(outcome.look_again_in_s, resync_s(chance))
+    if outcome.observe_again_in_s is not None:
+        return min(outcome.observe_again_in_s, resync_s(chance))
     if outcome.result == "failed":
         return backoff_s(max(failures, 1), chance)
     return resync_s(chance)
@@ -55,7 +55,7 @@ def unmet_need(needs: tuple[str, ...], outcomes: Mapping[str, Outcome]) -> Outco
         if outcome is None:
             return need
         is_true = outcome.verdict.status is Status.TRUE
-        if not (is_true if outcome.serves is None else outcome.serves):
+        if not (is_true if outcome.satisfies_dependents is None else outcome.satisfies_dependents):
             return outcome
     return None
 

@@ -217,8 +217,8 @@ def _shortened(condition: Condition, limit: int) -> Condition:
 def _left_out(rest: Sequence[Condition]) -> Condition:
     """Stands for conditions for which there is no room; as bad as the worst of them."""
     counts = ((sum(c.status is each for c in rest), each) for each in _WORST_FIRST)
-    told = ", ".join(f"{count} {each}" for count, each in counts if count)
-    text = f"{len(rest)} more ({told}); `bai-nodeagent status` on the node shows them"
+    counted = ", ".join(f"{count} {each}" for count, each in counts if count)
+    text = f"{len(rest)} more ({counted}); `bai-nodeagent status` on the node shows them"
     worst = min((c.status for c in rest), key=_WORST_FIRST.index)
     since, revision = max(c.since for c in rest), max(c.revision for c in rest)
     return Condition("More", worst, "NotShown", text, since, revision)

@@ -49,7 +49,7 @@ def agent_values(
         if not any(_overlap(place, said, item) for said, item in explicit.items())
         and not any(isinstance(text, str) and text in waiting for _, text in walk(value))
     }
-    pending = _leaves_around(unresolved)
+    pending = _leaves_near(unresolved)
     known = {
         place: _filled(value, secrets)
         for place, value in explicit.items()
@@ -108,7 +108,7 @@ def _derived(
     return values
 
 
-def _leaves_around(unresolved: frozenset[Place]) -> set[Place]:
+def _leaves_near(unresolved: frozenset[Place]) -> set[Place]:
     """The places in agent.toml that a variable's place is, or lies in."""
     return {
         place[2:length]

@@ -102,11 +102,11 @@ def is_below(place: Place, places: Iterable[Place]) -> bool:
 
 def mistakes(layer: str, faults: Iterable[Fault]) -> list[Mistake]:
     """For people: sorted by place, and cut where they become too many."""
-    told = sorted({Mistake(layer, spelled(fault.place), fault.what) for fault in faults})
-    if len(told) <= MOST_FAULTS:
-        return told
+    mistakes_found = sorted({Mistake(layer, spelled(fault.place), fault.what) for fault in faults})
+    if len(mistakes_found) <= MOST_FAULTS:
+        return mistakes_found
     rest = f"has more than {MOST_FAULTS} mistakes; the others are not shown"
-    return [*told[:MOST_FAULTS], Mistake(layer, "", rest)]
+    return [*mistakes_found[:MOST_FAULTS], Mistake(layer, "", rest)]
 
 
 def without_unset(document: Mapping[str, Any], rules: Rules) -> dict[str, Any]:

@@ -78,19 +78,19 @@ def evaluate(
     readings = [_Reading(layer, None, [Fault((), what)]) for layer, what in unreadable.items()]
     readings += [_read(each, rules) for each in documents if each.layer not in unreadable]
     readings.sort(key=_rank)
-    told = [mistake for r in readings for mistake in mistakes(r.layer, r.faults)]
+    mistakes_found = [mistake for r in readings for mistake in mistakes(r.layer, r.faults)]
 
     tables = [(r.layer, r.table) for r in readings if r.table is not None]
     merged = merge(tables, rules.named)
     if tables and len(tables) == len(readings) and not missing:
-        told = _with_mistakes_of_merged(told, merged, readings, rules)
+        mistakes_found = _with_mistakes_of_merged(mistakes_found, merged, readings, rules)
     is_paused = any(table.get("paused") is True for _, table in tables)
     if is_paused:  # no layer takes back what another one says
         merged.document["paused"] = True
-    is_valid = bool(tables) and not told and not missing
+    is_valid = bool(tables) and not mistakes_found and not missing
     return Desired(
         documents=tuple(documents),
-        mistakes=tuple(told),
+        mistakes=tuple(mistakes_found),
         missing=tuple(missing),
         is_paused=is_paused,
         merged=merged.document if is_valid else None,
@@ -106,11 +106,11 @@ def check_alone(
     """The mistakes of one document by itself. `layer` may be a file's name."""
     rules = Rules(kinds)
     reading = _read(Document(layer, layer, 0, raw), rules)
-    told = mistakes(layer, reading.faults)
+    mistakes_found = mistakes(layer, reading.faults)
     if reading.table is not None:
         too_old = _version_fault(reading.table, daemon_version)
-        told += mistakes(layer, [too_old] if too_old else [])
-    return tuple(told)
+        mistakes_found += mistakes(layer, [too_old] if too_old else [])
+    return tuple(mistakes_found)
 
 
 def _rank(reading: _Reading) -> int:
@@ -127,7 +127,7 @@ def _read(document: Document, rules: Rules) -> _Reading:
 
 
 def _with_mistakes_of_merged(
-    told: list[Mistake], merged: Merged, readings: Sequence[_Reading], rules: Rules
+    mistakes_found: list[Mistake], merged: Merged, readings: Sequence[_Reading], rules: Rules
 ) -> list[Mistake]:
     """Adds what only the whole shows; a layer's own mistake is not told twice."""
     known = {r.layer: {fault.place for fault in r.faults} for r in readings}
@@ -138,7 +138,7 @@ def _with_mistakes_of_merged(
             late[layer].append(fault)
     order = list(known)
     added = [mistake for layer, found in late.items() for mistake in mistakes(layer, found)]
-    return sorted(told + added, key=lambda m: (order.index(m.layer), m.key, m.what))
+    return sorted(mistakes_found + added, key=lambda m: (order.index(m.layer), m.key, m.what))
 
 
 def _too_old(tables: Sequence[tuple[str, Mapping[str, Any]]], daemon_version: str) -> str | None:

@@ -16,7 +16,7 @@ from ..identity import Identity
 from ..model import Mistake, NodeSpec, Status, Verdict
 from . import orders
 
-MISTAKES_TOLD = 20
+MISTAKES_LISTED = 20
 
 VALID = Verdict(Status.TRUE, "Valid")
 CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
@@ -114,6 +114,6 @@ def _verdict(known: Known, paused_by: str | None) -> Verdict:
 
 
 def _listed(mistakes: Sequence[Mistake]) -> str:
-    told = "; ".join(str(mistake) for mistake in mistakes[:MISTAKES_TOLD])
-    more = len(mistakes) - MISTAKES_TOLD
-    return f"{told}; and {more} more" if more > 0 else told
+    listed = "; ".join(str(mistake) for mistake in mistakes[:MISTAKES_LISTED])
+    more = len(mistakes) - MISTAKES_LISTED
+    return f"{listed}; and {more} more" if more > 0 else listed

@@ -22,7 +22,7 @@ from ..typed import json_value, typed
 PAUSE = "pause"
 ADDRESS = "agent-ip"
 # The clock may be set while a pause lasts, and no timer tells.
-PAUSE_LOOK_S = 60.0
+PAUSE_INTERVAL_S = 60.0
 _YEAR_10000_S = 253_402_300_800.0
 
 
@@ -40,10 +40,10 @@ class Pause:
             return ""
         return time.strftime(" until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.until_s))
 
-    def look_in_s(self, now_s: float) -> float | None:
+    def observe_in_s(self, now_s: float) -> float | None:
         """When to look whether it is over; None: it ends by `resume` alone."""
         left_s = None if self.until_s is None else self.until_s - now_s
-        return None if left_s is None else min(max(0.0, left_s), PAUSE_LOOK_S)
+        return None if left_s is None else min(max(0.0, left_s), PAUSE_INTERVAL_S)
 
 
 def pause(state: Path, until_s: float | None) -> None:

@@ -100,7 +100,7 @@ async def find_address(merged: Mapping[str, object], place: Place) -> address.Ag
         return address.AgentAddress()
     kept = orders.kept_address(place.state)
     asked = {a for a in (kept.address if kept else None, rule) if a and _is_address(a)}
-    return address.choose(rule, manager_ip, kept, await network.view(manager_ip, asked))
+    return address.choose(rule, manager_ip, kept, await network.observe(manager_ip, asked))
 
 
 def resolve(

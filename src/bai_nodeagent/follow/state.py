@@ -68,7 +68,9 @@ class Follower:
         self._ordered = anyio.Event()
         self._validated = anyio.Event()
         self._epoch_note = ""
-        self._told: dict[str, str | None] = {}  # event -> the fault that it was logged with last
+        self._logged_faults: dict[
+            str, str | None
+        ] = {}  # event -> the fault that it was logged with last
         self._address = address.AgentAddress()
         self._turn = anyio.Lock()
         self._is_checked = True  # False: checking the documents got stuck
@@ -78,8 +80,8 @@ class Follower:
         self._recall()
         self._take_orders()
         loop = asyncio.get_running_loop()
-        self._look_at_faults()
-        with kept.listening(lambda: loop.call_soon_threadsafe(self._look_at_faults)):
+        self._check_faults()
+        with kept.listening(lambda: loop.call_soon_threadsafe(self._check_faults)):
             await self._follow()
 
     async def _follow(self) -> None:
@@ -281,7 +283,7 @@ class Follower:
     def _save(self) -> None:
         kept.keep_soon(self._journal_path, journal.encode(self._journal))
 
-    def _look_at_faults(self) -> None:
+    def _check_faults(self) -> None:
         """Tells what can't be kept. It ends nothing: what is in force holds without it, and
         it is tried again with the next reading."""
         faults = kept.faults().values()
@@ -335,12 +337,12 @@ class Follower:
                 await self._validated.wait()
             try:
                 async for _ in network.changes():
-                    self._tell("network.watch_broke", None)
+                    self._log_fault("network.watch_broke", None)
                     # Containers come and go all the time; few of them concern the address.
                     if self._valid and await self._found_address(self._valid[0]) != self._address:
                         await self._resolve_again()
             except Unavailable as error:
-                self._tell("network.watch_broke", str(error))
+                self._log_fault("network.watch_broke", str(error))
             await anyio.sleep(RECONNECT_S)
 
     async def _follow_orders(self) -> None:
@@ -349,11 +351,11 @@ class Follower:
         while True:
             try:
                 async for _ in inotify.changes(files):
-                    self._tell("orders.watch_broke", None)
+                    self._log_fault("orders.watch_broke", None)
                     self._take_orders()
                     await self._resolve_again()
             except Unavailable as error:
-                self._tell("orders.watch_broke", str(error))
+                self._log_fault("orders.watch_broke", str(error))
             await anyio.sleep(RECONNECT_S)  # without a watch they are looked for
             self._take_orders()
             await self._resolve_again()
@@ -363,7 +365,7 @@ class Follower:
         while True:
             self._ordered = anyio.Event()
             pause = self._known.pause
-            with anyio.move_on_after(pause.look_in_s(time.time()) if pause else None):
+            with anyio.move_on_after(pause.observe_in_s(time.time()) if pause else None):
                 await self._ordered.wait()
             self._take_orders()
 
@@ -374,11 +376,11 @@ class Follower:
             self._know(pause=pause)
             self._ordered.set()
 
-    def _tell(self, event: str, fault: str | None) -> None:
+    def _log_fault(self, event: str, fault: str | None) -> None:
         """Logs a fault that is another one than before: it is tried every few seconds."""
-        if fault is not None and fault != self._told.get(event):
+        if fault is not None and fault != self._logged_faults.get(event):
             log.warning(event, error=fault)
-        self._told[event] = fault
+        self._logged_faults[event] = fault
 
     def _know(self, **news: object) -> None:
         self._known = replace(self._known, **news)  # type: ignore[arg-type]

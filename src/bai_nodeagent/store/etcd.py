@@ -68,7 +68,7 @@ class EtcdStore:
     ) -> AbstractAsyncContextManager[Claim]:
         claim = Claim(value, replaces, self._lease_s)
         holder = _Holder(self._client, self._full(key), claim, self._lease_s)
-        return held(claim, holder.look, holder.leave)
+        return held(claim, holder.observe, holder.leave)
 
     async def close(self) -> None:
         await self._client.close()
@@ -91,7 +91,7 @@ class _Holder:
         self._client, self._key, self._claim, self._lease_s = client, key, claim, lease_s
         self._lease = 0
 
-    async def look(self) -> None:
+    async def observe(self) -> None:
         """Refreshes what we hold and writes it where it is missing; or waits for a stranger.
 
         Raises Unavailable, and Conflict when somebody writes in the same moment.

@@ -164,7 +164,7 @@ class FileStore:
 
     async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
         with self._locked():
-            found, count = self._look(keys)
+            found, count = self._observe(keys)
         if at is not None and (at > count.revision or any(count.since(k) > at for k in found)):
             raise Superseded(f"{self.where} is not at revision {at} any more")
         return Snapshot(
@@ -190,7 +190,7 @@ class FileStore:
 
     async def put(self, key: str, value: bytes, expected: int | None = None) -> int:
         with self._locked():
-            found, count = self._look([key])
+            found, count = self._observe([key])
             there = found[key]
             if there.fault:
                 raise Conflict(there.fault)
@@ -198,7 +198,7 @@ class FileStore:
             if expected is not None and expected != since and there.raw != value:
                 raise Conflict(f"{key} is not at revision {expected} any more")
             self._write(there.path or self._folder / _new_name(key, value), value)
-            _, count = self._look([key])
+            _, count = self._observe([key])
         return count.revision
 
     async def changes(self, keys: Iterable[str], since: Snapshot) -> AsyncGenerator[None, None]:
@@ -210,7 +210,7 @@ class FileStore:
                 async for _ in events:
                     await anyio.sleep(SETTLE_S)
                     with self._locked():
-                        _, count = self._look(wanted)
+                        _, count = self._observe(wanted)
                     if count.epoch != since.epoch:
                         raise Unavailable(f"{self.where}: its count of revisions was lost")
                     newest = max(map(count.since, wanted), default=0)
@@ -224,7 +224,7 @@ class FileStore:
         claim = Claim(value, replaces, self._lease_s)
         path = self._folder / key
 
-        async def look() -> None:
+        async def observe() -> None:
             with self._locked():
                 there = self._find(key).raw
                 if claim.may_write(there, anyio.current_time()) and there != (now := value()):
@@ -236,12 +236,12 @@ class FileStore:
                 if there is not None and (there == value() or replaces(there, 0.0)):
                     files.remove(path)
 
-        return held(claim, look, leave)
+        return held(claim, observe, leave)
 
     async def close(self) -> None:
         """Nothing is open between calls."""
 
-    def _look(self, keys: Iterable[str]) -> tuple[dict[str, _Found], Count]:
+    def _observe(self, keys: Iterable[str]) -> tuple[dict[str, _Found], Count]:
         found = {key: self._find(key) for key in keys}
         before = self._load()
         count = before.advanced({key: it.digest for key, it in found.items()})

@@ -14,7 +14,7 @@ from ..model import Unavailable
 from .base import Conflict, reconnect_s
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone
-LOOKS_PER_LEASE = 3
+CHECKS_PER_LEASE = 3
 FAREWELL_S = 2.0  # for taking the key back at exit
 
 log = structlog.get_logger()
@@ -54,20 +54,20 @@ class Claim:
 
 @asynccontextmanager
 async def held(
-    claim: Claim, look: Callable[[], Awaitable[None]], leave: Callable[[], Awaitable[None]]
+    claim: Claim, observe: Callable[[], Awaitable[None]], leave: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[Claim]:
     """Looks after a key while entered, then leaves it.
 
-    `look` writes the key where it may and must; `leave` takes it back. Both may
+    `observe` writes the key where it may and must; `leave` takes it back. Both may
     raise Unavailable or Conflict: the next look comes soon then.
     """
 
-    async def keep_looking() -> None:
+    async def keep_observing() -> None:
         is_lost = False
         while True:
-            pause_s = claim.lease_s / LOOKS_PER_LEASE
+            pause_s = claim.lease_s / CHECKS_PER_LEASE
             try:
-                await look()
+                await observe()
                 if is_lost:
                     is_lost = False
                     log.info("alive.written_again")
@@ -79,7 +79,7 @@ async def held(
             await anyio.sleep(pause_s)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(keep_looking)
+        group.start_soon(keep_observing)
         try:
             yield claim
         finally:

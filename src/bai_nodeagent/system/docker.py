@@ -209,20 +209,20 @@ class _Stream:
                     if self._is_closed:
                         events.close()
                         return
-                self._tell("")
+                self._report("")
                 for _ in events:
-                    self._tell("")
+                    self._report("")
         except (DockerException, RequestException, HTTPError, OSError, ValueError) as error:
             fault = f"docker: {error}"
-        self._tell(fault)
+        self._report(fault)
 
-    def _tell(self, fault: str) -> None:
-        def told() -> None:
+    def _report(self, fault: str) -> None:
+        def report() -> None:
             self.fault = fault
             self.moved.set()
 
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(told)
+            self._loop.call_soon_threadsafe(report)
 
 
 async def _ask(what: str, ask: Callable[[Any], T], deadline_s: float = DEADLINE_S) -> T:

@@ -88,12 +88,12 @@ class EtcdClient:
             response = await self._call("kvstub.Txn", request, f"read {_some(keys)}")
         except Denied:
             if len(keys) > 1:
-                await self._tell_denied(keys)
+                await self._report_denied(keys)
             raise
         kvs = [kv for part in response.responses for kv in part.response_range.kvs]
         return _reading(response.header, kvs, revision)
 
-    async def _tell_denied(self, keys: list[str]) -> None:
+    async def _report_denied(self, keys: list[str]) -> None:
         """Raises for the first key that may not be read alone: the refusal itself names none."""
         for key in keys:
             await self._get_at_once([key], 0)

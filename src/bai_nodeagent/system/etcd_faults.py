@@ -28,7 +28,7 @@ class Denied(Unavailable):
 class Next(enum.Enum):
     """What to do about an error that etcd or grpc answered with."""
 
-    TELL = "tell"
+    REPORT = "report it"
     AUTHENTICATE = "authenticate again, then once more"
     OTHER_MEMBER = "another endpoint may know better"
 
@@ -46,7 +46,7 @@ def judge(code: Any, details: str) -> Next:
     """By the text first: servers send the same complaint under codes that vary by version."""
     if code.name == "UNAUTHENTICATED" or any(text in details for text in _NEW_TOKEN_FOR):
         return Next.AUTHENTICATE
-    return Next.OTHER_MEMBER if code.name in _OTHER_MEMBER else Next.TELL
+    return Next.OTHER_MEMBER if code.name in _OTHER_MEMBER else Next.REPORT
 
 
 def translate(code: Any, details: str, endpoint: str, user: str | None, about: str) -> Exception:

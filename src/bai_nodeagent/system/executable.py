@@ -114,9 +114,9 @@ def _before(head: str, search_path: str) -> list[str]:
     if PurePath(words[0]).name != "env":
         return words
     after = (word for word in " ".join(words[1:]).split())
-    told = [word for word in after if not word.startswith("-") and "=" not in word]
-    found = shutil.which(told[0], path=search_path) if told else None
-    return [found, *told[1:]] if found else []
+    arguments = [word for word in after if not word.startswith("-") and "=" not in word]
+    found = shutil.which(arguments[0], path=search_path) if arguments else None
+    return [found, *arguments[1:]] if found else []
 
 
 def traits(of: Process) -> Traits | None:
@@ -135,7 +135,7 @@ def traits(of: Process) -> Traits | None:
 
 
 def _is_shared(pid: int, kind: str) -> bool:
-    one, own = (os.readlink(f"/proc/{who}/ns/{kind}") for who in (pid, "self"))  # noqa: PTH115
+    one, own = (os.readlink(f"/proc/{pid_or_self}/ns/{kind}") for pid_or_self in (pid, "self"))  # noqa: PTH115
     return one == own
 
 
@@ -147,7 +147,7 @@ def runs(found: Traits, wanted: Executable) -> bool:
     return found.path == wanted.path and found.file == wanted.file is not None
 
 
-def has_words_of(words: Sequence[str], command: Sequence[str], wanted: Executable) -> bool:
+def has_arguments_of(words: Sequence[str], command: Sequence[str], wanted: Executable) -> bool:
     """Whether these arguments are those of the command: exactly, or behind its interpreter."""
     if tuple(words) == tuple(command):
         return True

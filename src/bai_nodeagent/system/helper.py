@@ -64,32 +64,32 @@ async def run(
     deadline_s: float,
     lock: Path | None,
     patience_s: float = 0.0,
-    who: Account | None = None,
+    run_as: Account | None = None,
 ) -> Finished:
     """Runs a program to its end, with nothing to read, as a session of its own in /.
 
     lock        None: it may run beside others
     patience_s  how long to wait for the lock
-    who         another account than ours; it gets an environment of its own as well
+    run_as      another account than ours; it gets an environment of its own as well
 
     Raises Hangs at the deadline, Outstanding when the lock stays taken, and
     OSError when the program can't be started.
     """
-    env = environment(who, _WORDS) if who else _ENVIRONMENT
-    return await _run(argv, deadline_s, lock, patience_s, env, credentials(who))
+    env = environment(run_as, _WORDS) if run_as else _ENVIRONMENT
+    return await _run(argv, deadline_s, lock, patience_s, env, credentials(run_as))
 
 
 async def run_kept(
-    argv: Sequence[str], deadline_s: float, lock: Path, patience_s: float, who: Account
+    argv: Sequence[str], deadline_s: float, lock: Path, patience_s: float, run_as: Account
 ) -> Finished:
     """As `run`; and nothing that the program has started outlives it, the deadline or us.
 
     `argv` begins with an absolute path.
     """
-    groups = ",".join(map(str, who.groups))
-    whom = (f"{os.getpid()}", f"{deadline_s}", f"{who.uid}", f"{who.gid}", groups)
+    groups = ",".join(map(str, run_as.groups))
+    whom = (f"{os.getpid()}", f"{deadline_s}", f"{run_as.uid}", f"{run_as.gid}", groups)
     words = (sys.executable, "-I", "-S", "-c", _KEEPER, *whom, *argv)
-    env = environment(who, _WORDS)
+    env = environment(run_as, _WORDS)
     done = await _run(words, deadline_s + KEEPER_S, lock, patience_s, env, {}, signal.SIGTERM)
     if done.code == keeper.HUNG:
         raise Hangs
@@ -107,7 +107,7 @@ async def _run(
 ) -> Finished:
     _reap()
     with contextlib.ExitStack() as ours:
-        lock_fd = await _taken(lock, patience_s) if lock else None
+        lock_fd = await _locked(lock, patience_s) if lock else None
         if lock_fd is not None:
             ours.callback(os.close, lock_fd)  # the helper has its own
         said = ours.enter_context(output.bounded())
@@ -153,7 +153,7 @@ def _reap() -> None:
     _left_behind[:] = [child for child in _left_behind if child.poll() is None]
 
 
-async def _taken(lock: Path, patience_s: float) -> int:
+async def _locked(lock: Path, patience_s: float) -> int:
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with anyio.move_on_after(patience_s):

@@ -67,8 +67,8 @@ class _Folder:
         if mode & stat.S_IWOTH and not is_kept:
             return f"everybody can write in {shown(self.path)}"
         if mode & stat.S_IWGRP and not is_kept:
-            who = f"gid {self.status.st_gid}, or whom its ACL names,"
-            return f"{who} can write in {shown(self.path)}"
+            writers = f"gid {self.status.st_gid}, or whom its ACL names,"
+            return f"{writers} can write in {shown(self.path)}"
         return ""
 
 

@@ -49,7 +49,7 @@ _HINTS = {
     errno.ENOSPC: "; raise fs.inotify.max_user_watches (sysctl)",
 }
 
-_PATHS_TOLD = 300  # characters
+_PATHS_LISTED = 300  # characters
 
 _Way = dict[str, set[str]]
 
@@ -117,7 +117,7 @@ async def changes(
     except Stuck as error:
         raise Unavailable(str(error)) from error
     except OSError as error:
-        where = clean(", ".join(map(str, wanted)), _PATHS_TOLD)
+        where = clean(", ".join(map(str, wanted)), _PATHS_LISTED)
         hint = _HINTS.get(error.errno or 0, "")
         raise Unavailable(f"inotify on {where}: {error.strerror}{hint}") from error
 

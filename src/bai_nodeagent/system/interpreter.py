@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 def at_most(number: int, found: Iterable[T], what: str, python: Path) -> tuple[T, ...]:
     """What is found, as a tuple. Raises Refused("TooLarge") where that is more."""
-    taken = tuple(islice(found, number + 1))
-    if len(taken) > number:
+    items = tuple(islice(found, number + 1))
+    if len(items) > number:
         raise Refused("TooLarge", f"{files.shown(python)} has more than {number} {what}")
-    return taken
+    return items
 
 
 def interpreter_of(command: Sequence[str]) -> Path | None:

@@ -174,7 +174,7 @@ def _forget(path: Path) -> None:
 
 
 def _write(path: Path, data: bytes, owner: tuple[int, int] | None) -> None:
-    if _stands(path, data, owner):
+    if _is_on_disk(path, data, owner):
         return
     make_way(path)
     files.replace(path, data, mode=0o600, owner=owner)
@@ -314,7 +314,7 @@ def _attempt(path: Path, held: _Held) -> str:
     return ""
 
 
-def _stands(path: Path, data: bytes, owner: tuple[int, int] | None) -> bool:
+def _is_on_disk(path: Path, data: bytes, owner: tuple[int, int] | None) -> bool:
     try:
         status = path.lstat()
         is_ours = stat.S_IMODE(status.st_mode) == 0o600 and status.st_size == len(data)

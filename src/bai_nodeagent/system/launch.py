@@ -91,37 +91,37 @@ def account(user: str | None) -> Account:
     try:
         entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     except KeyError as error:
-        who = f"user {user!r}" if user else f"uid {os.geteuid()}"
-        raise Refused("NoSuchUser", f"there is no {who} on this node") from error
+        run_as = f"user {user!r}" if user else f"uid {os.geteuid()}"
+        raise Refused("NoSuchUser", f"there is no {run_as} on this node") from error
     groups = [g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem]
     everyone = tuple(sorted({entry.pw_gid, *groups}))
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, everyone, entry.pw_dir)
 
 
-def in_groups(who: Account, group: str, groups: Sequence[str]) -> Account:
+def in_groups(run_as: Account, group: str, groups: Sequence[str]) -> Account:
     """The same account as systemd starts it with these in its unit: systemd.exec(5). Blocks.
 
     Raises Refused where one of them is not there.
     """
     try:
-        gid = _gid(group) if group else who.gid
-        everyone = {gid, *who.groups, *map(_gid, groups)}
+        gid = _gid(group) if group else run_as.gid
+        everyone = {gid, *run_as.groups, *map(_gid, groups)}
     except KeyError as error:
         raise Refused("NoSuchGroup", f"{error.args[0]} on this node") from error
-    return replace(who, gid=gid, groups=tuple(sorted(everyone)))
+    return replace(run_as, gid=gid, groups=tuple(sorted(everyone)))
 
 
 def _gid(group: str) -> int:
     return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
-def environment(who: Account, extra: Mapping[str, str]) -> dict[str, str]:
+def environment(run_as: Account, extra: Mapping[str, str]) -> dict[str, str]:
     """What a started process finds: nothing of ours, above all no NOTIFY_SOCKET."""
     return {
         "PATH": SEARCH_PATH,
-        "HOME": who.home,
-        "USER": who.name,
-        "LOGNAME": who.name,
+        "HOME": run_as.home,
+        "USER": run_as.name,
+        "LOGNAME": run_as.name,
         "LANG": "C.UTF-8",
         **extra,
     }
@@ -135,11 +135,11 @@ class Credentials(TypedDict, total=False):
     extra_groups: Sequence[int]
 
 
-def credentials(who: Account | None) -> Credentials:
+def credentials(run_as: Account | None) -> Credentials:
     """Nothing where that is ourselves, who may be nobody to change them."""
-    if who is None or who.uid == os.geteuid():
+    if run_as is None or run_as.uid == os.geteuid():
         return {}
-    return {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
+    return {"user": run_as.uid, "group": run_as.gid, "extra_groups": run_as.groups}
 
 
 def start(
@@ -157,10 +157,10 @@ def start(
     never. The process may have ended already. Raises Refused with what exec
     or the accounts say.
     """
-    who = account(user)
+    run_as = account(user)
     _forget_dead_children()
     if os.geteuid() == 0:
-        os.fchown(lock_fd, -1, who.uid)  # as its group: tells whose it is, process.holders
+        os.fchown(lock_fd, -1, run_as.uid)  # as its group: tells whose it is, process.holders
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(
@@ -169,11 +169,11 @@ def start(
             stdout=log,
             stderr=log,
             cwd=workdir,
-            env=environment(who, env),
+            env=environment(run_as, env),
             umask=0o022,
             start_new_session=True,
             pass_fds=(lock_fd,),
-            **credentials(who),
+            **credentials(run_as),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise Refused(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..address import InterfaceAddress, NetworkView
+from ..address import InterfaceAddress, NetworkState
 from ..model import Unavailable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _MESSAGES = 65536  # bytes at once
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
 
 
-async def view(manager_ip: str | None, asked: Iterable[str]) -> NetworkView:
+async def observe(manager_ip: str | None, asked: Iterable[str]) -> NetworkState:
     """What the kernel says now of its addresses, the route to `manager_ip` (an address)
     and which of `asked` are this node's own. Raises Unavailable."""
     from pyroute2 import AsyncIPRoute, NetlinkError
@@ -50,7 +50,7 @@ async def view(manager_ip: str | None, asked: Iterable[str]) -> NetworkView:
             local = frozenset([a for a in asked if (await _route(ip, a))[2] == _RTN_LOCAL])
     except (OSError, NetlinkError) as error:
         raise Unavailable(f"netlink: {error}") from error
-    return NetworkView(addresses, source, interface, local)
+    return NetworkState(addresses, source, interface, local)
 
 
 async def changes() -> AsyncGenerator[None, None]:

@@ -31,7 +31,7 @@ from ..text import clean
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0
-WORDS_BYTES_AT_MOST = 4096
+ARGUMENTS_BYTES_AT_MOST = 4096
 # Of one process, and processes. A lock that was inherited is among the first: it has the number
 # that it had here.
 _DESCRIPTORS_AT_MOST = 256
@@ -126,7 +126,7 @@ def folder_of(process: Process) -> str:
         return ""
 
 
-def command_of(process: Process, limit: int = WORDS_BYTES_AT_MOST) -> tuple[str, ...]:
+def command_of(process: Process, limit: int = ARGUMENTS_BYTES_AT_MOST) -> tuple[str, ...]:
     """Its arguments, or so many bytes of them; empty when it is gone or a kernel thread. Blocks.
 
     A process overwrites its own as it likes, with megabytes of empty words too.

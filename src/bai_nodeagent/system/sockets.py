@@ -50,7 +50,7 @@ def _is_any(host: str) -> bool:
         return not host
 
 
-def is_taken(host: str, port: int) -> bool:
+def is_occupied(host: str, port: int) -> bool:
     """Whether nobody can listen there now, as the kernel says. Blocks for moments. "": anywhere.
 
     What the tables show is no answer: whoever listens on [::] may leave IPv4 alone, and whoever

@@ -18,7 +18,7 @@ from ...system.blocking import within
 from .environment import rules as install
 from .environment.environments import Environments
 from .record import CONFIG_DEADLINE_S, Life, Notes, config_text, found_of, located
-from .spec import AgentSpec, agent_spec, found
+from .spec import AgentSpec, agent_spec, found_inputs
 
 T = TypeVar("T")
 
@@ -35,7 +35,10 @@ def record_start(host: Host, node: NodeSpec, invocation_id: str) -> None:
         return  # the notes are of a process that we started
     now_s = process.now_s()
     text = _in_time("read agent.toml", lambda: config_text(spec))
-    inputs = {**found(spec, text, host.digest), **install.found_part(_located(spec), host.digest)}
+    inputs = {
+        **found_inputs(spec, text, host.digest),
+        **install.found_part(_located(spec), host.digest),
+    }
     for each in spec.inputs:
         inputs |= _in_time(f"look for {each.name}", partial(found_of, each, host)) or {}
     life = Life(
@@ -51,10 +54,10 @@ def _located(spec: AgentSpec) -> Environments | None:
     return _in_time("look for environments", lambda: located(spec))
 
 
-def _in_time(what: str, look: Callable[[], T | None]) -> T | None:
+def _in_time(what: str, observe: Callable[[], T | None]) -> T | None:
     """None where a share that hangs gives no answer: systemd does not wait for ever."""
     with contextlib.suppress(Stuck):
-        return within(f"may-start: {what}", look, CONFIG_DEADLINE_S)
+        return within(f"may-start: {what}", observe, CONFIG_DEADLINE_S)
     return None
 
 
@@ -79,7 +82,7 @@ def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
         if need.startswith("Mount/") and (verdict is None or verdict.status is not Status.TRUE):
             why = f"{verdict.reason}: {verdict.message}" if verdict else "nothing is known of it"
             return f"waits for {need} ({why})"
-    seen = _located(spec)
-    if spec.install and not (seen and seen.link):
+    observed = _located(spec)
+    if spec.install and not (observed and observed.link):
         return f"waits for {install.NAME}: nothing is at {spec.install.path} yet"
     return None

@@ -32,7 +32,7 @@ class Given:
     runtime: Path
     learn: Callable[[Iterable[str]], None]
 
-    def look(self, text: str) -> bool:
+    def observe(self, text: str) -> bool:
         """Learns what agent.toml holds, and what it held when the agent was started; False: that
         is too much, and what is said of it is not to be shown."""
         found = agent_toml.secrets(text) | self._earlier()

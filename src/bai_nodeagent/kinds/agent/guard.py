@@ -22,13 +22,13 @@ from .backendai.ids import every_id
 from .backendai.liveness import is_backendai
 from .environment import environments
 from .environment.environments import Environments
-from .environment.rules import found_part, wanted_part
+from .environment.rules import desired_part, found_part
 from .process.search import Search
 from .record import Life, Notes, Record, adopted, config_text_soon, due, ended_by
 from .sessions import (
     NOT_KNOWN,
     Effect,
-    Held,
+    HeldChange,
     Launch,
     Sessions,
     effect_of,
@@ -36,7 +36,7 @@ from .sessions import (
     losing,
     permit_for,
 )
-from .spec import AgentSpec, differing, found, is_of_file, part_of, wanted
+from .spec import AgentSpec, desired_inputs, differing, found_inputs, is_of_file, part_of
 
 _REAL = ("ai.backend.agent",)
 LOCK = "agent.lock"
@@ -44,22 +44,22 @@ VERSION_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Caution:
+class SessionRisk:
     """
     held    the change that is held back
     lost    the parts of the desired change that cost sessions, where some may run
-    has     what a living agent runs with, empty where nobody knows; None: none lives
-    wants   what it is to run with
+    running  what a living agent runs with, empty where nobody knows; None: none lives
+    desired  what it is to run with
     before  how the agent was started last
     is_last_config  agent.toml stands as it was when it was last in line
     why     the cost is not that of the parts themselves, but what this says
     is_guarded  it is Backend.AI's agent, whose sessions are guarded
     """
 
-    held: Held | None = None
+    held: HeldChange | None = None
     lost: tuple[str, ...] = ()
-    has: Inputs | None = field(default=None, repr=False)
-    wants: Inputs = field(default_factory=dict, repr=False)
+    running: Inputs | None = field(default=None, repr=False)
+    desired: Inputs = field(default_factory=dict, repr=False)
     before: Launch | None = field(default=None, repr=False)
     is_last_config: bool = False
     why: str = ""
@@ -68,7 +68,11 @@ class Caution:
     def effect(self, key: KeyPath) -> Effect:
         """What it costs to bring that key of agent.toml into line."""
         part = part_of(key)
-        return effect_of(key, self.wants[part], self.has, self.lost) if part in self.wants else ""
+        return (
+            effect_of(key, self.desired[part], self.running, self.lost)
+            if part in self.desired
+            else ""
+        )
 
 
 class Guard:
@@ -76,7 +80,7 @@ class Guard:
         self._spec = spec
         self._host = host
         self._asker = asker
-        self._wants = wanted(spec, host.digest)
+        self._desired = desired_inputs(spec, host.digest)
         self._path = host.state / "agent-launch.json"
         self._notes = Notes.of(host)
         self._search = Search(spec, host.runtime / LOCK, f"{asker}'s guard")
@@ -88,70 +92,76 @@ class Guard:
     def kept(self) -> Launch | None:
         return kept.read(self._path, lambda raw: typed(Launch, json_value(raw)))
 
-    def note_write(self, stood: str | None, *, is_real: bool) -> None:
+    def note_write(self, current: str | None, *, is_real: bool) -> None:
         """Notes that agent.toml is about to be written, and what stands there (None: nothing):
         who runs now has not read what comes. Blocks."""
-        now_s, inputs = process.now_s(), found(self._spec, stood, self._host.digest)
+        now_s, inputs = process.now_s(), found_inputs(self._spec, current, self._host.digest)
         self._notes.update(lambda record: record.writes(now_s, inputs, is_real=is_real))
 
-    async def look(
+    async def observe(
         self,
         command: Sequence[str],
         record: Record | None = None,
-        finds: Inputs | None = None,
-        wants: Inputs | None = None,
-    ) -> Caution:
+        found: Inputs | None = None,
+        desired: Inputs | None = None,
+    ) -> SessionRisk:
         """`command` is what runs the agent; where nobody knows, it is taken for the real one.
 
-        `finds` is what a start would find now, and `wants` all inputs that are desired, where it
+        `found` is what a start would find now, and `desired` all inputs that are desired, where it
         is for the agent that is asked.
         """
-        spec, digest, seen = self._spec, self._host.digest, await self._environments()
+        spec, digest, observed = self._spec, self._host.digest, await self._environments()
         record = record or self._notes.read()
-        wants = {**self._wants, **wanted_part(spec.install, seen, digest), **(wants or {})}
+        desired = {
+            **self._desired,
+            **desired_part(spec.install, observed, digest),
+            **(desired or {}),
+        }
         text, last_text = await self._text(), self._last_text()
         record = replace(record, wrote_s=self._notes.read().wrote_s)  # as of that text
-        stands = {**found(spec, text, digest), **found_part(seen, digest)}
-        living = await self._living(record, command, wants, stands)
-        known = Caution(
-            has=living.inputs if living else None,
-            wants=wants,
+        current = {**found_inputs(spec, text, digest), **found_part(observed, digest)}
+        living = await self._living(record, command, desired, current)
+        known = SessionRisk(
+            running=living.inputs if living else None,
+            desired=desired,
             before=self.kept(),
             is_last_config=text is not None and text == last_text,
         )
         if not is_backendai(spec.health, command or _REAL):
             return known
         known = replace(known, is_guarded=True)
-        last = (living or record.life or Life({})).inputs or (stands if living is None else {})
-        lost, why = losing(spec, wants, last, known.before, finds), ""
-        parts = differing(spec, wants, last)
+        last = (living or record.life or Life({})).inputs or (current if living is None else {})
+        lost, why = losing(spec, desired, last, known.before, found), ""
+        parts = differing(spec, desired, last)
         if not is_of_file(last) and is_of_file(parts) and (living or not is_readable(text)):
             lost, why = parts, NOT_KNOWN
-        elif living and not lost and (lost := due(spec, wants, living) or ended_by(spec, living)):
+        elif living and not lost and (lost := due(spec, desired, living) or ended_by(spec, living)):
             runs = known.before.command if known.before and living.pid else command
             why = ends_batch(await self._version(runs, living))
             lost = lost if why else ()
         sessions = await self._sessions(text, last_text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
             return replace(known, why=why if why == NOT_KNOWN else "")
-        permit = permit_for({**(finds or {}), **wants}, last, lost)
-        held = Held(lost, permit, sessions, why) if permit != spec.allow_session_loss else None
+        permit = permit_for({**(found or {}), **desired}, last, lost)
+        held = (
+            HeldChange(lost, permit, sessions, why) if permit != spec.allow_session_loss else None
+        )
         return replace(known, held=held, lost=lost, why=why)
 
     async def _living(
-        self, record: Record, command: Sequence[str], wants: Inputs, stands: Inputs
+        self, record: Record, command: Sequence[str], desired: Inputs, current: Inputs
     ) -> Life | None:
         """The life of an agent that runs, as it is noted or will be once that one is adopted."""
         if record.life is not None:
             return None if record.life.is_over else record.life
         try:
-            stray = (await self._search.around(record, tuple(command))).stray
+            unrecorded = (await self._search.run(record, tuple(command))).unrecorded
         except (Stuck, Refused):
             return Life({})
-        if stray is None:
+        if unrecorded is None:
             return None
-        spec, at_s = self._spec, stray.started_s
-        return adopted(spec, wants, stands, at_s, record.wrote_s)
+        spec, at_s = self._spec, unrecorded.started_s
+        return adopted(spec, desired, current, at_s, record.wrote_s)
 
     async def _version(self, command: Sequence[str], life: Life) -> str:
         """Of the agent that runs; "" where that can't be told, or another is installed by now."""
@@ -176,7 +186,7 @@ class Guard:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
         install = self._spec.install
         with contextlib.suppress(Refused, Unavailable, Stuck):
-            return await environments.look(install.path, self._asker) if install else None
+            return await environments.observe(install.path, self._asker) if install else None
         return None
 
     async def sessions(self) -> Sessions | None:

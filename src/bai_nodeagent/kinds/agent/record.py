@@ -84,9 +84,11 @@ class Life:
         return Process(self.pid, self.start_ticks, group=leads, session=leads)
 
 
-def due(spec: AgentSpec, wants: Inputs, life: Life) -> tuple[str, ...]:
+def due(spec: AgentSpec, desired: Inputs, life: Life) -> tuple[str, ...]:
     """The parts of the inputs that a living agent is to be restarted for."""
-    return tuple(p for p in differing(spec, wants, life.inputs) if life.spared.get(p) != wants[p])
+    return tuple(
+        p for p in differing(spec, desired, life.inputs) if life.spared.get(p) != desired[p]
+    )
 
 
 def ended_by(spec: AgentSpec, life: Life) -> tuple[str, ...]:
@@ -97,27 +99,27 @@ def ended_by(spec: AgentSpec, life: Life) -> tuple[str, ...]:
 
 
 def adopted(
-    spec: AgentSpec, wants: Inputs, finds: Inputs, started_s: float, wrote_s: float
+    spec: AgentSpec, desired: Inputs, found: Inputs, started_s: float, wrote_s: float
 ) -> Life:
-    """The life of an agent that somebody else started; `finds` is what a start would find now.
+    """The life of an agent that somebody else started; `found` is what a start would find now.
 
     It is in step where agent.toml holds what is desired, whatever the file's times; but not when
     it was we who have written that since. As-is, the document vouches for it. Else
     nobody knows what it runs with.
     """
     is_vouched = spec.adopt == "as-is"
-    is_known = is_vouched or (is_in_step(spec, wants, finds) and wrote_s < started_s)
+    is_known = is_vouched or (is_in_step(spec, desired, found) and wrote_s < started_s)
     return Life(
-        inputs=finds if is_known else {},
+        inputs=found if is_known else {},
         started_s=started_s,
         is_adopted=True,
         desired_digest=spec.desired_digest,
-        spared=wants if is_vouched else {},
+        spared=desired if is_vouched else {},
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class UnhealthyTime:
     """For how long the agent has not been healthy with the inputs that it was given.
 
     of           keyed digest of these inputs
@@ -141,7 +143,7 @@ class Record:
     changes  when the agent was restarted for changed inputs
     exit     how the last death came about, where that is known
     trouble  what the agent said of it
-    trial    of inputs with which it is not healthy yet
+    unhealthy  of inputs with which it is not healthy yet
     wrote_s  when we last wrote agent.toml
     key      a digest that says by which key the others were made
     """
@@ -153,7 +155,7 @@ class Record:
     changes: tuple[float, ...] = ()
     exit: str = ""
     trouble: Trouble | None = None
-    trial: Trial | None = None
+    unhealthy: UnhealthyTime | None = None
     wrote_s: float = 0.0
     key: str = ""
 
@@ -169,8 +171,8 @@ class Record:
         record = self._changed(now_s) if cause == "changed" else self
         return replace(record, ending=cause)
 
-    def writes(self, now_s: float, stood: Inputs, *, is_real: bool) -> Record:
-        """agent.toml is about to be written, and `stood` is of what stands in it.
+    def writes(self, now_s: float, current: Inputs, *, is_real: bool) -> Record:
+        """agent.toml is about to be written, and `current` is of what stands in it.
 
         Whoever is only just starting has read that, or is still to read what comes. It
         counts as having read that, so that what is desired is sure to reach it.
@@ -182,7 +184,7 @@ class Record:
         if not is_reading and now_s - life.started_s > STARTING_S:
             return record
         own = {part: value for part, value in life.inputs.items() if not is_of_file((part,))}
-        read = {part: value for part, value in stood.items() if is_of_file((part,))}
+        read = {part: value for part, value in current.items() if is_of_file((part,))}
         return replace(record, life=replace(life, inputs={**own, **read}))
 
     def works(self, now_s: float, rpc: str) -> Record:
@@ -243,7 +245,7 @@ class Notes:
         if record is None or record.boot_id != self.boot_id:
             return Record(self.boot_id, key=self.key)
         if record.key != self.key:
-            return replace(record, key=self.key, life=None, trial=None)
+            return replace(record, key=self.key, life=None, unhealthy=None)
         return record
 
     def update(self, change: Callable[[Record], Record]) -> Record:

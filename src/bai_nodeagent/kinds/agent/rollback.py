@@ -19,12 +19,12 @@ from ...agent_toml import is_same, lookup, spelled
 from ...desired import is_secret_place
 from ...model import UNSET, KeyPath, NodeSpec, Verdict
 from ...typed import toml_value, typed
-from .sessions import Held
+from .sessions import HeldChange
 from .spec import part_of
 
 AGENT_INPUTS = ("command", "env", "install", "user", "workdir")
 PLUGIN_INPUTS = ("allow", "block")
-_CHANGES_TOLD = 10
+_CHANGES_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Rollback:
     healthy: Healthy
 
     def __str__(self) -> str:
-        more = len(self.changes) - _CHANGES_TOLD
-        told = "; ".join(self.changes[:_CHANGES_TOLD]) + (f"; and {more} more" if more > 0 else "")
+        more = len(self.changes) - _CHANGES_LISTED
+        listed = "; ".join(self.changes[:_CHANGES_LISTED]) + (
+            f"; and {more} more" if more > 0 else ""
+        )
         return (
             f"{self.digest} is given up, since {self.why}; the agent has back what it was healthy "
-            f"with: {told}. Tried again when the desired state changes, or after "
+            f"with: {listed}. Tried again when the desired state changes, or after "
             "`bai-nodeagent retry`"
         )
 
@@ -74,7 +76,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Past:
+class RollbackState:
     """What is known of the last healthy inputs of the agent.
 
     healthy  with what it was healthy last; None: it never was, or nobody knows
@@ -89,7 +91,7 @@ class Past:
     healthy: Healthy | None = None
     present: Healthy = field(default_factory=Healthy)
     changes: tuple[Change, ...] = ()
-    held: Held | None = None
+    held: HeldChange | None = None
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     digest: str = ""
     inputs: str = ""
@@ -149,8 +151,8 @@ def changes(node: NodeSpec, healthy: Healthy) -> tuple[Change, ...]:
     for key in AGENT_INPUTS:
         now_said, then_said = now_agent.get(key), then_agent.get(key)
         if now_said != then_said:
-            told = _packages(now_said, then_said) if key == "install" else ""
-            found.append(Change(key, f"[agent] {key}{told}"))
+            listed = _packages(now_said, then_said) if key == "install" else ""
+            found.append(Change(key, f"[agent] {key}{listed}"))
     return tuple(found)
 
 
@@ -232,10 +234,10 @@ def _values(node: NodeSpec, file: Mapping[str, Any]) -> Iterator[tuple[KeyPath, 
         elif value == {} and isinstance(lookup(file, place), dict):
             yield place, value  # only that there is a table is ours
         else:
-            yield _stood(file, place)
+            yield _read_at(file, place)
 
 
-def _stood(file: Mapping[str, Any], place: KeyPath) -> tuple[KeyPath, Any]:
+def _read_at(file: Mapping[str, Any], place: KeyPath) -> tuple[KeyPath, Any]:
     """The value at a place, or of the key above it that was no table."""
     for depth in range(1, len(place) + 1):
         value = lookup(file, place[:depth])

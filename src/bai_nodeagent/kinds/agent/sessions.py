@@ -26,7 +26,7 @@ from .backendai.schema_faults import Version, version_of
 from .environment.rules import PART
 from .spec import AgentSpec, differing, is_met, is_of_file, part_of
 
-SESSIONS_LOOK_S = 30.0
+SESSIONS_INTERVAL_S = 30.0
 
 Effect = Literal["", "harmless", "restart", "session-losing"]
 """What a change of agent.toml costs, once it is in force; "": nobody can tell."""
@@ -81,7 +81,7 @@ class Sessions:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldChange:
     """A change that is held back.
 
     parts     of the inputs, that would cost sessions
@@ -97,17 +97,17 @@ class Held:
 
     @property
     def verdict(self) -> Verdict:
-        who = "Docker can't be asked, so sessions are taken to run"
+        affected = "Docker can't be asked, so sessions are taken to run"
         if self.sessions is not None:
             since = datetime.fromtimestamp(self.sessions.since_s, UTC)
-            who = (
+            affected = (
                 f"sessions run: {self.sessions.count}, the oldest since {since:%Y-%m-%dT%H:%M:%SZ}"
             )
         what = f"a change of {', '.join(self.parts)} would lose the agent's sessions"
         if self.why:
             what = f"ending the agent may lose its sessions, since {self.why}"
         text = (
-            f"{what}, and {who}; "
+            f"{what}, and {affected}; "
             "nothing is changed until they have ended. Take the change back, or permit this very "
             f'one in the node\'s own document: [agent] allow-session-loss = "{self.permit}"'
         )
@@ -120,30 +120,30 @@ def ends_batch(version: str) -> str:
     number = version_of(version)
     if any(first <= number < end for first, end in RESUMES_BATCH):
         return ""
-    who = f"agent {version}" if version else "an agent whose version is not known"
-    return f"stopping {who} ends batch sessions, and which ones are nobody can tell"
+    affected = f"agent {version}" if version else "an agent whose version is not known"
+    return f"stopping {affected} ends batch sessions, and which ones are nobody can tell"
 
 
 def losing(
     spec: AgentSpec,
-    wants: Inputs,
-    has: Inputs,
+    desired: Inputs,
+    running: Inputs,
     before: Launch | None,
-    finds: Inputs | None = None,
+    found: Inputs | None = None,
 ) -> tuple[str, ...]:
-    """The parts of a change that would cost sessions; `has` is what the agent ran with last.
+    """The parts of a change that would cost sessions; `running` is what the agent ran with last.
 
     before  how it was started then; None: that is not known
-    finds   what a start would find now: a key that no document names may have been changed
+    found   what a start would find now: a key that no document names may have been changed
             by hand, and be put into force by a restart for another. None: nothing is started
     """
-    if not is_of_file(has):
+    if not is_of_file(running):
         return ()  # nobody knows what it ran with, if it ever did
-    changed = differing(spec, wants, has)
+    changed = differing(spec, desired, running)
     sacred = {part_of(key): key for key in SACRED}
-    parts = [p for p in changed if p in sacred and not _is_default(spec, sacred[p], p in has)]
-    if finds is not None:
-        parts += [p for p in sacred if p not in wants and finds.get(p) != has.get(p)]
+    parts = [p for p in changed if p in sacred and not _is_default(spec, sacred[p], p in running)]
+    if found is not None:
+        parts += [p for p in sacred if p not in desired and found.get(p) != running.get(p)]
     if "workdir" in changed:
         parts.append("workdir")
     if PART in changed:
@@ -169,20 +169,20 @@ def _environment(spec: AgentSpec) -> Path | None:
     return Launch(spec.command, "", None, {}).environment
 
 
-def permit_for(wants: Inputs, has: Inputs, parts: Sequence[str]) -> str:
+def permit_for(desired: Inputs, running: Inputs, parts: Sequence[str]) -> str:
     """The digest of one change, of what is there and what is to be. Once the change is done, it
     permits nothing any more."""
     change = {
-        part: [has.get(key, ""), wants.get(key, "")]
+        part: [running.get(key, ""), desired.get(key, "")]
         for part in parts
-        for key in [part if part in wants else "command"]
+        for key in [part if part in desired else "command"]
     }
     return "sha256:" + hashlib.sha256(canonical(change)).hexdigest()
 
 
-def effect_of(key: KeyPath, desired: str, has: Inputs | None, lost: Sequence[str]) -> Effect:
-    """What it costs to bring one key into line. `has`: what a living agent runs with."""
+def effect_of(key: KeyPath, desired: str, running: Inputs | None, lost: Sequence[str]) -> Effect:
+    """What it costs to bring one key into line. `running`: what a living agent runs with."""
     part = part_of(key)
     if part in lost:
         return "session-losing"
-    return "harmless" if has is None or is_met(part, desired, has) else "restart"
+    return "harmless" if running is None or is_met(part, desired, running) else "restart"

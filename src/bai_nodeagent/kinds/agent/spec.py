@@ -142,7 +142,7 @@ def _relies_on(node: NodeSpec) -> tuple[str, ...]:
     return ("Store", *(("Redis",) if "redis" in node.document else ()), *mounts)
 
 
-def wanted(spec: AgentSpec, digest: Digest) -> Inputs:
+def desired_inputs(spec: AgentSpec, digest: Digest) -> Inputs:
     """The inputs that the agent is to run with.
 
     ABSENT for what must not be in the file, PRESENT for what only has to be there.
@@ -157,7 +157,7 @@ def _rule(value: Any, digest: Digest) -> str:
     return PRESENT if value == {} else digest(value)
 
 
-def found(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
+def found_inputs(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
     """The inputs of a process that starts while agent.toml reads `text` (None: no such file),
     but for those of other kinds.
 
@@ -193,9 +193,9 @@ def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
     return table
 
 
-def is_in_step(spec: AgentSpec, wants: Inputs, finds: Inputs) -> bool:
-    """Whether agent.toml holds all that is desired in it: `finds` is what a start would find."""
-    return not is_of_file(differing(spec, wants, finds))
+def is_in_step(spec: AgentSpec, desired: Inputs, found: Inputs) -> bool:
+    """Whether agent.toml holds all that is desired in it: `found` is what a start would find."""
+    return not is_of_file(differing(spec, desired, found))
 
 
 def is_of_file(parts: Iterable[str]) -> bool:
@@ -203,19 +203,19 @@ def is_of_file(parts: Iterable[str]) -> bool:
     return any(part.startswith(f"{_FILE} ") for part in parts)
 
 
-def differing(spec: AgentSpec, wants: Inputs, has: Inputs) -> tuple[str, ...]:
+def differing(spec: AgentSpec, desired: Inputs, running: Inputs) -> tuple[str, ...]:
     """The parts in which a running agent is not as wanted.
 
     An optional place counts only for an agent that found its table.
     """
-    spared = {part_of(place) for place in spec.optional if not _stands(part_of(place[:1]), has)}
-    return tuple(p for p in wants if p not in spared and not is_met(p, wants[p], has))
+    spared = {part_of(place) for place in spec.optional if not _is_in(part_of(place[:1]), running)}
+    return tuple(p for p in desired if p not in spared and not is_met(p, desired[p], running))
 
 
-def is_met(part: str, rule: str, has: Inputs) -> bool:
+def is_met(part: str, rule: str, running: Inputs) -> bool:
     if rule in (ABSENT, PRESENT):
-        return _stands(part, has) is (rule == PRESENT)
-    return has.get(part) == rule
+        return _is_in(part, running) is (rule == PRESENT)
+    return running.get(part) == rule
 
 
 def is_same_start(one: Inputs, other: Inputs) -> bool:
@@ -227,15 +227,15 @@ def is_same_start(one: Inputs, other: Inputs) -> bool:
     return bool(one) and starts[0] == starts[1]
 
 
-def unread(wants: Inputs, has: Inputs, stands: Inputs) -> tuple[str, ...]:
+def unread(desired: Inputs, running: Inputs, current: Inputs) -> tuple[str, ...]:
     """Keys of agent.toml that no document names and that changed after the agent read them."""
-    changed = {part for part in {*has, *stands} if has.get(part) != stands.get(part)}
+    changed = {part for part in {*running, *current} if running.get(part) != current.get(part)}
     return tuple(
         sorted(
             part
             for part in changed
             if part.startswith(f"{_FILE} ")
-            and not any(_is_within(part, w) or _is_within(w, part) for w in wants)
+            and not any(_is_within(part, w) or _is_within(w, part) for w in desired)
         )
     )
 
@@ -262,7 +262,7 @@ def _is_within(part: str, outer: str) -> bool:
     return part == outer or part.startswith(f"{outer}.")
 
 
-def _stands(part: str, inputs: Inputs) -> bool:
+def _is_in(part: str, inputs: Inputs) -> bool:
     return any(_is_within(each, part) for each in inputs)
 
 

@@ -17,12 +17,11 @@ import anyio
 
 from ...model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
 from ...paths import SYSTEM, hidden_by, is_within, plain
-from . import mounts
-from . import observation as mount_view
+from . import mounts, observation
 from . import rules as mount_rules
 from . import users as mount_users
 from .mountinfo import MountEntry, Table
-from .observation import MountSpec, View
+from .observation import MountSpec, MountState
 from .options import holds_login, holds_password
 from .rules import Actual, Folder, Health, Mount, MountAction, MountPlan, Unmount
 
@@ -105,33 +104,33 @@ class MountPoint:
 
     async def observe(self) -> Actual:
         try:
-            return await self._look()
+            return await self._observe()
         except (Refused, Stuck, Unavailable):
             self._trouble.set()
             raise
 
-    async def _look(self) -> Actual:
+    async def _observe(self) -> Actual:
         if mounts.is_private():
             return Actual(is_private=True)
         table = mounts.table()
         if hidden := hidden_by(self._path, (*SYSTEM, *self._own)):
             return Actual(hides=hidden)
-        seen = self._view(table)
-        if seen.mount is None and seen.cover is None and self.spec.state == "mounted":
-            return await self._look_at_folder(table)
-        actual = Actual(seen)
-        if seen.is_right and seen.mount and self.spec.state == "mounted":
-            actual = Actual(seen, health=await self._probe(seen.mount))
-        if seen.mount and mount_rules.is_to_go(self.spec, actual):
-            return replace(actual, users=await mount_users.of(seen.mount))
+        observed = self._state(table)
+        if observed.mount is None and observed.cover is None and self.spec.state == "mounted":
+            return await self._observe_folder(table)
+        actual = Actual(observed)
+        if observed.is_right and observed.mount and self.spec.state == "mounted":
+            actual = Actual(observed, health=await self._probe(observed.mount))
+        if observed.mount and mount_rules.is_to_go(self.spec, actual):
+            return replace(actual, users=await mount_users.of(observed.mount))
         return actual
 
-    def _view(self, table: Table) -> View:
-        return mount_view.view(self.spec, self._path, table, self._prober.made())
+    def _state(self, table: Table) -> MountState:
+        return observation.state_of(self.spec, self._path, table, self._prober.made())
 
-    async def _look_at_folder(self, table: Table) -> Actual:
+    async def _observe_folder(self, table: Table) -> Actual:
         """With nothing mounted at the target by its name: it may be a link to where it is."""
-        answer = await self._prober.look()
+        answer = await self._prober.observe()
         if way := answer.get("untrusted"):
             raise Refused("Untrusted", mounts.untrusted(self.spec.target, way))
         if fault := answer.get("fault"):
@@ -139,10 +138,11 @@ class MountPoint:
         folder = Folder(**{**answer, "entries": tuple(answer.get("entries", ()))})
         if folder.path != self._path:
             self._path = folder.path
-            return await self._look()
-        if mount_view.around(self._path, mounts.table()) != mount_view.around(self._path, table):
-            return await self._look()  # something came or went while we looked
-        return Actual(self._view(table), folder)
+            return await self._observe()
+        now, before = (observation.entries_near(self._path, t) for t in (mounts.table(), table))
+        if now != before:
+            return await self._observe()  # something came or went while we looked
+        return Actual(self._state(table), folder)
 
     async def _probe(self, mount: MountEntry) -> Health:
         spec, self._hanging = self.spec, mount
@@ -181,12 +181,12 @@ class MountPoint:
             raise
 
     async def _mount(self) -> None:
-        if lacks := self._view(mounts.table()).lacks:
+        if lacks := self._state(mounts.table()).lacks:
             raise Unavailable(f"Mount/{lacks}, in which {self.spec.target} lies, has just gone")
         spec = self.spec
         await self._prober.mount(self._path, spec.type, spec.source, spec.options)
-        if mount := self._view(mounts.table()).mount:
-            self._prober.remember(mount_view.note(spec, mount))
+        if mount := self._state(mounts.table()).mount:
+            self._prober.remember(observation.note(spec, mount))
 
     async def _unmount(self, mount: MountEntry) -> None:
         # Somebody may have come since the look.
@@ -201,7 +201,7 @@ class MountPoint:
             before: Table | None = None
             async for _ in mounts.changes():
                 # Every container's start changes the table; few concern this target.
-                table = mount_view.around(self._path, mounts.table())
+                table = observation.entries_near(self._path, mounts.table())
                 if table != before:
                     before = table
                     wake()

@@ -142,9 +142,9 @@ def _follows(mount: MountEntry, here: Table, entry: MountEntry, other: MountEntr
     parent = _by_id(mount.parent, here)
     if parent is None or other is None or not parent.shared:
         return False
-    is_told = parent.shared in (other.shared, other.master)
+    is_propagated = parent.shared in (other.shared, other.master)
     is_copy = entry.root == mount.root and _place(entry, other) == _place(mount, parent)
-    return is_told and is_copy
+    return is_propagated and is_copy
 
 
 def _place(mount: MountEntry, parent: MountEntry) -> str:

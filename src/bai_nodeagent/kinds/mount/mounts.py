@@ -114,9 +114,9 @@ class Prober:
         """Of the target itself, for whoever mounts, unmounts or looks at it."""
         return self._lock(self._target)
 
-    async def look(self) -> Note:
+    async def observe(self) -> Note:
         """What lies at the target when nothing is mounted there. Raises Stuck, Unavailable."""
-        return await self._ask("look")
+        return await self._ask("observe")
 
     async def mount(self, path: str, kind: str, source: str, options: tuple[str, ...]) -> None:
         """Mounts at the target, if that leads to `path`; missing folders are made.

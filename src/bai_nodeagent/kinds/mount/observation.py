@@ -45,7 +45,7 @@ class MountSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class MountState:
     """How a target stands by the kernel's table alone.
 
     mount     what is seen there; None: nothing is mounted there
@@ -68,20 +68,22 @@ class View:
         return self.mount is not None and self.is_share and not (self.differs or self.extra)
 
 
-def view(spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None = None) -> View:
+def state_of(
+    spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None = None
+) -> MountState:
     """`path` is the target without links; `made` what was noted of our last mount there."""
     mount = mounted_at(path, table)
     hidden = [e for e in table if e.target == path and _shows(spec, e, table)]
     if mount is None:
         way = way_to(path, table)
         lacks = [o.name for o in spec.outer if not any(_shows(o, e, table) for e in way)]
-        return View(cover=way[-1] if hidden and way else None, lacks="".join(lacks[:1]))
+        return MountState(cover=way[-1] if hidden and way else None, lacks="".join(lacks[:1]))
     is_ours = made == note(spec, mount)
     if is_ours or _shows(spec, mount, table):
         differs = () if is_ours else differing(spec.effective_options, mount)
         extra = left_over(_given(spec, mount, made), spec.effective_options, mount)
-        return View(mount, is_share=True, differs=differs, extra=extra)
-    return View(mount, cover=mount if hidden or mount.type == "autofs" else None)
+        return MountState(mount, is_share=True, differs=differs, extra=extra)
+    return MountState(mount, cover=mount if hidden or mount.type == "autofs" else None)
 
 
 def note(spec: MountSpec, mount: MountEntry) -> dict[str, Any]:
@@ -120,6 +122,6 @@ def _bare(source: str) -> str:
     return source if source.endswith(":/") else source.rstrip("/")
 
 
-def around(path: str, table: Table) -> Table:
+def entries_near(path: str, table: Table) -> Table:
     """The part of a table that decides how a target stands: what is above it, at it, below it."""
     return tuple(e for e in table if is_within(path, e.target) or is_within(e.target, path))

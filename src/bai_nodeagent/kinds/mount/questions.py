@@ -1,6 +1,6 @@
 """The program of the helper process that touches paths on network mounts, and mounts.
 
-    python -I -S mount_questions.py look /mnt
+    python -I -S mount_questions.py observe /mnt
     python -I -S mount_questions.py probe /mnt 126 version.txt 1100 1100 ""
 
 It prints one dict as a Python literal. Whatever it does may hang for ever:
@@ -138,7 +138,7 @@ def _whose(link: os.stat_result, fds: list[int]) -> int:
     return next((uid for uid in (link.st_uid, *owners) if uid not in _ours()), link.st_uid)
 
 
-def look(target: str) -> Answer:
+def observe(target: str) -> Answer:
     """A target where nothing is mounted: where it really is, and what lies in it."""
     way = Way(target)
     try:
@@ -300,7 +300,7 @@ def _name(error: OSError) -> str:
 
 
 QUESTIONS: dict[str, Callable[..., Answer]] = {
-    "look": look,
+    "observe": observe,
     "mount": mount,
     "unmount": unmount,
     "statvfs": statvfs,

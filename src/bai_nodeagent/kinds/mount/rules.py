@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from ...model import Action, Plan, Status, Verdict
 from .mountinfo import MountEntry
-from .observation import NETWORK_TYPES, MountSpec, View
+from .observation import NETWORK_TYPES, MountSpec, MountState
 
 # A dead server makes no event; this is how soon it is noticed.
 PROBE_EVERY_S = 20.0
@@ -76,7 +76,7 @@ class Actual:
     hides  a folder of the system, or of the daemon, that the target would hide or lies in
     """
 
-    view: View = field(default_factory=View)
+    mounted: MountState = field(default_factory=MountState)
     folder: Folder | None = None
     health: Health | None = None
     users: tuple[User, ...] = ()
@@ -122,19 +122,19 @@ def plan(spec: MountSpec, actual: Actual) -> MountPlan:
     if actual.hides:
         text = f"{spec.target} would hide or lie in {actual.hides}: choose another target"
         return _trouble("SystemFolder", text)
-    if cover := actual.view.cover:
+    if cover := actual.mounted.cover:
         return _trouble("Covered", _covered(spec, cover))
     if spec.state == "unmounted":
         return _unmounted(spec, actual)
-    if actual.view.lacks:
+    if actual.mounted.lacks:
         # By the table, not by the other's condition, which may be older than a hand's unmount.
         # Else it would stand in the folder that the outer mount needs to be empty.
-        text = f"waits for Mount/{actual.view.lacks}, in which {spec.target} lies"
-        return Plan(Verdict(Status.UNKNOWN, "Waiting", text), look_again_in_s=TROUBLE_S)
-    if actual.view.mount is None:
+        text = f"waits for Mount/{actual.mounted.lacks}, in which {spec.target} lies"
+        return Plan(Verdict(Status.UNKNOWN, "Waiting", text), observe_again_in_s=TROUBLE_S)
+    if actual.mounted.mount is None:
         return _absent(spec, actual.folder)
     if cause := _cause(spec, actual):
-        return _take_away(actual.view.mount, cause, actual.users, (Mount(spec=spec),))
+        return _take_away(actual.mounted.mount, cause, actual.users, (Mount(spec=spec),))
     return _present(spec, actual.health)
 
 
@@ -150,17 +150,17 @@ def _covered(spec: MountSpec, cover: MountEntry) -> str:
 def is_to_go(spec: MountSpec, actual: Actual) -> bool:
     """Whether what is mounted has to be taken away, if nothing uses it."""
     if spec.state == "unmounted":
-        return actual.view.is_share
+        return actual.mounted.is_share
     return _cause(spec, actual) is not None
 
 
 def _unmounted(spec: MountSpec, actual: Actual) -> MountPlan:
-    mount = actual.view.mount
+    mount = actual.mounted.mount
     if mount is None:
         # As desired; and yet what needs the share is not to start without it.
         text = f"nothing is mounted at {spec.target}, as desired"
-        return Plan(Verdict(Status.TRUE, "Unmounted", text), serves=False)
-    if not actual.view.is_share:
+        return Plan(Verdict(Status.TRUE, "Unmounted", text), satisfies_dependents=False)
+    if not actual.mounted.is_share:
         text = f"{_shown(mount)}, which no document names; it is left alone"
         return _trouble("WrongShare", text)
     cause = Verdict(Status.FALSE, "Mounted", f"{_shown(mount)} and is to be unmounted")
@@ -184,12 +184,12 @@ def _absent(spec: MountSpec, folder: Folder | None) -> MountPlan:
 
 def _cause(spec: MountSpec, actual: Actual) -> Verdict | None:
     """Why what is mounted has to be taken away first."""
-    mount = actual.view.mount
+    mount = actual.mounted.mount
     if mount is None:
         return None
-    if not actual.view.is_share:
+    if not actual.mounted.is_share:
         return Verdict(Status.FALSE, "WrongShare", f"{_shown(mount)}, not {spec.source}")
-    lacks, extra = ", ".join(actual.view.differs), ", ".join(actual.view.extra)
+    lacks, extra = ", ".join(actual.mounted.differs), ", ".join(actual.mounted.extra)
     if lacks or extra:
         found = [f"without {lacks}" if lacks else "", f"with {extra} from before" if extra else ""]
         text = (
@@ -228,7 +228,7 @@ def _present(spec: MountSpec, health: Health | None) -> MountPlan:
     if health and health.write_fault in _FULL:
         text = f"{text}, which is full ({health.write_fault})"
     again_s = PROBE_EVERY_S if spec.type in NETWORK_TYPES else None
-    return Plan(Verdict(Status.TRUE, "Mounted", text), look_again_in_s=again_s)
+    return Plan(Verdict(Status.TRUE, "Mounted", text), observe_again_in_s=again_s)
 
 
 def _faults(spec: MountSpec, health: Health) -> list[Verdict]:
@@ -242,10 +242,10 @@ def _faults(spec: MountSpec, health: Health) -> list[Verdict]:
     elif health.file_fault:
         text = f"{spec.target}/{spec.expect_file} can't be read{_as(spec)}: {health.file_fault}"
         faults.append(_false("NotReadable", text))
-    has, wants = (health.uid, health.gid), (spec.expect_uid, spec.expect_gid)
-    if any(want not in (None, found) for want, found in zip(wants, has, strict=True)):
-        owner = ":".join("any" if want is None else str(want) for want in wants)
-        text = f"{spec.source} belongs to {has[0]}:{has[1]}, not to {owner} (uid:gid)"
+    found, desired = (health.uid, health.gid), (spec.expect_uid, spec.expect_gid)
+    if any(want not in (None, one) for want, one in zip(desired, found, strict=True)):
+        owner = ":".join("any" if want is None else str(want) for want in desired)
+        text = f"{spec.source} belongs to {found[0]}:{found[1]}, not to {owner} (uid:gid)"
         faults.append(_false("WrongOwner", text))
     return [*faults, *_write_faults(spec, health)]
 
@@ -277,4 +277,4 @@ def _false(reason: str, message: str) -> Verdict:
 
 
 def _trouble(reason: str, message: str) -> MountPlan:
-    return Plan(_false(reason, message), look_again_in_s=TROUBLE_S)
+    return Plan(_false(reason, message), observe_again_in_s=TROUBLE_S)

@@ -44,7 +44,7 @@ FILES: Mapping[str, str] = {
 _AMD = "0x1002"
 
 
-async def look(
+async def observe(
     kinds: Iterable[str], root: Path = Path("/"), nvml_deadline_s: float = NVML_DEADLINE_S
 ) -> Mapping[str, Shown]:
     """What the node shows of each kind. Raises Stuck when a driver hangs, Unavailable."""

@@ -28,20 +28,20 @@ from ...text import clean
 from .rules import QUIET_S, Environment, Plugin, PluginRules
 
 GROUP = "backendai_accelerator_v21"
-LOOK_DEADLINE_S = 5.0
+OBSERVE_DEADLINE_S = 5.0
 PLUGINS_AT_MOST = 100
 _NAME_AT_MOST = 200
 _MODULE_AT_MOST = 200
 
 
-async def look(rules: PluginRules, asker: str) -> Environment | None:
+async def observe(rules: PluginRules, asker: str) -> Environment | None:
     """The environment that `[plugins]` is about; None where it can't be told which one that is.
 
     `asker` tells apart who asks at the same time. Raises Unavailable, Stuck, and Refused:
     NotAFile, TooLarge, Broken.
     """
     return await in_thread(
-        f"{asker}: what is installed", lambda: environment(rules), LOOK_DEADLINE_S
+        f"{asker}: what is installed", lambda: environment(rules), OBSERVE_DEADLINE_S
     )
 
 
@@ -53,34 +53,34 @@ async def changes(
     """
     try:
         while True:
-            watched = _watched(await look(rules, asker), rules)
+            watched = _watched(await observe(rules, asker), rules)
             async with aclosing(inotify.changes(watched, is_apart=True)) as events:
                 async for _ in events:
                     if are_settled:
                         await _settle(rules, asker)
                     yield
-                    if _watched(await look(rules, asker), rules) != watched:
+                    if _watched(await observe(rules, asker), rules) != watched:
                         break
     except (Refused, Stuck, OSError) as error:
         raise Unavailable(f"{asker}: {error}") from error
 
 
 async def _settle(rules: PluginRules, asker: str) -> None:
-    seen = await look(rules, asker)
-    while seen is not None and not seen.is_quiet(time.time()):
-        await anyio.sleep(seen.changed_s + QUIET_S - time.time())
-        seen = await look(rules, asker)
+    observed = await observe(rules, asker)
+    while observed is not None and not observed.is_quiet(time.time()):
+        await anyio.sleep(observed.changed_s + QUIET_S - time.time())
+        observed = await observe(rules, asker)
 
 
-def _watched(seen: Environment | None, rules: PluginRules) -> list[Path]:
-    if seen is None:
+def _watched(observed: Environment | None, rules: PluginRules) -> list[Path]:
+    if observed is None:
         return [Path(program) for program in rules.command[:1]]
-    venv = seen.python.parent.parent / "pyvenv.cfg"
-    return [seen.python, venv, *seen.folders, *(plugin.file for plugin in seen.plugins)]
+    venv = observed.python.parent.parent / "pyvenv.cfg"
+    return [observed.python, venv, *observed.folders, *(plugin.file for plugin in observed.plugins)]
 
 
 def environment(rules: PluginRules) -> Environment | None:
-    """See `look`. Blocks."""
+    """See `observe`. Blocks."""
     survey = Survey()
     try:
         python = rules.python or interpreter_of(rules.command)
@@ -125,7 +125,7 @@ class _Distribution(PathDistribution):
 
 
 def _plugins(folders: Sequence[Path], survey: Survey) -> Iterator[Plugin]:
-    seen: set[str] = set()
+    names: set[str] = set()
     for metadata in _metadata_folders(folders, survey):
         distribution = _Distribution(metadata, survey)
         # Asking for the text first: of hundreds of distributions few have plugins.
@@ -133,18 +133,18 @@ def _plugins(folders: Sequence[Path], survey: Survey) -> Iterator[Plugin]:
             continue
         # .metadata takes time by the square of its lines.
         text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-        told = HeaderParser().parsestr(text)
-        name = clean(told.get("name", ""), _NAME_AT_MOST)
-        if not name or name in seen:
+        headers = HeaderParser().parsestr(text)
+        name = clean(headers.get("name", ""), _NAME_AT_MOST)
+        if not name or name in names:
             continue  # half removed, or hidden by one of the same name
-        seen.add(name)
+        names.add(name)
         for point in distribution.points():
             file = _file_of(point.module, folders, survey)
             yield Plugin(
                 module=point.module,
                 name=clean(point.name, _NAME_AT_MOST),
                 distribution=name,
-                version=clean(told.get("version", ""), _NAME_AT_MOST),
+                version=clean(headers.get("version", ""), _NAME_AT_MOST),
                 file=file or metadata.parent.joinpath(*point.module.split(".")).with_suffix(".py"),
                 is_found=file is not None or _is_editable(distribution),
                 written_s=metadata.stat().st_mtime,

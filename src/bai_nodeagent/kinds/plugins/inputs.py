@@ -21,35 +21,35 @@ class PluginInput:
 
     rules: PluginRules
     name: str = "the installed plugins"
-    deadline_s: float = distributions.LOOK_DEADLINE_S
+    deadline_s: float = distributions.OBSERVE_DEADLINE_S
 
     def observe(self, _host: Host) -> Environment | None:
         return distributions.environment(self.rules)
 
-    def found(self, seen: Environment | None, digest: Digest) -> Inputs:
+    def found(self, observed: Environment | None, digest: Digest) -> Inputs:
         """All that is installed, allowed or not."""
-        if seen is None:
+        if observed is None:
             return {}
-        versions = {_part(plugin): _version(plugin, digest) for plugin in seen.plugins}
+        versions = {_part(plugin): _version(plugin, digest) for plugin in observed.plugins}
         return {KNOWN: digest(True), **versions}
 
-    def wanted(
+    def desired(
         self,
-        seen: Environment | None,
-        has: Inputs,
+        observed: Environment | None,
+        running: Inputs,
         started_s: float,
         now_s: float,
         digest: Digest,
     ) -> Inputs:
         """Of an agent whose start nobody noted it is held that it found whatever was installed
         before it started."""
-        if seen is None or not seen.is_quiet(now_s):
+        if observed is None or not observed.is_quiet(now_s):
             return {}
-        loaded = [plugin for plugin in seen.plugins if is_loaded(self.rules, plugin.module)]
-        if KNOWN not in has:
+        loaded = [plugin for plugin in observed.plugins if is_loaded(self.rules, plugin.module)]
+        if KNOWN not in running:
             loaded = [plugin for plugin in loaded if plugin.written_s > started_s]
-        there = {plugin.module for plugin in seen.plugins}
-        noted = [part.removeprefix(_PART) for part in has if part.startswith(_PART)]
+        there = {plugin.module for plugin in observed.plugins}
+        noted = [part.removeprefix(_PART) for part in running if part.startswith(_PART)]
         gone = [each for each in noted if each not in there and is_loaded(self.rules, each)]
         return {
             **{_part(plugin): _version(plugin, digest) for plugin in loaded},

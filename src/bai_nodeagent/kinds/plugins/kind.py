@@ -22,14 +22,14 @@ NAME = "Plugins"
 
 class Plugins:
     name = NAME
-    deadline_s = distributions.LOOK_DEADLINE_S + devices.NVML_DEADLINE_S + 5.0
+    deadline_s = distributions.OBSERVE_DEADLINE_S + devices.NVML_DEADLINE_S + 5.0
 
     def __init__(self, spec: PluginsSpec) -> None:
         self.spec = spec
 
     async def observe(self) -> Actual:
-        installed = await distributions.look(self.spec.rules, NAME)
-        shown = await devices.look(self.spec.expected)
+        installed = await distributions.observe(self.spec.rules, NAME)
+        shown = await devices.observe(self.spec.expected)
         return Actual(installed, shown, installed is None or installed.is_quiet(time.time()))
 
     def plan(self, actual: Actual) -> Plan[Action]:

@@ -21,7 +21,7 @@ SECTION = "plugins"
 # there yet. What changed less than this long ago is no reason for a restart.
 QUIET_S = 5.0
 # A GPU that falls off the bus, or comes back, is no event.
-LOOK_AGAIN_S = 30.0
+OBSERVE_AGAIN_S = 30.0
 NEAR = 0.6
 # Likeness takes time by the square of lengths, and others choose these.
 NEAR_AT_MOST = 20
@@ -108,7 +108,7 @@ def is_loaded(rules: PluginRules, module: str) -> bool:
     return is_allowed and not any(matches(item, module) for item in rules.block)
 
 
-def told(plugins: Sequence[Plugin]) -> str:
+def listed(plugins: Sequence[Plugin]) -> str:
     """Distributions with their versions, for people."""
     return ", ".join(sorted({f"{each.distribution} {each.version}" for each in plugins}))
 
@@ -152,22 +152,22 @@ def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
         f"devices-{kind}": shown.count for kind, shown in actual.shown.items()
     }
     if actual.installed:
-        facts["plugins"] = told(loaded)
+        facts["plugins"] = listed(loaded)
     complaints = [
         *_environment_complaints(spec.rules, actual.installed, loaded),
         *_device_complaints(spec.expected, actual.shown),
     ]
-    again_s = LOOK_AGAIN_S if complaints else None
+    again_s = OBSERVE_AGAIN_S if complaints else None
     if not actual.is_quiet:
         again_s = QUIET_S  # a distribution's folder is an event; the files that come in it are none
     if complaints:
         text = "; ".join(sentence for _, sentence in complaints)
         verdict = Verdict(Status.FALSE, complaints[0][0], text)
-        return Plan(verdict, look_again_in_s=again_s, facts=facts)
-    said = [told(loaded)] if loaded else []
+        return Plan(verdict, observe_again_in_s=again_s, facts=facts)
+    said = [listed(loaded)] if loaded else []
     said += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
     verdict = Verdict(Status.TRUE, "InSync", ", ".join(said))
-    return Plan(verdict, look_again_in_s=again_s, facts=facts)
+    return Plan(verdict, observe_again_in_s=again_s, facts=facts)
 
 
 def _counted(kind: str, spec: PluginsSpec, shown: Shown) -> str:

@@ -25,7 +25,7 @@ from ..agent.record import Notes, text_at
 from .rules import (
     NAMES,
     Actual,
-    Meeting,
+    Attempt,
     Published,
     RedisSpec,
     Server,
@@ -49,19 +49,19 @@ LAST_SEEN = "agent.last_seen"
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class Login:
     """Where Redis is, and what to say there."""
 
     target: Target
     password: str | None = field(default=None, repr=False)
 
 
-class NotMet(Exception):
-    """Nobody could be talked to; `meeting` says how far it came."""
+class NotReached(Exception):
+    """Nobody could be talked to; `attempt` says how far it came."""
 
-    def __init__(self, meeting: Meeting) -> None:
-        super().__init__(meeting.text)
-        self.meeting = meeting
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt.text)
+        self.attempt = attempt
 
 
 class Redis:
@@ -71,9 +71,9 @@ class Redis:
     def __init__(self, spec: RedisSpec, host: Host) -> None:
         self.spec = spec
         self._host = host
-        self._aim: Aim | None = None
+        self._login: Login | None = None
         self._moved = anyio.Event()
-        self._told: Meeting | None = None  # by the newest look
+        self._last_attempt: Attempt | None = None  # by the newest look
 
     async def observe(self) -> Actual:
         if self.spec.access is None:
@@ -81,19 +81,19 @@ class Redis:
         async with _etcd(self.spec.access) as client:
             published, _ = await self._published(client)
         try:
-            aim = Aim(target_of(self.spec, published), published.get("password"))
+            login = Login(target_of(self.spec, published), published.get("password"))
         except Unusable:
             self._take(None)
             return Actual(published)
-        self._take(aim)
+        self._take(login)
         actual = Actual(published, await self._is_manager_here())
         try:
-            async with _master(aim) as (meeting, _):
-                actual = replace(actual, meeting=meeting)
-            actual = await self._with_last_seen(actual, meeting.server, aim)
-        except NotMet as error:
-            actual = replace(actual, meeting=error.meeting)
-        self._told = actual.meeting
+            async with _master(login) as (attempt, _):
+                actual = replace(actual, attempt=attempt)
+            actual = await self._with_last_seen(actual, attempt.server, login)
+        except NotReached as error:
+            actual = replace(actual, attempt=error.attempt)
+        self._last_attempt = actual.attempt
         return actual
 
     async def _published(self, client: EtcdClient) -> tuple[Published, Reading]:
@@ -110,12 +110,12 @@ class Redis:
         manager_ip = self.spec.manager_ip
         if manager_ip is None:
             return True
-        return manager_ip in (await network.view(None, [manager_ip])).local
+        return manager_ip in (await network.observe(None, [manager_ip])).local
 
-    async def _with_last_seen(self, actual: Actual, server: Server, aim: Aim) -> Actual:
+    async def _with_last_seen(self, actual: Actual, server: Server, login: Login) -> Actual:
         if not self.spec.is_seen_checked:
             return actual
-        async with _talk(server, aim.password, LIVE_DATABASE) as (_, link):
+        async with _talk(server, login.password, LIVE_DATABASE) as (_, link):
             ids = await self._agent_ids()
             return replace(
                 actual,
@@ -168,76 +168,76 @@ class Redis:
     async def _wake_at_redis(self, wake: Wake) -> None:
         """Holds a connection to what the last look found published."""
         while True:
-            aim, moved = self._aim, self._moved
+            login, moved = self._login, self._moved
             async with anyio.create_task_group() as tasks:
-                if aim is not None:
-                    tasks.start_soon(self._hold, aim, wake)
+                if login is not None:
+                    tasks.start_soon(self._hold, login, wake)
                 await moved.wait()
                 tasks.cancel_scope.cancel()
 
-    def _take(self, aim: Aim | None) -> None:
-        if aim != self._aim:
-            self._aim, moved, self._moved = aim, self._moved, anyio.Event()
+    def _take(self, login: Login | None) -> None:
+        if login != self._login:
+            self._login, moved, self._moved = login, self._moved, anyio.Event()
             moved.set()
 
-    async def _hold(self, aim: Aim, wake: Wake) -> None:
+    async def _hold(self, login: Login, wake: Wake) -> None:
         """Wakes when Redis goes, when it changes its role, and when it is back: whenever
         what comes of a connection is not what the newest look has told."""
         while True:
             try:
-                async with _master(aim) as (meeting, link):
-                    self._compare(meeting, wake)
-                    await _until_other(aim, meeting.server, link)
+                async with _master(login) as (attempt, link):
+                    self._compare(attempt, wake)
+                    await _until_other(login, attempt.server, link)
                     wake()
-            except NotMet as error:
-                self._compare(error.meeting, wake)
+            except NotReached as error:
+                self._compare(error.attempt, wake)
             await anyio.sleep(RECONNECT_S)
 
-    def _compare(self, found: Meeting, wake: Wake) -> None:
-        if self._told is not None and found.outcome != self._told.outcome:
+    def _compare(self, found: Attempt, wake: Wake) -> None:
+        if self._last_attempt is not None and found.outcome != self._last_attempt.outcome:
             wake()
 
 
-async def _until_other(aim: Aim, master: Server, link: Link) -> None:
+async def _until_other(login: Login, master: Server, link: Link) -> None:
     """Returns when the server has another role, or the Sentinels another master. Raises NotMet."""
     asked_s = anyio.current_time()
     while await link.keeps_role():
-        if aim.target.service and anyio.current_time() - asked_s > SENTINELS_S:
+        if login.target.service and anyio.current_time() - asked_s > SENTINELS_S:
             asked_s = anyio.current_time()
-            if await _asked_of_sentinels(aim) != master:
+            if await _asked_of_sentinels(login) != master:
                 return
 
 
 @asynccontextmanager
-async def _master(aim: Aim) -> AsyncIterator[tuple[Meeting, Link]]:
+async def _master(login: Login) -> AsyncIterator[tuple[Attempt, Link]]:
     """A connection to Redis itself, by way of its Sentinels if it has some. Raises NotMet."""
-    target = aim.target
-    server = await _asked_of_sentinels(aim) if target.service else target.servers[0]
-    async with _talk(server, aim.password) as found:
+    target = login.target
+    server = await _asked_of_sentinels(login) if target.service else target.servers[0]
+    async with _talk(server, login.password) as found:
         yield found
 
 
-async def _asked_of_sentinels(aim: Aim) -> Server:
+async def _asked_of_sentinels(login: Login) -> Server:
     """What the first Sentinel that answers says. Raises NotMet with what the first one lacks."""
-    faults: list[Meeting] = []
-    for sentinel in aim.target.servers:
+    faults: list[Attempt] = []
+    for sentinel in login.target.servers:
         try:
-            async with _talk(sentinel, aim.password) as (meeting, link):
-                master = await link.master_of(aim.target.service)
-        except NotMet as error:
-            faults.append(error.meeting)
+            async with _talk(sentinel, login.password) as (attempt, link):
+                master = await link.master_of(login.target.service)
+        except NotReached as error:
+            faults.append(error.attempt)
             continue
         if master is not None:
             return master
-        text = f"{sentinel} knows no master {aim.target.service}"
-        faults.append(replace(meeting, reason="SentinelNoMaster", text=text))
-    raise NotMet(replace(faults[0], text="; ".join(fault.text for fault in faults)))
+        text = f"{sentinel} knows no master {login.target.service}"
+        faults.append(replace(attempt, reason="SentinelNoMaster", text=text))
+    raise NotReached(replace(faults[0], text="; ".join(fault.text for fault in faults)))
 
 
 @asynccontextmanager
 async def _talk(
     server: Server, password: str | None, database: int = 0
-) -> AsyncIterator[tuple[Meeting, Link]]:
+) -> AsyncIterator[tuple[Attempt, Link]]:
     """A connection, and what is known by having it. Raises NotMet, also for what is asked in it."""
     from . import client as redis
 
@@ -246,10 +246,10 @@ async def _talk(
     try:
         addresses = await redis.resolve(server)
         async with redis.linked(server, password, database) as link:
-            yield Meeting(server, addresses, role=link.role), link
+            yield Attempt(server, addresses, role=link.role), link
     except redis.RedisFault as error:
         reason = reasons.get(type(error), "Unreachable")
-        raise NotMet(Meeting(server, addresses, reason, str(error))) from error
+        raise NotReached(Attempt(server, addresses, reason, str(error))) from error
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ DEFAULT_PORT = 6379
 SEEN_WITHIN_S = 40.0
 # How long a start of an agent may take until the manager has heard of it.
 APPEARS_WITHIN_S = 60.0
-LOOK_AGAIN_S = 30.0
+OBSERVE_AGAIN_S = 30.0
 SENTINELS = "HOST1:26379,HOST2:26379"  # as an example
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
 
@@ -79,7 +79,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class Attempt:
     """What came of an attempt to talk to Redis.
 
     server     the last one that was tried: the master, or a Sentinel
@@ -112,7 +112,7 @@ class Actual:
 
     published: Published | None = field(repr=False)
     is_manager_here: bool = True
-    meeting: Meeting | None = None
+    attempt: Attempt | None = None
     now_s: float = 0.0
     last_seen: Mapping[str, float | None] = field(default_factory=dict)
     agent_s: float | None = None
@@ -161,38 +161,40 @@ def plan(spec: RedisSpec, actual: Actual) -> Plan[Action]:
         target = target_of(spec, actual.published)
     except Unusable as error:
         return _fault(error.reason, str(error))
-    if actual.meeting is None:
+    if actual.attempt is None:
         raise ValueError("no attempt was made, although it is known where Redis is")
-    return _judged(spec, actual, target, actual.meeting)
+    return _judged(spec, actual, target, actual.attempt)
 
 
-def _judged(spec: RedisSpec, actual: Actual, target: Target, met: Meeting) -> Plan[Action]:
-    if not actual.is_manager_here and _is_loopback(met):
-        return _fault("Loopback", _loopback(spec, target, met))
-    if met.reason:
-        return _fault(met.reason, f"{met.text}; {_remedy(spec, target, met.reason)}")
-    if met.role not in ("master", ""):
-        return _fault("NotMaster", f"{met.server} is a {met.role}; {_master_remedy(spec, target)}")
-    facts: dict[str, Scalar] = {"redis": str(met.server)}
+def _judged(spec: RedisSpec, actual: Actual, target: Target, attempt: Attempt) -> Plan[Action]:
+    if not actual.is_manager_here and _is_loopback(attempt):
+        return _fault("Loopback", _loopback(spec, target, attempt))
+    if attempt.reason:
+        return _fault(attempt.reason, f"{attempt.text}; {_remedy(spec, target, attempt.reason)}")
+    if attempt.role not in ("master", ""):
+        return _fault(
+            "NotMaster", f"{attempt.server} is a {attempt.role}; {_master_remedy(spec, target)}"
+        )
+    facts: dict[str, Scalar] = {"redis": str(attempt.server)}
     if not spec.is_seen_checked:
-        return Plan(Verdict(Status.TRUE, "InSync", f"{met.server} answers"), facts=facts)
+        return Plan(Verdict(Status.TRUE, "InSync", f"{attempt.server} answers"), facts=facts)
     if times := [at_s for at_s in actual.last_seen.values() if at_s is not None]:
         facts["agent-last-seen"] = _moment(min(times))
-    verdict, look_again_in_s = _seen(spec, actual, met)
-    return Plan(verdict, look_again_in_s=look_again_in_s, facts=facts)
+    verdict, observe_again_in_s = _seen(spec, actual, attempt)
+    return Plan(verdict, observe_again_in_s=observe_again_in_s, facts=facts)
 
 
-def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float | None]:
+def _seen(spec: RedisSpec, actual: Actual, attempt: Attempt) -> tuple[Verdict, float | None]:
     left_s = {
         agent: SEEN_WITHIN_S - (actual.now_s - at_s) if at_s is not None else 0.0
         for agent, at_s in actual.last_seen.items()
     }
     unseen = [agent for agent in left_s if left_s[agent] <= 0]
     if not unseen:
-        text = f"{met.server} answers; the manager sees {', '.join(left_s)}"
+        text = f"{attempt.server} answers; the manager sees {', '.join(left_s)}"
         return Verdict(Status.TRUE, "InSync", text), min(left_s.values())
-    told = ", ".join(f"{agent} {_since(actual.last_seen[agent])}" for agent in unseen)
-    text = f"{met.server} answers; the manager has not seen {told}"
+    listed = ", ".join(f"{agent} {_since(actual.last_seen[agent])}" for agent in unseen)
+    text = f"{attempt.server} answers; the manager has not seen {listed}"
     if not spec.is_agent_managed:
         text = f"{text}; whether an agent runs is not known: [agent] is not in the document"
         return Verdict(Status.TRUE, "InSync", text), None
@@ -205,7 +207,7 @@ def _seen(spec: RedisSpec, actual: Actual, met: Meeting) -> tuple[Verdict, float
         "is the manager running, is agent.id what the manager expects, and does the agent "
         "use this etcd, namespace and Redis? The agent's log tells"
     )
-    return Verdict(Status.FALSE, "NotSeen", f"{text}; {remedy}"), LOOK_AGAIN_S
+    return Verdict(Status.FALSE, "NotSeen", f"{text}; {remedy}"), OBSERVE_AGAIN_S
 
 
 def _since(at_s: float | None) -> str:
@@ -213,11 +215,11 @@ def _since(at_s: float | None) -> str:
 
 
 def _fault(reason: str, text: str) -> Plan[Action]:
-    return Plan(Verdict(Status.FALSE, reason, text), look_again_in_s=LOOK_AGAIN_S)
+    return Plan(Verdict(Status.FALSE, reason, text), observe_again_in_s=OBSERVE_AGAIN_S)
 
 
-def _is_loopback(met: Meeting) -> bool:
-    addresses = met.addresses or (met.server.host,)
+def _is_loopback(attempt: Attempt) -> bool:
+    addresses = attempt.addresses or (attempt.server.host,)
     return all(_is_loopback_address(address) for address in addresses)
 
 
@@ -228,18 +230,18 @@ def _is_loopback_address(text: str) -> bool:
         return text == "localhost"
 
 
-def _loopback(spec: RedisSpec, target: Target, met: Meeting) -> str:
+def _loopback(spec: RedisSpec, target: Target, attempt: Attempt) -> str:
     """What the single-node installer leaves, and the guide for several nodes begins with.
 
     The port that is published is right: only the address is one that leads nowhere else.
     """
     what = (
-        f"{met.server} is this node itself, and the manager is {spec.manager_ip}: the first step "
-        "of Backend.AI's multi-node guide, Redis's address in etcd, is missing; "
+        f"{attempt.server} is this node itself, and the manager is {spec.manager_ip}: the first "
+        "step of Backend.AI's multi-node guide, Redis's address in etcd, is missing; "
     )
     if not target.service:
-        return what + _publish(spec, met.server.port)
-    if met.server in target.servers:
+        return what + _publish(spec, attempt.server.port)
+    if attempt.server in target.servers:
         return what + _command("sentinel", SENTINELS)
     return (
         what + f"let the Sentinels monitor {target.service} under an address that all nodes reach"

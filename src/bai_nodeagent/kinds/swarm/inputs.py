@@ -28,17 +28,17 @@ class SwarmInput:
     def observe(self, host: Host) -> Record:
         return Notes(host.state).read()
 
-    def found(self, seen: Record, digest: Digest) -> Inputs:
-        return {PART: digest(seen.home)} if seen.home else {}
+    def found(self, observed: Record, digest: Digest) -> Inputs:
+        return {PART: digest(observed.home)} if observed.home else {}
 
-    def wanted(
-        self, seen: Record, has: Inputs, started_s: float, _now_s: float, digest: Digest
+    def desired(
+        self, observed: Record, running: Inputs, started_s: float, _now_s: float, digest: Digest
     ) -> Inputs:
         """An agent at whose start nobody noted a swarm found it all the same if the node was in
         it before."""
-        if PART not in has and seen.since_s <= started_s:
+        if PART not in running and observed.since_s <= started_s:
             return {}
-        return self.found(seen, digest)
+        return self.found(observed, digest)
 
     def owns(self, part: str) -> bool:
         return part == PART

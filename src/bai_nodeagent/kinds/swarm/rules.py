@@ -29,28 +29,28 @@ PORT = 2377
 # one with less than a fifth left is late, however short its life is.
 EXPIRY_WARNING_S = 14 * 86400.0
 LATE_SHARE = 0.2
-LOOK_AGAIN_S = 10.0
+OBSERVE_AGAIN_S = 10.0
 _NAMES_AT_MOST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class Assessment:
     """How it stands, and what would put it right."""
 
     verdict: Verdict
     wish: Literal["", "join", "leave"] = ""
-    look_again_in_s: float | None = None
+    observe_again_in_s: float | None = None
 
 
 def plan(spec: SwarmSpec, actual: Actual) -> Plan[SwarmAction]:
-    stand = judge(spec, actual)
+    assessment = judge(spec, actual)
     if spec.doubt:
-        return Plan(spec.doubt if stand.wish else stand.verdict, facts=_facts(actual))
-    hindrance = _hindered(stand, spec, actual) if stand.wish else None
+        return Plan(spec.doubt if assessment.wish else assessment.verdict, facts=_facts(actual))
+    hindrance = _hindered(assessment, spec, actual) if assessment.wish else None
     return Plan(
-        hindrance or stand.verdict,
-        (*_notes(spec, actual), *(() if hindrance else _steps(stand, spec, actual))),
-        stand.look_again_in_s,
+        hindrance or assessment.verdict,
+        (*_notes(spec, actual), *(() if hindrance else _steps(assessment, spec, actual))),
+        assessment.observe_again_in_s,
         _facts(actual),
     )
 
@@ -60,9 +60,9 @@ def _notes(spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
     return () if record == actual.record else (Remember(record),)
 
 
-def _steps(stand: Stand, spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
-    leave = (Leave(actual.cluster),) if stand.wish == "leave" else ()
-    is_join_next = spec.state == "joined" and stand.wish != ""
+def _steps(assessment: Assessment, spec: SwarmSpec, actual: Actual) -> tuple[SwarmAction, ...]:
+    leave = (Leave(actual.cluster),) if assessment.wish == "leave" else ()
+    is_join_next = spec.state == "joined" and assessment.wish != ""
     return (*leave, *((Join(_by_answer(spec, actual)),) if is_join_next else ()))
 
 
@@ -71,9 +71,9 @@ def _by_answer(spec: SwarmSpec, actual: Actual) -> tuple[str, ...]:
     return tuple(sorted(spec.remote_addrs, key=lambda address: address not in actual.answering))
 
 
-def _hindered(stand: Stand, spec: SwarmSpec, actual: Actual) -> Verdict | None:
+def _hindered(assessment: Assessment, spec: SwarmSpec, actual: Actual) -> Verdict | None:
     """Why the swarm may not be left, or joined, now."""
-    why = stand.verdict.message
+    why = assessment.verdict.message
     if spec.lacks_token:
         return Verdict(
             Status.FALSE,
@@ -81,7 +81,7 @@ def _hindered(stand: Stand, spec: SwarmSpec, actual: Actual) -> Verdict | None:
             f"{why}; it waits for valid documents from the store, since the token in the secret "
             f"{spec.token_name} stands there alone",
         )
-    if stand.wish == "join":
+    if assessment.wish == "join":
         return None
     if actual.is_manager:
         return Verdict(
@@ -111,21 +111,21 @@ def _facts(actual: Actual) -> dict[str, Scalar]:
     return {name: value for name, value in facts.items() if value}
 
 
-def judge(spec: SwarmSpec, actual: Actual) -> Stand:
+def judge(spec: SwarmSpec, actual: Actual) -> Assessment:
     """How the node stands, before it is asked whether the swarm may be left."""
     if actual.local.state == "inactive":
         return _outside(spec, actual)
     if spec.state == "left":
         text = f"this node is in the swarm {actual.cluster}".rstrip()
-        return Stand(Verdict(Status.FALSE, "Joined", text), "leave")
+        return Assessment(Verdict(Status.FALSE, "Joined", text), "leave")
     if _gone(actual):
         return _removed(spec, actual)
     return _misplaced(spec, actual) or _inside(spec, actual)
 
 
-def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
+def _outside(spec: SwarmSpec, actual: Actual) -> Assessment:
     if spec.state == "left":
-        return Stand(Verdict(Status.TRUE, "InSync", "in no swarm"))
+        return Assessment(Verdict(Status.TRUE, "InSync", "in no swarm"))
     record = actual.record
     is_noted = record.removed and not spec.is_news_after(record.removed_asked)
     if is_noted or _gone(actual):
@@ -133,12 +133,12 @@ def _outside(spec: SwarmSpec, actual: Actual) -> Stand:
     digest = digest_in_token(spec.token)
     if digest is None and not spec.lacks_token:
         text = f"the secret {spec.token_name} is no join token of a swarm (SWMTKN-1-…)"
-        return Stand(Verdict(Status.FALSE, "InvalidToken", text))
+        return Assessment(Verdict(Status.FALSE, "InvalidToken", text))
     leads = record.leads.get(digest or "", "")
     if spec.cluster_id and leads not in ("", spec.cluster_id):
         text = f"the token leads to the swarm {leads}, and cluster-id is {spec.cluster_id}"
-        return Stand(Verdict(Status.FALSE, "WrongSwarm", f"{text}; put the wrong one right"))
-    return Stand(Verdict(Status.FALSE, "NotJoined", "this node is in no swarm"), "join")
+        return Assessment(Verdict(Status.FALSE, "WrongSwarm", f"{text}; put the wrong one right"))
+    return Assessment(Verdict(Status.FALSE, "NotJoined", "this node is in no swarm"), "join")
 
 
 def _gone(actual: Actual) -> str:
@@ -149,24 +149,24 @@ def _gone(actual: Actual) -> str:
     return removed if removed == actual.node else ""
 
 
-def _removed(spec: SwarmSpec, actual: Actual) -> Stand:
+def _removed(spec: SwarmSpec, actual: Actual) -> Assessment:
     """A manager has taken the node out: that is how nodes are decommissioned."""
     record = actual.record
     is_new_wish = record.removed == actual.node and spec.is_news_after(record.removed_asked)
     text = f"a manager has removed this node ({_gone(actual) or record.removed}) from the swarm"
     if is_new_wish:
-        return Stand(Verdict(Status.FALSE, "RemovedByManager", text), "leave")
+        return Assessment(Verdict(Status.FALSE, "RemovedByManager", text), "leave")
     text += "; it joins again when [swarm] or the token changes"
-    return Stand(Verdict(Status.FALSE, "RemovedByManager", text))
+    return Assessment(Verdict(Status.FALSE, "RemovedByManager", text))
 
 
-def _misplaced(spec: SwarmSpec, actual: Actual) -> Stand | None:
+def _misplaced(spec: SwarmSpec, actual: Actual) -> Assessment | None:
     """The swarm that the node is in is another than desired; None: it is not."""
     judged = _misplaced_without_token if spec.lacks_token else _misplaced_by_token
     return judged(spec, actual) if actual.cluster else None
 
 
-def _misplaced_without_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
+def _misplaced_without_token(spec: SwarmSpec, actual: Actual) -> Assessment | None:
     """As far as that can be told while the token is not known."""
     why = f"this node is in the swarm {actual.cluster}"
     if spec.cluster_id:
@@ -175,10 +175,10 @@ def _misplaced_without_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
     else:
         is_right = actual.cluster == actual.record.trusted or _is_with(spec, actual)
         why += ", and only the token tells whether that is the right one"
-    return None if is_right else Stand(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
+    return None if is_right else Assessment(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
 
 
-def _misplaced_by_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
+def _misplaced_by_token(spec: SwarmSpec, actual: Actual) -> Assessment | None:
     cluster, digest = actual.cluster, digest_in_token(spec.token)
     leads = cluster if digest == actual.ca else actual.record.leads.get(digest or "", "")
     if spec.cluster_id:
@@ -196,34 +196,36 @@ def _misplaced_by_token(spec: SwarmSpec, actual: Actual) -> Stand | None:
     if digest is None or (not is_way_known and actual.record.trusted == cluster):
         there = f"leads to the swarm {leads}" if digest else "is none"
         text = f"{why}; but the token in the secret {spec.token_name} {there}: put that right first"
-        return Stand(Verdict(Status.FALSE, "WrongSwarm", text))
-    return Stand(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
+        return Assessment(Verdict(Status.FALSE, "WrongSwarm", text))
+    return Assessment(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
 
 
-def _inside(spec: SwarmSpec, actual: Actual) -> Stand:
+def _inside(spec: SwarmSpec, actual: Actual) -> Assessment:
     """In the swarm that is desired, or on the way to it."""
     certificate, unknown = actual.certificate, _unreached(actual)
     if certificate and certificate.expires_s <= actual.now_s:
         text = f"the node's certificate expired at {_moment(certificate.expires_s)}"
         if actual.membership and actual.membership.known:
-            return Stand(Verdict(Status.FALSE, "CertificateExpired", text), "leave")
+            return Assessment(Verdict(Status.FALSE, "CertificateExpired", text), "leave")
         text += f"; it joins anew once a manager answers{unknown and f' ({unknown})'}"
-        return Stand(Verdict(Status.FALSE, "CertificateExpired", text), "", LOOK_AGAIN_S)
+        return Assessment(Verdict(Status.FALSE, "CertificateExpired", text), "", OBSERVE_AGAIN_S)
     match actual.local.state:
         case "error":
             return _error(spec, actual)
         case "locked":
             text = "this manager is locked: run `docker swarm unlock` here"
-            return Stand(Verdict(Status.FALSE, "Locked", text))
+            return Assessment(Verdict(Status.FALSE, "Locked", text))
         case _ if unknown:
             text = f"no manager answers this node: {unknown}"
-            return Stand(Verdict(Status.FALSE, "ManagerUnreachable", text), "", LOOK_AGAIN_S)
+            return Assessment(
+                Verdict(Status.FALSE, "ManagerUnreachable", text), "", OBSERVE_AGAIN_S
+            )
         case "pending":
             return _pending(spec, actual)
-    return Stand(_active(spec, actual))
+    return Assessment(_active(spec, actual))
 
 
-def _error(spec: SwarmSpec, actual: Actual) -> Stand:
+def _error(spec: SwarmSpec, actual: Actual) -> Assessment:
     """Docker has given up. A join of ours that came to nothing is ended, since Docker takes no
     other before; whoever may have been a member is left as he is, to be looked at."""
     error, record = actual.local.error, actual.record
@@ -231,11 +233,11 @@ def _error(spec: SwarmSpec, actual: Actual) -> Stand:
     refused = refusal(spec, error) if is_failed_join else None
     if refused is None:
         text = f"Docker: {error}; see its log, then `docker swarm leave` here"
-        return Stand(Verdict(Status.FALSE, "SwarmError", text))
+        return Assessment(Verdict(Status.FALSE, "SwarmError", text))
     verdict = Verdict(Status.FALSE, *refused)
     if actual.answering or spec.is_news_after(record.asked):
-        return Stand(verdict, "leave")
-    return Stand(verdict, "", LOOK_AGAIN_S)
+        return Assessment(verdict, "leave")
+    return Assessment(verdict, "", OBSERVE_AGAIN_S)
 
 
 def is_given_up(actual: Actual) -> bool:
@@ -243,14 +245,14 @@ def is_given_up(actual: Actual) -> bool:
     return actual.local.state == "error" and not actual.cluster
 
 
-def _pending(spec: SwarmSpec, actual: Actual) -> Stand:
+def _pending(spec: SwarmSpec, actual: Actual) -> Assessment:
     managers = ", ".join(actual.local.managers)
     is_ours = _is_with(spec, actual) and not spec.is_news_after(actual.record.asked)
     if not actual.cluster and not is_ours:
         text = f"Docker still tries to join at {managers}, which is no longer desired"
-        return Stand(Verdict(Status.FALSE, "OtherJoin", text), "leave")
+        return Assessment(Verdict(Status.FALSE, "OtherJoin", text), "leave")
     text = f"Docker is getting in touch with the swarm at {managers}"
-    return Stand(Verdict(Status.UNKNOWN, "Progressing", text), "", LOOK_AGAIN_S)
+    return Assessment(Verdict(Status.UNKNOWN, "Progressing", text), "", OBSERVE_AGAIN_S)
 
 
 def _active(spec: SwarmSpec, actual: Actual) -> Verdict:

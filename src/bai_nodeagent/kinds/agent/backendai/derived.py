@@ -62,9 +62,9 @@ def left_behind(text: str, values: Values) -> tuple[str, ...]:
 def _completed(document: Mapping[str, Any], values: Values) -> Iterator[tuple[KeyPath, Any]]:
     """The port of an address that stands there without one."""
     for place, port in DEFAULT_PORTS.items():
-        standing = lookup(document, place)
+        present = lookup(document, place)
         is_ours = values.get((*place, "host"), UNSET) is not UNSET
-        if is_ours and isinstance(standing, dict) and "port" not in standing:
+        if is_ours and isinstance(present, dict) and "port" not in present:
             yield (*place, "port"), port
 
 

@@ -27,9 +27,9 @@ from .schema_faults import Version
 WORKER_S = 60.0
 # Cold, and with images for its helpers to load, up to 6 s; much more on a busy machine.
 START_S = 90.0
-STARTING_LOOK_S = 0.5
-TROUBLE_LOOK_S = 2.0
-LIVING_LOOK_S = 10.0
+STARTING_INTERVAL_S = 0.5
+TROUBLE_INTERVAL_S = 2.0
+LIVING_INTERVAL_S = 10.0
 
 MAIN_TITLE = "backend.ai: agent "
 WORKER_TITLE = "backend.ai: agent worker-"
@@ -43,7 +43,7 @@ _OTHERS = (
 # Read in the wheels of each: the agent's own HTTP server, and aiomonitor's, which
 # makes it hang where its port is taken.
 _SERVICE = ("service-addr", "internal-addr", "service_addr")
-_SERVES_SINCE: Version = (25, 6)
+_HAS_SERVICE_SINCE: Version = (25, 6)
 _MONITOR = ("aiomonitor-webui-port", "aiomonitor_webui_port")
 _MONITOR_PORTS: tuple[tuple[Version, int], ...] = (((25, 6), 39200), ((), 49200))
 _VARIABLES = {"host": "BACKEND_AGENT_HOST_OVERRIDE", "port": "BACKEND_AGENT_PORT"}
@@ -78,7 +78,7 @@ class Endpoints:
     def all(self) -> tuple[Endpoint, ...]:
         return (self.rpc, *self.others)
 
-    def taken(self, listeners: Sequence[Listener]) -> tuple[Listener, ...]:
+    def occupied(self, listeners: Sequence[Listener]) -> tuple[Listener, ...]:
         """The listeners that may keep an agent from binding."""
         return tuple(
             one
@@ -89,21 +89,21 @@ class Endpoints:
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class Liveness:
     """What a living agent shows.
 
     worker  None: there is none
     rpc     how its RPC port answers
     at      that port, for people
     frozen  those of its processes that a signal has stopped
-    taken   strangers on its ports, as "port 6001 by process 77 (nc)"
+    occupied  strangers on its ports, as "port 6001 by process 77 (nc)"
     """
 
     worker: Process | None
     rpc: Answer
     at: str
     frozen: tuple[int, ...] = ()
-    taken: tuple[str, ...] = ()
+    occupied: tuple[str, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -154,7 +154,7 @@ def _local(agent: Mapping[str, Any], *, is_first: bool) -> Iterator[Endpoint]:
 
 def _service(agent: Mapping[str, Any], version: Version) -> Iterator[Endpoint]:
     said = next((agent[key] for key in _SERVICE if key in agent), None)
-    if version >= _SERVES_SINCE or (said is not None and not version):
+    if version >= _HAS_SERVICE_SINCE or (said is not None and not version):
         yield _address(said, 6003) or Endpoint("", 6003)
 
 
@@ -193,40 +193,42 @@ def pid_file(text: str | None, env: Mapping[str, str] | None = None) -> Path | N
     return Path(value) if isinstance(value, str) and value.startswith("/") else None
 
 
-def judge_signs(
-    signs: Signs, output: str, last_lines: str, lived_s: float, *, was_well: bool
+def judge_liveness(
+    liveness: Liveness, output: str, last_lines: str, lived_s: float, *, was_well: bool
 ) -> tuple[Verdict, float]:
     """How a living agent stands, and when to look again.
 
     `output` is what it has said in this life; `was_well`: in this life it ran already.
     """
-    if signs.frozen:
-        pids = ", ".join(map(str, signs.frozen))
+    if liveness.frozen:
+        pids = ", ".join(map(str, liveness.frozen))
         text = f"process {pids} of the agent is stopped by a signal: `kill -CONT` lets it go on"
-        return Verdict(Status.FALSE, "Frozen", text), TROUBLE_LOOK_S
-    if signs.worker is None and (was_well or lived_s >= WORKER_S):
+        return Verdict(Status.FALSE, "Frozen", text), TROUBLE_INTERVAL_S
+    if liveness.worker is None and (was_well or lived_s >= WORKER_S):
         text = "its main process lives, but its worker does not: nothing of it works"
-        return Verdict(Status.FALSE, "WorkerDead", text), TROUBLE_LOOK_S
-    if signs.is_well:
-        return Verdict(Status.TRUE, "Running"), LIVING_LOOK_S
-    if signs.taken:
-        return port_taken(signs.taken), TROUBLE_LOOK_S
+        return Verdict(Status.FALSE, "WorkerDead", text), TROUBLE_INTERVAL_S
+    if liveness.is_well:
+        return Verdict(Status.TRUE, "Running"), LIVING_INTERVAL_S
+    if liveness.occupied:
+        return port_occupied(liveness.occupied), TROUBLE_INTERVAL_S
     if not was_well and (trouble := not_bound(output)):
-        return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_LOOK_S
+        return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_INTERVAL_S
     said = f"; its last lines:\n{last_lines}" if last_lines else ""
-    answer = f"{signs.at} {signs.rpc}"
+    answer = f"{liveness.at} {liveness.rpc}"
     if was_well:
         text = f"the agent lives but does not answer any more: {answer}{said}"
-        return Verdict(Status.FALSE, "NotAnswering", text), TROUBLE_LOOK_S
+        return Verdict(Status.FALSE, "NotAnswering", text), TROUBLE_INTERVAL_S
     if trouble := what_it_waits_for(output):
-        return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_LOOK_S
+        return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_INTERVAL_S
     if lived_s < START_S:
         text = f"the agent is starting: {answer}"
-        return Verdict(Status.UNKNOWN, "Starting", text), STARTING_LOOK_S
+        return Verdict(Status.UNKNOWN, "Starting", text), STARTING_INTERVAL_S
     text = f"the agent is starting for more than {START_S:.0f} s: {answer}{said}"
-    return Verdict(Status.FALSE, "StartHangs", text), TROUBLE_LOOK_S
+    return Verdict(Status.FALSE, "StartHangs", text), TROUBLE_INTERVAL_S
 
 
-def port_taken(taken: Sequence[str]) -> Verdict:
-    text = f"others have what the agent needs: {', '.join(taken)}; end them, or change agent.toml"
+def port_occupied(occupied: Sequence[str]) -> Verdict:
+    text = (
+        f"others have what the agent needs: {', '.join(occupied)}; end them, or change agent.toml"
+    )
     return Verdict(Status.FALSE, "PortTaken", text)

@@ -100,7 +100,7 @@ _WAITS: tuple[tuple[re.Pattern[str], Trouble | None], ...] = tuple(
         ),
     )
 )
-_LINES_LOOKED_AT = 30
+_LINES_READ = 30
 _TRACEBACK_LINES = 60
 _WORKS = re.compile(r"started handling RPC requests")
 # 26.9: each further agent of the process tries it, and goes on without.
@@ -128,12 +128,12 @@ def _after_work_began(output: str) -> str:
 
 
 def _trouble_in(output: str) -> Trouble | None:
-    return _taken_in(output) or next(
+    return _occupied_in(output) or next(
         (trouble for pattern, trouble in _DEATHS if pattern.search(output)), None
     )
 
 
-def _taken_in(output: str, but: str = "") -> Trouble | None:
+def _occupied_in(output: str, but: str = "") -> Trouble | None:
     ports = [match["zmq"] or match["tcp"] for match in _PORT.finditer(output)]
     port = next((port for port in ports if port != but), None)
     if port is None:
@@ -143,12 +143,12 @@ def _taken_in(output: str, but: str = "") -> Trouble | None:
 
 def not_bound(output: str) -> Trouble | None:
     """That an agent which is starting could not bind a port: it may live on for ever."""
-    return _taken_in(_after_work_began(output), but=_HARMLESS)
+    return _occupied_in(_after_work_began(output), but=_HARMLESS)
 
 
 def what_it_waits_for(output: str) -> Trouble | None:
     """What an agent that lives waits for, from its last lines; None where they don't say."""
-    for line in reversed(output.splitlines()[-_LINES_LOOKED_AT:]):
+    for line in reversed(output.splitlines()[-_LINES_READ:]):
         for pattern, trouble in _WAITS:
             if pattern.search(line):
                 return trouble

@@ -176,14 +176,14 @@ def _renamed(version: Version, found: Found) -> Iterator[str]:
 
 
 def _etcd(version: Version, found: Found) -> Iterator[str]:
-    standing = found.get(_ETCD)
-    if isinstance(standing, dict) and not {"host", "port"} <= standing.keys():
+    present = found.get(_ETCD)
+    if isinstance(present, dict) and not {"host", "port"} <= present.keys():
         yield "etcd.addr needs both host and port"
-    if not isinstance(standing, list):
+    if not isinstance(present, list):
         return
-    if as_address(standing) and version >= (25, 13):
+    if as_address(present) and version >= (25, 13):
         yield "etcd.addr is [host, port], which this version takes for two endpoints"
-    elif as_endpoints(standing) and version < (25, 13):
+    elif as_endpoints(present) and version < (25, 13):
         yield "etcd.addr is a list of endpoints, and this version takes one"
 
 

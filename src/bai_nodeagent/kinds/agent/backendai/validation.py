@@ -65,7 +65,7 @@ async def _coming(spec: AgentSpec, asker: str) -> Release | None:
     if spec.install is None:
         return None
     with contextlib.suppress(Refused, Unavailable, Stuck):
-        wanted = target(spec.install, await environments.look(spec.install.path, asker))
+        wanted = target(spec.install, await environments.observe(spec.install.path, asker))
         python = environments.folder_of(spec.install.path) / wanted.name / "bin/python"
         if wanted.is_ready:
             return await _release(f"{asker}: the coming version", [str(python)])
@@ -89,16 +89,18 @@ class Asker:
     ) -> dict[tuple[str, str], Opinion]:
         """By version and text: of each text, until the coming version takes one; and the
         installed one's of that."""
-        says: dict[tuple[str, str], Opinion] = {}
+        opinions_found: dict[tuple[str, str], Opinion] = {}
         coming = readers.wanted or readers.version
         for text in texts:
-            says[coming, text] = await self._of(coming, readers.coming, text)
-            if says[coming, text].faults:
+            opinions_found[coming, text] = await self._of(coming, readers.coming, text)
+            if opinions_found[coming, text].faults:
                 continue
             if readers.version not in ("", coming):
-                says[readers.version, text] = await self._of(readers.version, readers.now, text)
+                opinions_found[readers.version, text] = await self._of(
+                    readers.version, readers.now, text
+                )
             break
-        return says
+        return opinions_found
 
     async def _of(self, version: str, release: Release | None, text: str) -> Opinion:
         if release is None or release.version != version or self.user == "":

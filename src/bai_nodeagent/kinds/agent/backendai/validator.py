@@ -62,12 +62,12 @@ def ask(release: Release, user: str | None, env: Mapping[str, str], text: str) -
     """What the agent says of that agent.toml, under that account (None: ours), with more of its
     environment. Kept as long as neither its installation nor the question changes. Blocks."""
     try:
-        who = account(user)
+        run_as = account(user)
         digest = hashlib.sha256(text.encode()).digest()
-        key = (*_identity(release), who, tuple(sorted(env.items())), digest)
+        key = (*_identity(release), run_as, tuple(sorted(env.items())), digest)
         known, until_s = _kept.get(key, (None, 0.0))
         if known is None or time.monotonic() > until_s:
-            known = _asked(release, who, env, text)
+            known = _asked(release, run_as, env, text)
             _keep(key, known)
     except Refused as error:
         return Answer(None, (error.message,))
@@ -89,7 +89,7 @@ def _keep(key: _Key, answer: Answer) -> None:
         _kept.popitem(last=False)
 
 
-def _asked(release: Release, who: Account, env: Mapping[str, str], text: str) -> Answer:
+def _asked(release: Release, run_as: Account, env: Mapping[str, str], text: str) -> Answer:
     with _file(text.encode()) as question, _file() as reply:
         child = subprocess.Popen(
             (program("prlimit"), *_BOUNDED, str(release.python), "-I", "-B", "-c", _PROGRAM),
@@ -97,11 +97,11 @@ def _asked(release: Release, who: Account, env: Mapping[str, str], text: str) ->
             stdout=reply,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=environment(who, env),
+            env=environment(run_as, env),
             start_new_session=True,
-            **credentials(who),
+            **credentials(run_as),
         )
-        if not _ends_by_itself(child):
+        if not _has_ended_by_itself(child):
             return Answer(None, (f"{release.python} did not answer within {DEADLINE_S:g} s",))
         return _read(os.pread(reply, _REPLY_AT_MOST, 0), child.returncode)
 
@@ -120,7 +120,7 @@ def _file(data: bytes | None = None) -> Iterator[int]:
         os.close(fd)
 
 
-def _ends_by_itself(child: subprocess.Popen[bytes]) -> bool:
+def _has_ended_by_itself(child: subprocess.Popen[bytes]) -> bool:
     """Waits until the deadline, then ends whatever is left of its group."""
     try:
         pidfd = os.pidfd_open(child.pid)
@@ -139,8 +139,8 @@ def _ends_by_itself(child: subprocess.Popen[bytes]) -> bool:
 
 def _read(raw: bytes, code: int) -> Answer:
     try:
-        told: Any = json.loads(raw)
-        accepts, why = told["accepts"], told["why"]
+        reply: Any = json.loads(raw)
+        accepts, why = reply["accepts"], reply["why"]
         if accepts not in (True, False, None) or not isinstance(why, list):
             raise ValueError("another answer than the program gives")  # noqa: TRY301
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -30,7 +30,7 @@ SERVER = "ai.backend.agent.server"
 _CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
 
-class CantTell(Exception):
+class NotKnown(Exception):
     """Nothing is known of the file; the text says why."""
 
 
@@ -38,7 +38,7 @@ def answer(path: str) -> dict[str, Any]:
     """What the agent says of the file at `path`."""
     try:
         why = list(faults(path))
-    except CantTell as error:
+    except NotKnown as error:
         return {"accepts": None, "why": [str(error)]}
     return {"accepts": not why, "why": why}
 
@@ -52,19 +52,19 @@ def faults(path: str) -> Iterator[str]:
         main = server.main
         main.add_command(click.Command("only-check", callback=lambda: None))
     except BaseException as error:
-        raise CantTell(f"{SERVER} can't be asked: {_told(error)}") from error
+        raise NotKnown(f"{SERVER} can't be asked: {_text_of(error)}") from error
     said, read = io.StringIO(), _what_is_read(server)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             main.main(["-f", path, "only-check"], standalone_mode=False)
             _check_the_rest(server, read)
     except (click.UsageError, MemoryError) as error:
-        raise CantTell(f"{SERVER} can't be asked: {_told(error)}") from error
+        raise NotKnown(f"{SERVER} can't be asked: {_text_of(error)}") from error
     except click.exceptions.Abort as error:
         # The agent prints the error that it has caught, values and all.
         cause = error.__cause__ or error.__context__
         yield from _sentences(cause) if cause else said.getvalue().splitlines()[-1:]
-    except CantTell:
+    except NotKnown:
         raise
     except Exception as error:
         yield from _sentences(error)
@@ -90,12 +90,12 @@ def _what_is_read(server: Any) -> list[Any]:
 
 def _check_the_rest(server: Any, everything_read: list[Any]) -> None:
     if not everything_read:
-        raise CantTell(f"{SERVER} reads its configuration in another way than it did")
+        raise NotKnown(f"{SERVER} reads its configuration in another way than it did")
     read = everything_read[0]
     words = {"is_master": True, "log_endpoint": "", "msgpack_options": {}}
     logger = server.Logger
-    taken = inspect.signature(logger).parameters
-    logger(_at(read, "logging"), **{name: words[name] for name in words if name in taken})
+    accepted = inspect.signature(logger).parameters
+    logger(_at(read, "logging"), **{name: words[name] for name in words if name in accepted})
     if _at(_at(_at(read, "debug"), "coredump"), "enabled"):
         pattern = _CORE_PATTERN.read_text().strip()
         if not pattern.startswith("/"):
@@ -116,7 +116,7 @@ def _sentences(error: BaseException) -> Iterator[str]:
     elif callable(as_dict := getattr(error, "as_dict", None)):
         yield from _leaves({"logging": as_dict()})
     else:
-        yield _told(error)
+        yield _text_of(error)
 
 
 def _leaves(data: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _place(parts: Any) -> str:
     return ".".join(str(part) for part in parts) or "the file"
 
 
-def _told(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -41,15 +41,15 @@ class Disk:
         self._state = state
         self._kept_as = ""  # the newest copy: among names without end it may not be found
 
-    def look(self) -> Actual:
+    def observe(self) -> Actual:
         with self._faults():
             try:
                 with hostile.place(self._spec.path) as place:
-                    return self._seen(place)
+                    return self._observed(place)
             except hostile.NoFolder as gone:
                 return self._actual(gone.path, None)
 
-    def _seen(self, place: Place) -> Actual:
+    def _observed(self, place: Place) -> Actual:
         file, copies = place.read(), _copies(place)
         near = (*copies, self._kept_as) if self._kept_as else copies
         return self._actual(

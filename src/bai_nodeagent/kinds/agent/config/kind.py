@@ -38,7 +38,7 @@ SECTION = "agent-config"
 # A plain editor truncates, then writes: a read in between sees a part, which may
 # even be TOML. What takes longer than all these looks is judged as it is.
 SETTLE_S = 0.2
-LOOKS_AT_MOST = 6
+OBSERVATIONS_AT_MOST = 6
 # Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
 VALUES_AT_MOST = 2000
 DISK_DEADLINE_S = 5.0
@@ -63,21 +63,21 @@ class AgentConfig:
     async def observe(self) -> Actual:
         """Looks again while somebody writes the file, and until a file that is not TOML has not
         changed between two looks."""
-        actual = await self._look()
-        for _ in range(LOOKS_AT_MOST):
+        actual = await self._observe()
+        for _ in range(OBSERVATIONS_AT_MOST):
             is_open = actual.is_being_written
             if actual.file is None or (agent_toml.is_usable(actual.file.raw) and not is_open):
                 break
             await anyio.sleep(SETTLE_S)
-            earlier, actual = actual, await self._look()
+            earlier, actual = actual, await self._observe()
             if earlier.file == actual.file and not is_open:
                 break
         for file in (actual.file, actual.last):
-            self._given.look(text_of(file) or "")
+            self._given.observe(text_of(file) or "")
         return await self._with_agent(actual)
 
-    async def _look(self) -> Actual:
-        return await self._asked("look at", self._disk.look)
+    async def _observe(self) -> Actual:
+        return await self._asked("look at", self._disk.observe)
 
     async def _asked(self, what: str, call: Callable[[], T]) -> T:
         return await in_thread(f"{self.name}: {what} {self.spec.path}", call, DISK_DEADLINE_S)
@@ -89,14 +89,14 @@ class AgentConfig:
             return actual
         command, user, account = await self._runs(agent)
         actual = replace(actual, user=account or actual.user)
-        guarded = replace(actual, caution=await self._guard.look(command))
+        guarded = replace(actual, risk=await self._guard.observe(command))
         if not is_backendai(agent.health, command):
             return guarded
         found = await readers(agent, command, self.name)
         real = replace(guarded, is_real=True, version=found.version, coming=found.wanted)
-        texts = () if real.caution.held else await self._candidates(real)
+        texts = () if real.risk.held else await self._candidates(real)
         asker = Asker(agent, self._host, self.name, user)
-        return replace(real, says=await asker.opinions(found, filter(None, texts)))
+        return replace(real, opinions=await asker.opinions(found, filter(None, texts)))
 
     async def _candidates(self, actual: Actual) -> tuple[str, ...]:
         """In a thread, as the plan: an edit of others' text may take long."""
@@ -141,8 +141,8 @@ class AgentConfig:
 
     def _apply(self, action: AgentConfigAction) -> None:
         if isinstance(action, Write) and self._guard:
-            stood = None if action.expected is None else action.expected.decode(errors="replace")
-            self._guard.note_write(stood, is_real=action.is_real)
+            current = None if action.expected is None else action.expected.decode(errors="replace")
+            self._guard.note_write(current, is_real=action.is_real)
         self._disk.apply(action)
 
     async def watch(self, wake: Wake) -> None:

@@ -22,15 +22,15 @@ def identity_changed(spec: AgentConfigSpec, text: str, last: str | None) -> Verd
     """For the manager another id is another agent: what stands there gives way to an id that
     somebody has said, or that stood there before; never to one that nobody has.
     """
-    standing, kept = (_id_in(each) if each else UNSET for each in (text, last))
+    present, kept = (_id_in(each) if each else UNSET for each in (text, last))
     desired = spec.values.get(_ID, UNSET)
     is_silent = spec.derived_id != "" and desired == spec.derived_id != kept
-    if not is_silent or not standing or standing in (UNSET, desired):
+    if not is_silent or not present or present in (UNSET, desired):
         return None
     text = (
-        f"{spec.path} holds agent.id {standing}, and this node's id is {desired}, which nobody has "
+        f"{spec.path} holds agent.id {present}, and this node's id is {desired}, which nobody has "
         "said: for the manager that would be another agent, so nothing is written. Set node-id in "
-        f"the daemon's own configuration: {standing} to keep the agent that it knows (and remove "
+        f"the daemon's own configuration: {present} to keep the agent that it knows (and remove "
         f"node-id from the daemon's state folder), {desired} if the change is meant"
     )
     return Verdict(Status.FALSE, IDENTITY_CHANGED, text)
@@ -104,22 +104,22 @@ def verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:
 def costs(spec: AgentConfigSpec, actual: Actual, text: str) -> str:
     """The keys that are not as desired, and what it costs to bring each into line."""
     drifts = agent_toml.difference(text, spec.values, spec.optional)
-    told = ", ".join(f"{d}{_told(actual.caution.effect(d.path))}" for d in drifts)
+    listed = ", ".join(f"{d}{_effect_text(actual.risk.effect(d.path))}" for d in drifts)
     if lost := agent_toml.lost_endpoints(text, spec.values):
-        told += f" (and no more {', '.join(lost)})"
-    return f"{told}: {actual.caution.why}" if drifts and actual.caution.why else told
+        listed += f" (and no more {', '.join(lost)})"
+    return f"{listed}: {actual.risk.why}" if drifts and actual.risk.why else listed
 
 
-def _told(effect: Effect) -> str:
+def _effect_text(effect: Effect) -> str:
     return f" ({effect})" if effect else ""
 
 
 def incompatible(spec: AgentConfigSpec, actual: Actual, opinion: Opinion) -> Verdict:
-    who = f"agent {actual.reader}" if actual.reader else "the agent"
-    stands = "; what stands there is left" if actual.file is not None else ""
+    reader = f"agent {actual.reader}" if actual.reader else "the agent"
+    current = "; what stands there is left" if actual.file is not None else ""
     guess = f" (guessed by rules of our own: {opinion.guess})" if opinion.guess else ""
     text = (
-        f"{spec.path} would be wrong for {who}, so it is not written{stands}: "
+        f"{spec.path} would be wrong for {reader}, so it is not written{current}: "
         f"{'; '.join(opinion.faults)}{guess}"
     )
     return Verdict(Status.FALSE, "Incompatible", text)

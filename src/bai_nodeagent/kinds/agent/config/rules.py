@@ -14,7 +14,7 @@ from ....system.place import File, Owner
 from ..backendai import schema_faults
 from ..backendai.derived import derived, left_behind
 from ..environment.rules import NAME as ENVIRONMENT
-from ..sessions import SACRED, SESSIONS_LOOK_S, Held
+from ..sessions import SACRED, SESSIONS_INTERVAL_S, HeldChange
 from . import messages as words
 from .state import Actual, AgentConfigSpec, text_of
 
@@ -132,8 +132,8 @@ def plan(
         return Plan(words.left_alone(spec, actual, file))
     if text and (changed := words.identity_changed(spec, text, text_of(actual.last))):
         return Plan(changed)
-    if actual.caution.held:
-        return _held(spec, actual, actual.caution.held, redact)
+    if actual.risk.held:
+        return _held(spec, actual, actual.risk.held, redact)
     texts, spec = candidates(spec, actual), fitted(spec, actual)
     if file is None and not texts[0]:
         return _in_line(spec, actual, "")  # nobody asks that it be there
@@ -168,7 +168,11 @@ def _in_line(
     if spec.address:
         return Plan(Verdict(Status.FALSE, spec.address.reason, spec.address.message), actions)
     if spec.rolled_back:  # not as desired, and yet what the agent is to run with
-        return Plan(Verdict(Status.FALSE, "RolledBack", spec.rolled_back), actions, serves=True)
+        return Plan(
+            Verdict(Status.FALSE, "RolledBack", spec.rolled_back),
+            actions,
+            satisfies_dependents=True,
+        )
     count = len(agent_toml.managed(text, spec.values))
     other = f"; {'; '.join(kept)}" if (kept := left_behind(text, spec.values)) else ""
     message = f"{count} values in line in {spec.path}{other}{words.aside(actual)}"
@@ -199,7 +203,7 @@ def _rewrite(
     mode, owner = _access(spec, actual, wanted)
     expected = file.raw if file else None
     text = text_of(file)
-    costs = words.costs(spec, actual, text) if text and not actual.caution.held else ""
+    costs = words.costs(spec, actual, text) if text and not actual.risk.held else ""
     needs = _needs(actual, wanted)
     write = Write(
         target,
@@ -217,7 +221,7 @@ def _rewrite(
 
 
 def _held(
-    spec: AgentConfigSpec, actual: Actual, held: Held, redact: Callable[[str], str]
+    spec: AgentConfigSpec, actual: Actual, held: HeldChange, redact: Callable[[str], str]
 ) -> Plan[AgentConfigAction]:
     """Nothing desired is written while a change is held. But keys that would cost sessions after a
     crash of the agent are set back to what it runs with."""
@@ -226,14 +230,14 @@ def _held(
     if text and (costs := words.costs(spec, actual, text)):
         verdict = replace(verdict, message=f"{verdict.message}; not written: {costs}")
     if last is None or (text is None and actual.file is None and not last):
-        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
+        return Plan(verdict, observe_again_in_s=SESSIONS_INTERVAL_S)
     document = toml.loads(last)
     found = {key: agent_toml.lookup(document, key) for key in SACRED}
     sacred = {key: value for key, value in found.items() if value is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)
     if actual.file and (actual.file.raw == kept.encode() or words.bound(spec, actual.file)):
-        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S)
-    return Plan(verdict, _rewrite(spec, actual, kept, redact), SESSIONS_LOOK_S)
+        return Plan(verdict, observe_again_in_s=SESSIONS_INTERVAL_S)
+    return Plan(verdict, _rewrite(spec, actual, kept, redact), SESSIONS_INTERVAL_S)
 
 
 def _needs(actual: Actual, wanted: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ....system.launch import Account
 from ....system.place import File, Owner
 from ..backendai import schema_faults
 from ..backendai.schema_faults import Opinion
-from ..guard import Caution
+from ..guard import SessionRisk
 from ..spec import AgentSpec
 
 
@@ -60,11 +60,11 @@ class Actual:
     is_being_written  somebody has the file open for that
     is_begun    a write in place is noted, done or not
     torn        what that was to write, where the file holds neither that nor the old content
-    caution     what a change would cost
+    risk        what a change would cost
     is_real     it is Backend.AI's agent that reads it
     version     of that agent; "": that can't be told
     coming      the version that its environment is to hold; "": nobody says
-    says        what an agent makes of a text, by its version and the text
+    opinions    what an agent makes of a text, by its version and the text
     """
 
     target: Path
@@ -79,11 +79,11 @@ class Actual:
     is_being_written: bool = False
     is_begun: bool = False
     torn: str | None = field(default=None, repr=False)
-    caution: Caution = field(default_factory=Caution)
+    risk: SessionRisk = field(default_factory=SessionRisk)
     is_real: bool = False
     version: str = ""
     coming: str = ""
-    says: Mapping[tuple[str, str], Opinion] = field(default_factory=dict, repr=False)
+    opinions: Mapping[tuple[str, str], Opinion] = field(default_factory=dict, repr=False)
 
     @property
     def reader(self) -> str:
@@ -96,7 +96,7 @@ class Actual:
         return self.is_real and self.version != "" and self.coming not in ("", self.version)
 
     def opinion(self, version: str, text: str) -> Opinion:
-        known = self.says.get((version, text)) if self.is_real else Opinion()
+        known = self.opinions.get((version, text)) if self.is_real else Opinion()
         return known or schema_faults.opinion(version, text, schema_faults.NOBODY)
 
 

@@ -30,7 +30,7 @@ from ....system.programs import program
 from ....system.survey import Survey
 from . import environment_tool
 
-LOOK_DEADLINE_S = 5.0
+OBSERVE_DEADLINE_S = 5.0
 TOOL_DEADLINE_S = 120.0
 TRY_DEADLINE_S = 5.0
 INSTALL_DEADLINE_S = 1800.0
@@ -111,18 +111,18 @@ def folder_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.d")
 
 
-async def look(path: Path, asker: str) -> Environments:
+async def observe(path: Path, asker: str) -> Environments:
     """Raises Unavailable, Stuck, and Refused: Untrusted where others may lead the way to it
     elsewhere, TooLarge where there is too much to look at.
 
     `asker` tells apart who asks at the same time.
     """
     what = f"{asker}: environments at {path}"
-    return await in_thread(what, lambda: environments(path), LOOK_DEADLINE_S)
+    return await in_thread(what, lambda: environments(path), OBSERVE_DEADLINE_S)
 
 
 def environments(path: Path) -> Environments:
-    """See `look`. Blocks."""
+    """See `observe`. Blocks."""
     folder = folder_of(path)
     try:
         link, linked_s, strange = _link(path, folder)
@@ -214,18 +214,18 @@ async def changes(path: Path, asker: str) -> AsyncGenerator[None, None]:
 
 
 async def _to_watch(path: Path, asker: str) -> list[Path]:
-    seen = await look(path, asker)
+    observed = await observe(path, asker)
     return await in_thread(
-        f"{asker}: what to watch of {path}", lambda: _watched(path, seen), LOOK_DEADLINE_S
+        f"{asker}: what to watch of {path}", lambda: _watched(path, observed), OBSERVE_DEADLINE_S
     )
 
 
-def _watched(path: Path, seen: Environments) -> list[Path]:
+def _watched(path: Path, observed: Environments) -> list[Path]:
     folder = folder_of(path)
-    inside = [folder / each.name for each in seen.built if each.name == seen.link]
+    inside = [folder / each.name for each in observed.built if each.name == observed.link]
     packages = [p for each in inside for p in Survey().glob(each, _PACKAGES)]
     # A new environment shows by the marker that it gets last.
-    markers = [folder / name / MARKER for name in seen.unfinished]
+    markers = [folder / name / MARKER for name in observed.unfinished]
     return [path, folder, *markers, *(each / "bin/python" for each in inside), *packages]
 
 
@@ -237,9 +237,11 @@ async def build(
     `packages` are requirements, `source` options of pip that say where from.
     What an earlier try has left is made anew. Raises Refused, Stuck, Unavailable.
     """
-    who = await _account(place)
+    run_as = await _account(place)
     await in_thread(
-        f"make {place.path.parent}", lambda: _make_parent(place.path.parent, who), LOOK_DEADLINE_S
+        f"make {place.path.parent}",
+        lambda: _make_parent(place.path.parent, run_as),
+        OBSERVE_DEADLINE_S,
     )
     environment = place.folder / name
     own = str(environment / "bin/python")
@@ -257,10 +259,10 @@ async def build(
     )
     try:
         for reason, argv, deadline_s in steps:
-            await _run(place, who, argv, deadline_s, reason, what)
+            await _run(place, run_as, argv, deadline_s, reason, what)
     except Refused as error:
         full = await in_thread(
-            "environments: is a disk full", lambda: _full(environment, who), LOOK_DEADLINE_S
+            "environments: is a disk full", lambda: _full(environment, run_as), OBSERVE_DEADLINE_S
         )
         text = f"{full}{error.message}"
         try:
@@ -270,9 +272,9 @@ async def build(
         raise Refused(error.reason, text) from error
 
 
-def _full(environment: Path, who: Account) -> str:
+def _full(environment: Path, run_as: Account) -> str:
     """Which file system has no room for a build, as the beginning of a sentence. Blocks."""
-    for path in (environment.parent, Path("/tmp"), Path(who.home)):  # noqa: S108
+    for path in (environment.parent, Path("/tmp"), Path(run_as.home)):  # noqa: S108
         if path.exists():
             found = os.statvfs(path)
             if found.f_bavail * found.f_frsize < ROOM_BYTES or not found.f_favail:
@@ -290,8 +292,8 @@ async def try_out(place: Place, name: str) -> str:
     python = str(place.folder / name / "bin/python")
     argv = (program("env"), python, "-I", "-c", "")
     try:
-        who = await _account(place)
-        done = await helper.run_kept(argv, TRY_DEADLINE_S, place.lock, 0.0, who)
+        run_as = await _account(place)
+        done = await helper.run_kept(argv, TRY_DEADLINE_S, place.lock, 0.0, run_as)
     except Outstanding:
         return f"something of an earlier build in {place.folder} is still at work"
     except Hangs:
@@ -322,22 +324,22 @@ def _tool(python: str, *words: str) -> tuple[str, ...]:
 
 
 async def _account(place: Place) -> Account:
-    who = await in_thread(
-        "accounts: the agent's user", lambda: launch.account(place.user), LOOK_DEADLINE_S
+    run_as = await in_thread(
+        "accounts: the agent's user", lambda: launch.account(place.user), OBSERVE_DEADLINE_S
     )
-    if who.uid == 0:
+    if run_as.uid == 0:
         text = f"{place.user} is root, and packages are never installed as root; see [agent] user"
         raise Refused("RunsAsRoot", text)
-    return who
+    return run_as
 
 
 async def _run(
-    place: Place, who: Account, argv: Sequence[str], deadline_s: float, reason: str, what: str
+    place: Place, run_as: Account, argv: Sequence[str], deadline_s: float, reason: str, what: str
 ) -> None:
     try:
         # By env, which is here for sure: an interpreter on a dead mount hangs elsewhere.
         words = (program("env"), *argv)
-        done = await helper.run_kept(words, deadline_s, place.lock, LOCK_PATIENCE_S, who)
+        done = await helper.run_kept(words, deadline_s, place.lock, LOCK_PATIENCE_S, run_as)
     except Outstanding as error:
         raise Stuck(f"{what}: an earlier try is still at work") from error
     except Hangs as error:
@@ -345,7 +347,7 @@ async def _run(
     except OSError as error:
         raise Unavailable(f"{what}: {error}") from error
     if done.code:
-        raise Refused(reason, f"{what}, as {who.name}: {_why(done)}")
+        raise Refused(reason, f"{what}, as {run_as.name}: {_why(done)}")
 
 
 def _why(done: Finished) -> str:
@@ -355,7 +357,7 @@ def _why(done: Finished) -> str:
     return quoted("\n".join(errors or lines), _LINES_QUOTED) or f"exit status {done.code}"
 
 
-def _make_parent(parent: Path, who: Account) -> None:
+def _make_parent(parent: Path, run_as: Account) -> None:
     """Makes a missing folder and gives it to the account. Blocks.
 
     Only where nobody else could put a link in our way: from / on, each folder
@@ -365,7 +367,7 @@ def _make_parent(parent: Path, who: Account) -> None:
         return
     try:
         with hostile.folder(parent, make=0o755) as made:
-            os.chown(f"/proc/self/fd/{made.fd}", who.uid, who.gid)
+            os.chown(f"/proc/self/fd/{made.fd}", run_as.uid, run_as.gid)
     except OSError as error:
         raise Unavailable(f"{error.filename}: {error.strerror}") from error
     except Refused as error:

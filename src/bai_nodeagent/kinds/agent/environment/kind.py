@@ -32,7 +32,7 @@ from .rules import (
 
 class AgentEnvironment:
     name = NAME
-    deadline_s = environments.LOOK_DEADLINE_S + 5.0
+    deadline_s = environments.OBSERVE_DEADLINE_S + 5.0
 
     def __init__(self, spec: InstallSpec, host: Host) -> None:
         self.spec = spec
@@ -40,8 +40,8 @@ class AgentEnvironment:
         self._place = environment_place(spec, host)
 
     async def observe(self) -> EnvironmentActual:
-        seen = await environments.look(self.spec.path, NAME)
-        return EnvironmentActual(seen, self._healthy())
+        observed = await environments.observe(self.spec.path, NAME)
+        return EnvironmentActual(observed, self._healthy())
 
     def _healthy(self) -> str:
         """The recipe of what the agent was healthy with last; "": nobody knows."""

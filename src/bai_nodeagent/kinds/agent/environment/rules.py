@@ -173,17 +173,17 @@ class Target:
     is_ready: bool
 
 
-def target(spec: InstallSpec, seen: Environments) -> Target:
+def target(spec: InstallSpec, observed: Environments) -> Target:
     """The one in use if it is right, else the newest that is, else the next to be made.
 
     That one has a number that no other has had: what may be in use is not built anew.
     """
-    ours = {built.name: built for built in seen.built if _recipe(built.name) == spec.recipe}
+    ours = {built.name: built for built in observed.built if _recipe(built.name) == spec.recipe}
     whole = sorted((name for name, built in ours.items() if built.is_whole), key=_number)
     if whole:
-        return Target(seen.link if seen.link in whole else whole[-1], is_ready=True)
-    taken = [*ours, *([seen.link] if _recipe(seen.link) == spec.recipe else [])]
-    number = max(map(_number, taken), default=0) + 1
+        return Target(observed.link if observed.link in whole else whole[-1], is_ready=True)
+    occupied = [*ours, *([observed.link] if _recipe(observed.link) == spec.recipe else [])]
+    number = max(map(_number, occupied), default=0) + 1
     return Target(f"{spec.recipe}-{number}", is_ready=False)
 
 
@@ -200,18 +200,18 @@ def _number(name: str) -> int:
 Digest = Callable[[object], str]
 
 
-def found_part(seen: Environments | None, digest: Digest) -> Mapping[str, str]:
+def found_part(observed: Environments | None, digest: Digest) -> Mapping[str, str]:
     """The environment that an agent which starts now runs in, as part of its inputs."""
-    return {PART: digest(seen.link)} if seen and seen.link else {}
+    return {PART: digest(observed.link)} if observed and observed.link else {}
 
 
-def wanted_part(
-    spec: InstallSpec | None, seen: Environments | None, digest: Digest
+def desired_part(
+    spec: InstallSpec | None, observed: Environments | None, digest: Digest
 ) -> Mapping[str, str]:
     """The one that it is to run in; nothing where that is unmanaged, or can't be told."""
-    if spec is None or seen is None or seen.strange:
+    if spec is None or observed is None or observed.strange:
         return {}
-    return {PART: digest(target(spec, seen).name)}
+    return {PART: digest(target(spec, observed).name)}
 
 
 def without_environment(inputs: Mapping[str, str]) -> Mapping[str, str]:
@@ -225,12 +225,12 @@ def moved(program: str, link: Path, environment: Path) -> str:
     return str(environment / path.relative_to(link)) if path.is_relative_to(link) else program
 
 
-def due_switch(spec: InstallSpec | None, seen: Environments | None) -> str:
+def due_switch(spec: InstallSpec | None, observed: Environments | None) -> str:
     """The environment that the link has to be put on before the next start; "": none."""
-    if spec is None or seen is None or seen.strange:
+    if spec is None or observed is None or observed.strange:
         return ""
-    wanted = target(spec, seen)
-    return wanted.name if wanted.is_ready and wanted.name != seen.link else ""
+    wanted = target(spec, observed)
+    return wanted.name if wanted.is_ready and wanted.name != observed.link else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,42 +290,42 @@ EnvironmentAction = Build | Remove
 @dataclass(frozen=True, slots=True)
 class EnvironmentActual:
     """
-    seen     what stands there
-    healthy  the recipe of what the agent was healthy with last; "": nobody knows
+    observed     what stands there
+    healthy      the recipe of what the agent was healthy with last; "": nobody knows
     """
 
-    seen: Environments
+    observed: Environments
     healthy: str = ""
 
 
 def plan_environment(spec: InstallSpec, actual: EnvironmentActual) -> Plan[EnvironmentAction]:
-    seen, folder = actual.seen, folder_of(spec.path)
-    facts: dict[str, Scalar] = {"agent-environment": seen.link} if seen.link else {}
-    if seen.strange:
+    observed, folder = actual.observed, folder_of(spec.path)
+    facts: dict[str, Scalar] = {"agent-environment": observed.link} if observed.link else {}
+    if observed.strange:
         text = (
-            f"{spec.path} is {seen.strange}, not a link into {folder}: move it away while the "
+            f"{spec.path} is {observed.strange}, not a link into {folder}: move it away while the "
             "agent is stopped, or choose another [agent.install] path"
         )
         return Plan(Verdict(Status.FALSE, "NotOurs", text), facts=facts)
-    wanted = target(spec, seen)
+    wanted = target(spec, observed)
     stale = _stale(spec, actual, wanted.name)
     removals = (Remove(folder=folder, names=stale),) if stale else ()
     listed = ", ".join(spec.packages)
     if not wanted.is_ready:
-        why = _why_built(spec, seen)
+        why = _why_built(spec, observed)
         verdict = Verdict(Status.FALSE, why[0], f"{why[1]}; wanted: {listed}")
-        kind = BuildBeside if seen.link else Build
-        build = kind(folder=folder, name=wanted.name, diff=_diff(spec, seen))
+        kind = BuildBeside if observed.link else Build
+        build = kind(folder=folder, name=wanted.name, diff=_diff(spec, observed))
         return Plan(verdict, (*removals, build), facts=facts)
-    if wanted.name != seen.link:
+    if wanted.name != observed.link:
         text = f"{folder / wanted.name} is built and verified; the agent's next start is in it"
         verdict = Verdict(Status.UNKNOWN, "Built", text)
-        return Plan(verdict, removals, facts=facts, serves=True)
+        return Plan(verdict, removals, facts=facts, satisfies_dependents=True)
     return Plan(Verdict(Status.TRUE, "InSync", f"{listed} in {spec.path}"), removals, facts=facts)
 
 
-def _why_built(spec: InstallSpec, seen: Environments) -> tuple[str, str]:
-    used = next((b for b in seen.built if b.name == seen.link), None)
+def _why_built(spec: InstallSpec, observed: Environments) -> tuple[str, str]:
+    used = next((b for b in observed.built if b.name == observed.link), None)
     if used is None or _recipe(used.name) != spec.recipe:
         return ("Missing", f"there is no environment at {spec.path} that holds what is wanted")
     if not used.is_usable:
@@ -342,9 +342,9 @@ def _why_built(spec: InstallSpec, seen: Environments) -> tuple[str, str]:
     return ("Drift", f"{spec.path} was changed by hand ({changed}); it is built anew beside it")
 
 
-def _diff(spec: InstallSpec, seen: Environments) -> str:
+def _diff(spec: InstallSpec, observed: Environments) -> str:
     """Packages that change against the environment in use, for people."""
-    used = next((dict(b.now) for b in seen.built if b.name == seen.link), {})
+    used = next((dict(b.now) for b in observed.built if b.name == observed.link), {})
     wanted = pins(spec.packages)
     lines = []
     for name in sorted({*used, *wanted}):
@@ -359,16 +359,16 @@ def _stale(spec: InstallSpec, actual: EnvironmentActual, wanted: str) -> tuple[s
 
     Whole ones of the recipes that are wanted and that the agent was healthy with are kept.
     """
-    seen = actual.seen
+    observed = actual.observed
     kept = {spec.recipe, actual.healthy}
-    names = [*(built.name for built in seen.built), *seen.unfinished]
+    names = [*(built.name for built in observed.built), *observed.unfinished]
     return tuple(
         name
         for name in sorted(names)
-        if _recipe(name) and name not in (seen.link, wanted)
-        if _recipe(name) not in kept or name not in _whole(seen)
+        if _recipe(name) and name not in (observed.link, wanted)
+        if _recipe(name) not in kept or name not in _whole(observed)
     )
 
 
-def _whole(seen: Environments) -> frozenset[str]:
-    return frozenset(built.name for built in seen.built if built.is_whole)
+def _whole(observed: Environments) -> frozenset[str]:
+    return frozenset(built.name for built in observed.built if built.is_whole)

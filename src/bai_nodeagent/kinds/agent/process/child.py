@@ -18,17 +18,16 @@ from typing import ClassVar
 from ....model import Action, Plan, Status, Verdict
 from ....system.ending import KILL_DEADLINE_S, ORPHAN_PATIENCE_S
 from ....system.process import Process
-from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
+from ..backendai.liveness import TROUBLE_INTERVAL_S, port_occupied
 from ..backendai.log_patterns import Trouble, why_dead
 from ..environment.rules import Switch
 from ..record import Cause, Life
-from ..sessions import SESSIONS_LOOK_S, Held
+from ..sessions import SESSIONS_INTERVAL_S, HeldChange
 from ..spec import OWN, AgentSpec, differing
 from .rules import (
     CAUSES,
     Actual,
     NoteWell,
-    astray,
     facts,
     goes_on,
     is_foreign,
@@ -36,6 +35,7 @@ from .rules import (
     judge_dead,
     judge_running,
     left_alone,
+    link_repairs,
     moves_before_start,
     pids,
     start_needs,
@@ -48,7 +48,7 @@ START_DEADLINE_S = 30.0
 _SLACK_S = 10.0
 # Whoever goes into the background does so at once.
 BACKGROUND_S = 30.0
-BACKGROUND_LOOK_S = 10.0
+BACKGROUND_INTERVAL_S = 10.0
 _ENDED_WELL = "exit status 0"
 
 
@@ -143,16 +143,16 @@ ChildAction = Adopt | NoteEnd | NoteWell | NoteBackground | EndOrphans | Start |
 class ChildActual(Actual):
     """
     main     the noted main process, if it lives
-    stray    an agent that lives without being noted
-    is_ours  of `stray`: it holds our lock, so inputs noted for a start are its own
-    unit     the agent's systemd unit, when `stray` runs in that
+    unrecorded  an agent that lives without being noted
+    is_ours  of `unrecorded`: it holds our lock, so inputs noted for a start are its own
+    unit     the agent's systemd unit, when `unrecorded` runs in that
     orphans  what is left of the noted life without its main process
     background  those of `orphans` that may be the agent itself
     exit     how the noted life ended, where that is known
     """
 
     main: Process | None = None
-    stray: Process | None = None
+    unrecorded: Process | None = None
     is_ours: bool = False
     unit: str = ""
     orphans: tuple[Process, ...] = ()
@@ -165,8 +165,8 @@ def plan_child(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
         return _plan_living(spec, actual, actual.main)
     if actual.unit:
         return Plan(_in_the_way(actual.unit))
-    if actual.stray is not None:
-        return _plan_stray(spec, actual, actual.stray)
+    if actual.unrecorded is not None:
+        return _plan_unrecorded(spec, actual, actual.unrecorded)
     if actual.orphans:
         return _plan_orphans(spec, actual)
     if actual.record.is_open:
@@ -195,20 +195,20 @@ def _start(spec: AgentSpec, actual: Actual, cause: Cause) -> Start:
     )
 
 
-def strayed(back: tuple[Switch, ...]) -> Verdict:
+def link_moved(back: tuple[Switch, ...]) -> Verdict:
     text = f"somebody has moved the link to the environment that the agent runs in: {back[0].path}"
     return Verdict(Status.FALSE, "LinkMoved", text)
 
 
 def _plan_living(spec: AgentSpec, actual: ChildActual, main: Process) -> Plan[ChildAction]:
-    if spec.state == "stopped" and (held := actual.caution.held):
+    if spec.state == "stopped" and (held := actual.risk.held):
         known = facts(actual, main)
-        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S, facts=known)
+        return Plan(goes_on(held), observe_again_in_s=SESSIONS_INTERVAL_S, facts=known)
     if spec.state == "stopped":
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"process {main.pid} is to be stopped")
         return Plan(verdict, (stop(spec, main, "stopped"),), facts=facts(actual, main))
-    if moved := astray(spec, actual):
-        return Plan(strayed(moved), moved, facts=facts(actual, main))
+    if moved := link_repairs(spec, actual):
+        return Plan(link_moved(moved), moved, facts=facts(actual, main))
     restart: tuple[ChildAction, ...] = (
         stop(spec, main, "changed"),
         *switches(spec, actual),
@@ -226,22 +226,24 @@ def _in_the_way(unit: str) -> Verdict:
     return Verdict(Status.FALSE, "Blocked", text)
 
 
-def _plan_stray(spec: AgentSpec, actual: ChildActual, stray: Process) -> Plan[ChildAction]:
+def _plan_unrecorded(
+    spec: AgentSpec, actual: ChildActual, unrecorded: Process
+) -> Plan[ChildAction]:
     noted = actual.record.life
     is_noted_start = actual.is_ours and noted is not None and noted.pid is None
-    what = f"the agent runs as process {stray.pid}"
+    what = f"the agent runs as process {unrecorded.pid}"
     if not is_noted_start and is_foreign(spec, actual):
         return left_alone(actual, what)
-    life = noted if noted and is_noted_start else taken_over(spec, actual, stray)
+    life = noted if noted and is_noted_start else taken_over(spec, actual, unrecorded)
     life = replace(
         life,
-        pid=stray.pid,
-        start_ticks=stray.start_ticks,
-        is_leader=stray.session == stray.pid,
-        started_s=stray.started_s,
+        pid=unrecorded.pid,
+        start_ticks=unrecorded.start_ticks,
+        is_leader=unrecorded.session == unrecorded.pid,
+        started_s=unrecorded.started_s,
     )
     record = replace(actual.record, life=life, ending="")
-    known = replace(actual, main=stray, stray=None, record=record)
+    known = replace(actual, main=unrecorded, unrecorded=None, record=record)
     verdict = Verdict(Status.UNKNOWN, "Adopting", what)
     return Plan(verdict, (Adopt(life=life), *plan_child(spec, known).actions))
 
@@ -250,7 +252,7 @@ def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
     if actual.background and spec.state == "running" and not _is_moot(spec, actual):
         verdict, life = _in_background(actual.background), actual.record.life
         if life and life.is_background:
-            return Plan(verdict, look_again_in_s=BACKGROUND_LOOK_S)
+            return Plan(verdict, observe_again_in_s=BACKGROUND_INTERVAL_S)
         if _went_into_background(actual):
             return Plan(verdict, (NoteBackground(),))
     after = plan_child(spec, replace(actual, orphans=()))
@@ -273,8 +275,8 @@ def _went_into_background(actual: ChildActual) -> bool:
 def _is_moot(spec: AgentSpec, actual: ChildActual) -> bool:
     """The document starts another one than that which is in the background."""
     life = actual.record.life
-    differs = differing(spec, actual.wants, life.inputs) if life else ()
-    may = not actual.caution.held and not actual.obstacle and spec.restart == "auto"
+    differs = differing(spec, actual.desired, life.inputs) if life else ()
+    may = not actual.risk.held and not actual.obstacle and spec.restart == "auto"
     return may and any(part in OWN for part in differs)
 
 
@@ -301,22 +303,24 @@ def _plan_end(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
 
 
 def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
-    if actual.taken:  # a start would fail, and set back what stands in etcd of this agent
-        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
+    if actual.occupied:  # a start would fail, and set back what stands in etcd of this agent
+        return Plan(port_occupied(actual.occupied), observe_again_in_s=TROUBLE_INTERVAL_S)
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
-        return Plan(verdict, look_again_in_s=wait_s)
-    if held := actual.caution.held:
+        return Plan(verdict, observe_again_in_s=wait_s)
+    if held := actual.risk.held:
         return _plan_dead_and_held(spec, actual, held)
     moves = moves_before_start(spec, actual, cause)
     return Plan(verdict, (*moves, _start(spec, actual, cause)))
 
 
-def _plan_dead_and_held(spec: AgentSpec, actual: ChildActual, held: Held) -> Plan[ChildAction]:
+def _plan_dead_and_held(
+    spec: AgentSpec, actual: ChildActual, held: HeldChange
+) -> Plan[ChildAction]:
     """Sessions need their agent: it comes back as it was, beside an agent.toml that is held."""
-    if actual.caution.before is None:
+    if actual.risk.before is None:
         text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
-        return Plan(replace(held.verdict, message=text), look_again_in_s=SESSIONS_LOOK_S)
+        return Plan(replace(held.verdict, message=text), observe_again_in_s=SESSIONS_INTERVAL_S)
     needs = start_needs(spec, actual, "died")
     start = Start(cause="died", restart_cause="died", needs=needs, as_before=True)
     return Plan(held.verdict, (start,))

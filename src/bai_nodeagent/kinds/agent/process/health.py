@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ....model import Action, Plan, Status, Verdict
-from ..record import STABLE_S, Trial
-from ..rollback import Healthy, Past, Rollback, encode
-from ..sessions import Held
+from ..record import STABLE_S, UnhealthyTime
+from ..rollback import Healthy, Rollback, RollbackState, encode
+from ..sessions import HeldChange
 from ..spec import AgentSpec, differing
 from .rules import Actual, moment
 
@@ -67,11 +67,11 @@ class NoteHealthy(Action):
 class NoteUnhealthy(Action):
     verb: ClassVar[str] = "note_unhealthy"
     is_note: ClassVar[bool] = True
-    trial: Trial
+    unhealthy: UnhealthyTime
 
     @property
     def summary(self) -> str:
-        return f"note that the agent has been unhealthy for {self.trial.unhealthy_s:.0f} s"
+        return f"note that the agent has been unhealthy for {self.unhealthy.unhealthy_s:.0f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +88,27 @@ class RollBack(Action):
 
 def watched(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
     """The plan for an agent, with what follows from its health so far."""
-    life, past = actual.record.life, actual.past
-    is_tried = life is not None and not differing(spec, actual.wants, life.inputs)
+    life, rollback = actual.record.life, actual.rollback
+    is_tried = life is not None and not differing(spec, actual.desired, life.inputs)
     if spec.state == "stopped" or not is_tried:
         return plan
     if plan.verdict.status is Status.TRUE:
-        return _told(spec, _healthy(spec, actual, plan))
-    if spec.on_unhealthy == "hold" or past.healthy is None or not past.changes:
+        return _with_rollback(spec, _healthy(spec, actual, plan))
+    if spec.on_unhealthy == "hold" or rollback.healthy is None or not rollback.changes:
         return plan
-    return plan if spec.rolled_back else _unhealthy(spec, actual, past.healthy, plan)
+    return plan if spec.rolled_back else _unhealthy(spec, actual, rollback.healthy, plan)
 
 
 def _healthy(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:
-    life, past = actual.record.life, actual.past
+    life, rollback = actual.record.life, actual.rollback
     # As they are written: 1 == True, but not in agent.toml.
-    is_kept = past.healthy is not None and encode(past.present) == encode(past.healthy)
-    if life is None or (is_kept and actual.record.trial is None):
+    is_kept = rollback.healthy is not None and encode(rollback.present) == encode(rollback.healthy)
+    if life is None or (is_kept and actual.record.unhealthy is None):
         return plan
     left_s = (life.well_s or life.started_s) + settled_after_s(spec) - actual.now_s
     if left_s > 0:
-        return replace(plan, look_again_in_s=_sooner(plan.look_again_in_s, left_s))
-    return replace(plan, actions=(NoteHealthy(healthy=past.present), *plan.actions))
+        return replace(plan, observe_again_in_s=_sooner(plan.observe_again_in_s, left_s))
+    return replace(plan, actions=(NoteHealthy(healthy=rollback.present), *plan.actions))
 
 
 def settled_after_s(spec: AgentSpec) -> float:
@@ -117,62 +117,64 @@ def settled_after_s(spec: AgentSpec) -> float:
 
 
 def _unhealthy(spec: AgentSpec, actual: Actual, healthy: Healthy, plan: Plan[Any]) -> Plan[Any]:
-    past = actual.past
-    obstacle = _why_not_counted(spec, past, plan.verdict)
-    before = actual.record.trial
-    trial = counted(before, past.inputs, actual.now_s, is_counting=obstacle is None)
-    left_s = spec.health_timeout_s - trial.unhealthy_s
-    if left_s <= 0 and obstacle is None and past.held is None:
-        told = f"{plan.verdict.reason}: {plan.verdict.message}".rstrip(": ")
-        why = f"the agent was not healthy for {spec.health_timeout_s:g} s ({told})"
-        lines = tuple(change.line for change in past.changes)
-        order = Rollback(past.digest, why, lines, healthy)
+    rollback = actual.rollback
+    obstacle = _why_not_counted(spec, rollback, plan.verdict)
+    before = actual.record.unhealthy
+    unhealthy = counted(before, rollback.inputs, actual.now_s, is_counting=obstacle is None)
+    left_s = spec.health_timeout_s - unhealthy.unhealthy_s
+    if left_s <= 0 and obstacle is None and rollback.held is None:
+        cause = f"{plan.verdict.reason}: {plan.verdict.message}".rstrip(": ")
+        why = f"the agent was not healthy for {spec.health_timeout_s:g} s ({cause})"
+        lines = tuple(change.line for change in rollback.changes)
+        order = Rollback(rollback.digest, why, lines, healthy)
         return replace(plan, actions=(RollBack(order=order),))
     due = moment(actual, actual.now_s + max(left_s, 0.0))
-    text = f"{plan.verdict.message}; {_outlook(due, past.held, obstacle)}"
-    note = (NoteUnhealthy(trial=trial),) if _is_worth_a_note(before, trial) else ()
+    text = f"{plan.verdict.message}; {_outlook(due, rollback.held, obstacle)}"
+    note = (NoteUnhealthy(unhealthy=unhealthy),) if _is_worth_a_note(before, unhealthy) else ()
     return replace(
         plan,
         verdict=replace(plan.verdict, message=text),
         actions=(*note, *plan.actions),
-        look_again_in_s=_sooner(plan.look_again_in_s, min(max(left_s, 0.1), COUNT_EVERY_S)),
+        observe_again_in_s=_sooner(plan.observe_again_in_s, min(max(left_s, 0.1), COUNT_EVERY_S)),
     )
 
 
-def _is_worth_a_note(before: Trial | None, trial: Trial) -> bool:
-    if before is None or (before.of, before.is_counting) != (trial.of, trial.is_counting):
+def _is_worth_a_note(before: UnhealthyTime | None, unhealthy: UnhealthyTime) -> bool:
+    if before is None or (before.of, before.is_counting) != (unhealthy.of, unhealthy.is_counting):
         return True
-    return trial.is_counting and trial.at_s - before.at_s >= COUNT_EVERY_S
+    return unhealthy.is_counting and unhealthy.at_s - before.at_s >= COUNT_EVERY_S
 
 
-def counted(before: Trial | None, of: str, now_s: float, *, is_counting: bool) -> Trial:
+def counted(
+    before: UnhealthyTime | None, of: str, now_s: float, *, is_counting: bool
+) -> UnhealthyTime:
     """The count at this look. Time between two looks counts if it counted at both of them."""
     if before is None or before.of != of:
-        return Trial(of, 0.0, now_s, is_counting)
+        return UnhealthyTime(of, 0.0, now_s, is_counting)
     passed_s = min(max(now_s - before.at_s, 0.0), COUNT_MOST_S)
     more_s = passed_s if before.is_counting and is_counting else 0.0
-    return Trial(of, before.unhealthy_s + more_s, now_s, is_counting)
+    return UnhealthyTime(of, before.unhealthy_s + more_s, now_s, is_counting)
 
 
-def _why_not_counted(spec: AgentSpec, past: Past, verdict: Verdict) -> str | None:
+def _why_not_counted(spec: AgentSpec, rollback: RollbackState, verdict: Verdict) -> str | None:
     """Why this time does not count, for people; None: it does."""
     for name in spec.relies_on:
-        found = past.verdicts.get(name)
+        found = rollback.verdicts.get(name)
         if found is None or (found.status is not Status.TRUE and found.reason not in _NOT_OF_REDIS):
             return f"this time does not count, since {name} is not well"
     causes = _CAUSES.get(verdict.reason)
-    if causes is None or any(change.part.startswith(causes) for change in past.changes):
+    if causes is None or any(change.part.startswith(causes) for change in rollback.changes):
         return None
     return "this time does not count, since the change can't have caused it"
 
 
-def _outlook(due: str, held: Held | None, obstacle: str | None) -> str:
+def _outlook(due: str, held: HeldChange | None, obstacle: str | None) -> str:
     if held is not None:
         return f"it is not rolled back, since {held.verdict.message}"
     return obstacle or f"it is rolled back at {due} unless it gets healthy until then"
 
 
-def _told(spec: AgentSpec, plan: Plan[Any]) -> Plan[Any]:
+def _with_rollback(spec: AgentSpec, plan: Plan[Any]) -> Plan[Any]:
     """Where no agent.toml is managed, no other condition can tell of a rollback."""
     if not spec.rolled_back or spec.config_path is not None:
         return plan

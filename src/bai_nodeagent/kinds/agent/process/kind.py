@@ -40,9 +40,9 @@ from .child import (
 )
 from .health import NoteHealthy, NoteUnhealthy, RollBack, watched
 from .memory import Memory
-from .observe import LINES_READ, NAME, Desk, Ends
+from .observe import LINES_READ, NAME, AgentContext, EndWatch
 from .rules import NoteWell
-from .search import Around
+from .search import SearchResult
 from .unit import RestartUnit, StartUnit, StopUnit, UnitAction, UnitActual, plan_unit
 
 OBSERVE_DEADLINE_S = 20.0
@@ -60,35 +60,35 @@ class ChildAgent:
 
     def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host) -> None:
         self.spec = spec
-        self._desk = Desk(spec, host)
+        self._context = AgentContext(spec, host)
         self._memory = Memory(spec, node, host)
-        self._ends = Ends()
+        self._end_watch = EndWatch()
 
     async def observe(self) -> ChildActual:
-        actual = await self._look()
-        return replace(actual, past=await self._memory.look(actual, self.spec.command))
+        actual = await self._observe()
+        return replace(actual, rollback=await self._memory.observe(actual, self.spec.command))
 
-    async def _look(self) -> ChildActual:
-        record = self._desk.notes.read()
+    async def _observe(self) -> ChildActual:
+        record = self._context.notes.read()
         life = record.life
         main = process.find(life.pid, life.start_ticks) if life and life.pid else None
-        around = Around()
+        result = SearchResult()
         if main is None:
-            around = await self._desk.search.around(record, self.spec.command)
-        log = Path(life.output) if life and life.output else self._desk.logs[0]
+            result = await self._context.search.run(record, self.spec.command)
+        log = Path(life.output) if life and life.output else self._context.logs[0]
         lines = output.tail(log) if _is_to_be_read(record, main) else ""
-        common = await self._desk.common(
+        common = await self._context.common(
             record, main, lines, self.spec.command, launch_of(self.spec)
         )
-        self._ends.follow(main, common["signs"])
+        self._end_watch.follow(main, common["signs"])
         return ChildActual(
             main=main,
-            stray=around.stray,
-            is_ours=around.is_ours,
-            unit=around.unit,
-            orphans=around.orphans,
-            background=around.background,
-            taken=around.taken,
+            unrecorded=result.unrecorded,
+            is_ours=result.is_ours,
+            unit=result.unit,
+            orphans=result.orphans,
+            background=result.background,
+            occupied=result.occupied,
             exit=launch.exit_of(life.pid) if life and life.pid and main is None else "",
             **common,
         )
@@ -97,7 +97,7 @@ class ChildAgent:
         return watched(self.spec, actual, plan_child(self.spec, actual))
 
     async def apply(self, action: ChildAction | HealthAction) -> None:
-        notes = self._desk.notes
+        notes = self._context.notes
         match action:
             case Adopt(life=life):
                 notes.update(lambda record: replace(record, life=life, ending=""))
@@ -108,15 +108,15 @@ class ChildAgent:
             case NoteBackground():
                 notes.update(_with_background)
             case EndOrphans(processes=left):
-                await ending.end(left, lambda: self._desk.search.left_behind(notes.read()))
+                await ending.end(left, lambda: self._context.search.left_behind(notes.read()))
             case Start(cause=cause, as_before=as_before):
                 await in_thread(
                     "agent: start", lambda: self._launch(cause, as_before), START_DEADLINE_S
                 )
             case Stop(process=main, cause=cause):
-                await _stop(self._desk, main, cause)
+                await _stop(self._context, main, cause)
             case Switch():
-                await self._desk.switch(action)
+                await self._context.switch(action)
             case NoteHealthy() | NoteUnhealthy() | RollBack():
                 self._memory.keep(action)
 
@@ -127,15 +127,17 @@ class ChildAgent:
         that we start; and it is the process's own from fork on, so that it is
         found again with these notes when we are killed before we know its pid.
         """
-        desk = self._desk
-        with launch.held(desk.lock) as lock_fd:
+        context = self._context
+        with launch.held(context.lock) as lock_fd:
             now_s = process.now_s()
-            how = desk.launch(as_before=as_before)
-            life = Life(desk.finds(how), started_s=now_s, desired_digest=self.spec.desired_digest)
-            desk.notes.update(lambda record: record.begins(life, cause, now_s))
-            desk.given.begin()
+            how = context.launch(as_before=as_before)
+            life = Life(
+                context.found(how), started_s=now_s, desired_digest=self.spec.desired_digest
+            )
+            context.notes.update(lambda record: record.begins(life, cause, now_s))
+            context.given.begin()
             log, unwritten = output.begin(
-                desk.logs, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                context.logs, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             )
             main = launch.start(
                 how.command,
@@ -153,14 +155,14 @@ class ChildAgent:
                 output=str(log),
                 unwritten=unwritten,
             )
-            desk.notes.update(lambda record: replace(record, life=born))
+            context.notes.update(lambda record: replace(record, life=born))
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            *(partial(output.keep_small, log) for log in self._desk.logs),
-            *(partial(self._desk.wake_at, each, wake) for each in self.spec.inputs),
-            lambda: self._desk.wake_at_environments(wake),
-            lambda: self._ends.wake(wake),
+            *(partial(output.keep_small, log) for log in self._context.logs),
+            *(partial(self._context.wake_at, each, wake) for each in self.spec.inputs),
+            lambda: self._context.wake_at_environments(wake),
+            lambda: self._end_watch.wake(wake),
         )
 
 
@@ -172,45 +174,47 @@ class UnitAgent:
 
     def __init__(self, spec: AgentSpec, node: NodeSpec, host: Host, systemd: Systemd) -> None:
         self.spec = spec
-        self._desk = Desk(spec, host)
+        self._context = AgentContext(spec, host)
         self._memory = Memory(spec, node, host)
-        self._ends = Ends()
+        self._end_watch = EndWatch()
         self._systemd = systemd
 
     async def observe(self) -> UnitActual:
-        actual = await self._look()
+        actual = await self._observe()
         command = self.spec.command or next(iter(actual.unit.exec_start), ())
-        return replace(actual, past=await self._memory.look(actual, command))
+        return replace(actual, rollback=await self._memory.observe(actual, command))
 
-    async def _look(self) -> UnitActual:
+    async def _observe(self) -> UnitActual:
         # The notes first: what `may-start` notes after this is of a later run
         # than the unit shows, and adopting that one leaves the note alone.
-        record = self._desk.notes.read()
+        record = self._context.notes.read()
         unit = await self._systemd.unit(self.spec.unit)
         main = process.find(unit.main_pid) if unit.main_pid else None
         command = self.spec.command or next(iter(unit.exec_start), ())
-        around = await self._outside(record, unit, command)
+        result = await self._outside(record, unit, command)
         is_read = _is_to_be_read(record, main) and unit.load_state == "loaded"
         lines = await self._last_lines() if is_read else ""
-        common = await self._desk.common(record, main, lines, command, _launch_of_unit(unit))
-        self._ends.follow(main, common["signs"])
+        common = await self._context.common(record, main, lines, command, _launch_of_unit(unit))
+        self._end_watch.follow(main, common["signs"])
         return UnitActual(
             unit=unit,
             main=main,
-            outside=None if around.unit else around.stray,
-            is_child=around.is_ours,
-            orphans=around.orphans,
-            taken=around.taken,
+            outside=None if result.unit else result.unrecorded,
+            is_child=result.is_ours,
+            orphans=result.orphans,
+            occupied=result.occupied,
             **common,
         )
 
-    async def _outside(self, record: Record, unit: UnitState, command: tuple[str, ...]) -> Around:
+    async def _outside(
+        self, record: Record, unit: UnitState, command: tuple[str, ...]
+    ) -> SearchResult:
         """Agents beside the unit; `is_ours`: it is one that we started."""
         life = record.life
         child = process.find(life.pid, life.start_ticks) if life and life.pid else None
         if child is not None or unit.main_pid:
-            return Around(stray=child, is_ours=child is not None)
-        return await self._desk.search.around(record, command)
+            return SearchResult(unrecorded=child, is_ours=child is not None)
+        return await self._context.search.run(record, command)
 
     async def _last_lines(self) -> str:
         try:
@@ -222,7 +226,7 @@ class UnitAgent:
         return watched(self.spec, actual, plan_unit(self.spec, actual))
 
     async def apply(self, action: UnitAction | HealthAction) -> None:
-        notes = self._desk.notes
+        notes = self._context.notes
         match action:
             case Adopt(life=life):
                 notes.update(lambda record: _with_run(record, life))
@@ -231,9 +235,9 @@ class UnitAgent:
             case NoteWell(at_s=at_s, rpc=rpc):
                 notes.update(lambda record: record.works(at_s, rpc))
             case EndOrphans(processes=left):
-                await ending.end(left, lambda: self._desk.search.left_behind(notes.read()))
+                await ending.end(left, lambda: self._context.search.left_behind(notes.read()))
             case Stop(process=main, cause=cause):
-                await _stop(self._desk, main, cause)
+                await _stop(self._context, main, cause)
             case StopUnit(unit=unit, cause=cause):
                 notes.update(lambda record: record.ends(cause, process.now_s()))
                 await self._systemd.stop(unit)
@@ -247,15 +251,15 @@ class UnitAgent:
                 notes.update(lambda record: _ended_by_us(record.ends(cause, process.now_s())))
                 await self._noting(self._systemd.restart(unit))
             case Switch():
-                await self._desk.switch(action)
+                await self._context.switch(action)
             case NoteHealthy() | NoteUnhealthy() | RollBack():
                 self._memory.keep(action)
 
     async def _noting(self, job: Awaitable[None]) -> None:
         """Notes what a unit found at its start, unless its own gate has done so."""
-        inputs = await self._desk.finds_now()
+        inputs = await self._context.found_now()
         await job
-        self._desk.given.begin()
+        self._context.given.begin()
         unit = await self._systemd.unit(self.spec.unit)
         life = Life(
             inputs,
@@ -263,7 +267,7 @@ class UnitAgent:
             started_s=process.now_s(),
             desired_digest=self.spec.desired_digest,
         )
-        self._desk.notes.update(
+        self._context.notes.update(
             lambda record: (
                 record if _gate_has_noted(record) else replace(record, life=life, ending="")
             )
@@ -271,10 +275,10 @@ class UnitAgent:
 
     async def watch(self, wake: Wake) -> None:
         await together(
-            *(partial(self._desk.wake_at, each, wake) for each in self.spec.inputs),
-            lambda: self._desk.wake_at_environments(wake),
+            *(partial(self._context.wake_at, each, wake) for each in self.spec.inputs),
+            lambda: self._context.wake_at_environments(wake),
             lambda: self._wake_at_changes(wake),
-            lambda: self._ends.wake(wake),
+            lambda: self._end_watch.wake(wake),
         )
 
     async def _wake_at_changes(self, wake: Wake) -> None:
@@ -308,10 +312,10 @@ def _gate_has_noted(record: Record) -> bool:
     return record.life is not None and not record.life.is_over and not record.ending
 
 
-async def _stop(desk: Desk, main: Process, cause: Cause) -> None:
-    desk.notes.update(lambda record: record.ends(cause, process.now_s()))
-    await ending.stop(main, desk.lock, desk.spec.stop_timeout_s)
-    desk.notes.update(lambda record: _ended_by_us(record).ended())
+async def _stop(context: AgentContext, main: Process, cause: Cause) -> None:
+    context.notes.update(lambda record: record.ends(cause, process.now_s()))
+    await ending.stop(main, context.lock, context.spec.stop_timeout_s)
+    context.notes.update(lambda record: _ended_by_us(record).ended())
 
 
 def _ended_by_us(record: Record) -> Record:

@@ -11,7 +11,7 @@ from ....system import kept
 from .. import rollback_order
 from ..guard import Guard
 from ..record import Notes, config_text_soon
-from ..rollback import Healthy, Past, back, changes, decode_healthy, encode, healthy_with
+from ..rollback import Healthy, RollbackState, back, changes, decode_healthy, encode, healthy_with
 from ..spec import AgentSpec, agent_spec, as_read
 from .health import NoteHealthy, NoteUnhealthy, RollBack
 from .rules import Actual
@@ -27,12 +27,12 @@ class Memory:
         self._host = host
         self._path = host.state / KEPT
 
-    async def look(self, actual: Actual, command: Sequence[str]) -> Past:
+    async def observe(self, actual: Actual, command: Sequence[str]) -> RollbackState:
         """What there is to go back to, and whether that could cost sessions.
 
         `command` is what runs the agent.
         """
-        life, standing, digest = actual.record.life, self._host.standing(), self._host.digest
+        life, conditions, digest = actual.record.life, self._host.conditions(), self._host.digest
         text, _ = await config_text_soon(self._spec, "Agent's memory")
         read = as_read(text, life.inputs if life else {}, digest)
         healthy = kept_healthy(self._host.state)
@@ -41,15 +41,15 @@ class Memory:
         if healthy and changed:
             before = agent_spec(back(self._node, healthy))
             guard = Guard(before, self._host, "Agent (going back)")
-            held = (await guard.look(command, actual.record)).held
-        return Past(
+            held = (await guard.observe(command, actual.record)).held
+        return RollbackState(
             healthy=healthy,
             present=healthy_with(self._node, read),
             changes=changed,
             held=held,
-            verdicts=standing.verdicts,
-            digest=standing.digest,
-            inputs=digest(dict(actual.wants)),
+            verdicts=conditions.verdicts,
+            digest=conditions.digest,
+            inputs=digest(dict(actual.desired)),
         )
 
     def keep(self, action: NoteHealthy | NoteUnhealthy | RollBack) -> None:
@@ -59,9 +59,9 @@ class Memory:
             match action:
                 case NoteHealthy(healthy=healthy):
                     kept.keep_soon(self._path, encode(healthy))
-                    notes.update(lambda record: replace(record, trial=None))
-                case NoteUnhealthy(trial=trial):
-                    notes.update(lambda record: replace(record, trial=trial))
+                    notes.update(lambda record: replace(record, unhealthy=None))
+                case NoteUnhealthy(unhealthy=unhealthy):
+                    notes.update(lambda record: replace(record, unhealthy=unhealthy))
                 case RollBack(order=order):
                     rollback_order.give(self._host.state, order)
         except OSError as error:

@@ -23,7 +23,7 @@ from ....system import (
 )
 from ....system.blocking import in_thread
 from ....system.process import Process
-from ..backendai.liveness import WORKER_TITLE, Endpoint, Signs, endpoints, is_backendai
+from ..backendai.liveness import WORKER_TITLE, Endpoint, Liveness, endpoints, is_backendai
 from ..backendai.schema_faults import Version
 from ..environment import environments
 from ..environment import rules as install
@@ -41,7 +41,7 @@ from ..record import (
     located,
 )
 from ..sessions import Launch, launch_of
-from ..spec import AgentSpec, found, wanted
+from ..spec import AgentSpec, desired_inputs, found_inputs
 from . import rehearsal
 from .search import Search, described, version_at
 
@@ -51,16 +51,16 @@ LINES_QUOTED = 10
 LINES_READ = 120
 
 
-class Ends:
+class EndWatch:
     """Wakes whoever looks at an agent when one of its two processes ends."""
 
     def __init__(self) -> None:
         self._followed: tuple[Process, ...] = ()
         self._moved = anyio.Event()
 
-    def follow(self, main: Process | None, signs: Signs | None) -> None:
+    def follow(self, main: Process | None, liveness: Liveness | None) -> None:
         """From now on these, as the last look has found them."""
-        found = tuple(p for p in (main, signs.worker if signs else None) if p)
+        found = tuple(p for p in (main, liveness.worker if liveness else None) if p)
         if found != self._followed:
             self._followed, moved, self._moved = found, self._moved, anyio.Event()
             moved.set()
@@ -80,14 +80,14 @@ async def _wake_after(end_of: Process, wake: Wake) -> None:
     wake()
 
 
-class Desk:
+class AgentContext:
     """What both supervisors do alike: notes, inputs, questions."""
 
     def __init__(self, spec: AgentSpec, host: Host) -> None:
         self.spec = spec
         self.host = host
         self.notes = Notes.of(host)
-        self._wants = wanted(spec, host.digest)
+        self._desired = desired_inputs(spec, host.digest)
         self.guard = Guard(spec, host, NAME)
         self.lock = host.runtime / LOCK
         self.logs = (host.state / "agent.log", host.runtime / "agent.log")
@@ -95,7 +95,7 @@ class Desk:
         self.search = Search(spec, self.lock)
         self.not_switched = self._why_not_switched = ""
 
-    def finds(self, launch: Launch) -> Inputs:
+    def found(self, launch: Launch) -> Inputs:
         """The inputs that an agent which is started so now would find. Blocks."""
         spec = replace(
             self.spec,
@@ -106,17 +106,21 @@ class Desk:
         )
         digest = self.host.digest
         inputs = {
-            **found(spec, config_text(spec), digest),
+            **found_inputs(spec, config_text(spec), digest),
             **install.found_part(located(spec), digest),
         }
         for each in spec.inputs:
             inputs |= found_of(each, self.host)
         return inputs
 
-    def _finds(self, text: str | None, others: Inputs, seen: Environments | None) -> Inputs:
+    def _found(self, text: str | None, others: Inputs, observed: Environments | None) -> Inputs:
         """`others`: the parts of other kinds."""
         digest = self.host.digest
-        return {**found(self.spec, text, digest), **others, **install.found_part(seen, digest)}
+        return {
+            **found_inputs(self.spec, text, digest),
+            **others,
+            **install.found_part(observed, digest),
+        }
 
     def launch(self, *, as_before: bool) -> Launch:
         """How the agent is to be started; remembered for when a change is held back."""
@@ -126,15 +130,15 @@ class Desk:
             self.guard.keep(wanted)
         return launch or wanted
 
-    async def finds_now(self) -> Inputs:
+    async def found_now(self) -> Inputs:
         text, _ = await config_text_soon(self.spec, NAME)
-        return self._finds(text, self._found_of(await self._others()), await self._environments())
+        return self._found(text, self._found_of(await self._others()), await self._environments())
 
     async def _environments(self) -> Environments | None:
         """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
         spec = self.spec.install
         try:
-            return await environments.look(spec.path, NAME) if spec else None
+            return await environments.observe(spec.path, NAME) if spec else None
         except (Refused, Unavailable, Stuck):
             return None
 
@@ -143,13 +147,15 @@ class Desk:
         can be told: their own conditions say why, and the agent is kept alive without."""
         found = []
         for each in self.spec.inputs:
-            look = partial(each.observe, self.host)
+            observe = partial(each.observe, self.host)
             with contextlib.suppress(OSError, Refused, Unavailable, Stuck):
-                found.append((each, await in_thread(f"{NAME}: {each.name}", look, each.deadline_s)))
+                found.append(
+                    (each, await in_thread(f"{NAME}: {each.name}", observe, each.deadline_s))
+                )
         return found
 
     def _found_of(self, others: Iterable[tuple[AgentInput, Any]]) -> Inputs:
-        parts = [each.found(seen, self.host.digest) for each, seen in others]
+        parts = [each.found(observed, self.host.digest) for each, observed in others]
         return dict(chain.from_iterable(each.items() for each in parts))
 
     async def wake_at(self, each: AgentInput, wake: Wake) -> None:
@@ -165,7 +171,7 @@ class Desk:
                 wake()
 
     async def obstacle(
-        self, launch: Launch | None, record: Record, wants: Inputs, seen: Environments | None
+        self, launch: Launch | None, record: Record, desired: Inputs, observed: Environments | None
     ) -> str:
         """What would keep a start with the desired inputs from succeeding, asked before anything
         that lives is stopped for it; "" for nothing, and where nothing is to be stopped.
@@ -173,9 +179,9 @@ class Desk:
         An environment that is to be moved into is run in.
         """
         life = record.life
-        if life is None or not due(self.spec, wants, life):
+        if life is None or not due(self.spec, desired, life):
             return ""
-        name = install.due_switch(self.spec.install, seen)
+        name = install.due_switch(self.spec.install, observed)
         if self.spec.install and name:
             if name == self.not_switched:
                 return self._why_not_switched
@@ -227,34 +233,36 @@ class Desk:
         text, unread = await config_text_soon(self.spec, NAME)
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
-        is_masked = self.given.look(text or "")
+        is_masked = self.given.observe(text or "")
         said = self.host.redact(lines) if is_masked else NOT_SHOWN
         is_real = is_backendai(self.spec.health, command)
-        signs = await self._signs(main, record.life, command, text) if main and is_real else None
-        others, seen = await self._others(), await self._environments()
+        liveness = (
+            await self._liveness(main, record.life, command, text) if main and is_real else None
+        )
+        others, observed = await self._others(), await self._environments()
         now_s = process.now_s()
         epoch_s = time.time() - now_s
-        wants = {
-            **self._wants,
-            **self._wanted_of(others, record, now_s, epoch_s),
-            **install.wanted_part(self.spec.install, seen, self.host.digest),
+        desired = {
+            **self._desired,
+            **self._desired_of(others, record, now_s, epoch_s),
+            **install.desired_part(self.spec.install, observed, self.host.digest),
         }
-        finds = self._finds(text, self._found_of(others), seen)
+        found = self._found(text, self._found_of(others), observed)
         return {
             "now_s": now_s,
             "epoch_s": epoch_s,
             "record": record,
-            "wants": wants,
-            "finds": finds,
+            "wants": desired,
+            "finds": found,
             "unread": unread,
             "last_lines": output.quoted(said, LINES_QUOTED),
             "output": said if is_real else "",
-            "signs": signs,
-            "caution": await self.guard.look(command, record, finds, wants),
-            "sessions": await self._sessions(record, wants),
-            "environments": seen,
+            "signs": liveness,
+            "caution": await self.guard.observe(command, record, found, desired),
+            "sessions": await self._sessions(record, desired),
+            "environments": observed,
             "not_switched": self.not_switched,
-            "obstacle": await self.obstacle(launch, record, wants, seen),
+            "obstacle": await self.obstacle(launch, record, desired, observed),
             "entrusted": await self._entrusted(launch) if main else "",
         }
 
@@ -270,21 +278,21 @@ class Desk:
             )
         return ""
 
-    async def _signs(
+    async def _liveness(
         self, main: Process, life: Life | None, command: tuple[str, ...], text: str | None
-    ) -> Signs:
-        def look() -> tuple[list[Process], Process | None, Version, int | None]:
+    ) -> Liveness:
+        def observe() -> tuple[list[Process], Process | None, Version, int | None]:
             family = process.below(main)
             worker = (p for p in family if process.title_of(p).startswith(WORKER_TITLE))
             return family, next(worker, None), version_at(command), _uid_of(main)
 
-        found_now = await in_thread("agent: its worker", look, process.SCAN_DEADLINE_S)
+        found_now = await in_thread("agent: its worker", observe, process.SCAN_DEADLINE_S)
         family, worker, version, uid = found_now
         wanted = endpoints(text, version, self.spec.env)
         rpc = Endpoint.parse(life.rpc) if life and life.rpc else wanted.rpc
         frozen = tuple(p.pid for p in (main, worker) if p and process.is_frozen(p))
         answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"
-        taken: tuple[str, ...] = ()
+        occupied: tuple[str, ...] = ()
         if answer != "greets" or not (life and life.well_s):
             # Who listens costs a walk through all of /proc: not asked of one that works.
             found = await self._listeners(wanted.ports)
@@ -294,11 +302,11 @@ class Desk:
             if own and not rpc.host:
                 rpc = Endpoint(own.host, own.port)
                 answer = await sockets.ask(rpc.host, rpc.port)
-            strangers = [o for o in wanted.taken(found) if o not in ours]
-            taken = described(strangers)
+            strangers = [o for o in wanted.occupied(found) if o not in ours]
+            occupied = described(strangers)
             if answer == "greets" and any(o.port == rpc.port for o in strangers):
                 answer = "refuses"  # it is a stranger that does
-        return Signs(worker, answer, str(rpc), frozen, taken)
+        return Liveness(worker, answer, str(rpc), frozen, occupied)
 
     async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:
         return await in_thread(
@@ -307,24 +315,26 @@ class Desk:
             process.SCAN_DEADLINE_S,
         )
 
-    def _wanted_of(
+    def _desired_of(
         self,
         others: Iterable[tuple[AgentInput, Any]],
         record: Record,
         now_s: float,
         epoch_s: float,
     ) -> Inputs:
-        life, wants = record.life, dict[str, str]()
+        life, desired = record.life, dict[str, str]()
         if life is None:
-            return wants
-        for each, seen in others:
+            return desired
+        for each, observed in others:
             started_s = epoch_s + life.started_s
-            wants |= each.wanted(seen, life.inputs, started_s, epoch_s + now_s, self.host.digest)
-        return wants
+            desired |= each.desired(
+                observed, life.inputs, started_s, epoch_s + now_s, self.host.digest
+            )
+        return desired
 
-    async def _sessions(self, record: Record, wants: Inputs) -> int | None:
+    async def _sessions(self, record: Record, desired: Inputs) -> int | None:
         life = record.life
-        is_due = life is None or bool(due(self.spec, wants, life))
+        is_due = life is None or bool(due(self.spec, desired, life))
         if self.spec.restart != "idle" or not is_due:
             return None
         sessions = await self.guard.sessions()

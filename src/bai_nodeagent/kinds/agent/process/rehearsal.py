@@ -1,6 +1,6 @@
 """Whether a process could be started, found out without stopping the one that runs.
 
-The real start but for the program: another one, that only looks, is started by
+The real start but for the program: another one, that only check, is started by
 the same account, in the same folder, with the same arguments and environment.
 So what the kernel would refuse then it refuses now.
 """
@@ -19,12 +19,12 @@ from ....system.programs import program
 from ....text import clean
 
 DEADLINE_S = 10.0
-LOOK_S = 5.0
+CHECK_S = 5.0
 _OUTPUT_AT_MOST = 65_536
 # A name with what is said of it, in words, up to the kernel's limit: execve(2).
 _STRING_AT_MOST = 131_071
 # Looks at its arguments up to "--"; what follows is there to be passed.
-_LOOK = """
+_CHECK = """
 for each; do
   [ "$each" = -- ] && exit 0
   [ -f "$each" ] || { echo "this account finds no program $each"; exit 1; }
@@ -46,7 +46,7 @@ def obstacle(
     `tried` is a command that is really run, and has to end well.
     """
     try:
-        who = launch.account(user)
+        run_as = launch.account(user)
         search_path = env.get("PATH", launch.SEARCH_PATH)
         found = executable.program_of(command, workdir, search_path)
         if found is None:
@@ -57,9 +57,9 @@ def obstacle(
             )
         wanted = executable.executable(command, workdir, search_path)
         files = [str(found), *([wanted.named] if wanted and wanted.before else [])]
-        looks = [program("sh"), "-c", _LOOK, "sh", *files, "--", *command]
-        for words in (looks, list(tried)):
-            if words and (why := _run(words, who, env, workdir)):
+        check = [program("sh"), "-c", _CHECK, "sh", *files, "--", *command]
+        for words in (check, list(tried)):
+            if words and (why := _run(words, run_as, env, workdir)):
                 return why
     except (Refused, Unavailable) as error:
         return str(error)
@@ -99,7 +99,7 @@ def _in_other_hands(path: Path) -> str:
     return "others can write in it" if status.st_mode & 0o022 else ""
 
 
-def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
+def _run(words: list[str], run_as: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
     try:
         with output.bounded() as fd:
             done = subprocess.run(
@@ -108,15 +108,15 @@ def _run(words: list[str], who: launch.Account, env: Mapping[str, str], workdir:
                 stdout=fd,
                 stderr=subprocess.STDOUT,
                 cwd=workdir,
-                env=launch.environment(who, env),
-                timeout=LOOK_S,
+                env=launch.environment(run_as, env),
+                timeout=CHECK_S,
                 check=False,
                 start_new_session=True,
-                **launch.credentials(who),
+                **launch.credentials(run_as),
             )
             text = output.last_of(fd, _OUTPUT_AT_MOST)
     except subprocess.TimeoutExpired:
-        return f"{words[0]} does not end within {LOOK_S:.0f} s in {workdir}"
+        return f"{words[0]} does not end within {CHECK_S:.0f} s in {workdir}"
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return _refused(error, words, env, workdir)
     if done.returncode == 0:

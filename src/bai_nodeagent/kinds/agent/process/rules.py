@@ -17,26 +17,26 @@ from typing import ClassVar, TypeVar
 
 from ....model import Action, Inputs, Plan, Scalar, Status, Verdict
 from ....system.process import Process
-from ..backendai.liveness import Signs, judge_signs
+from ..backendai.liveness import Liveness, judge_liveness
 from ..backendai.log_patterns import why_dead
 from ..environment.environments import Environments
 from ..environment.rules import NAME as ENVIRONMENT
 from ..environment.rules import PART, Switch, due_switch, without_environment
-from ..guard import Caution
+from ..guard import SessionRisk
 from ..record import STARTING_S, Cause, Life, Record, adopted, due
-from ..rollback import Past
-from ..sessions import SESSIONS_LOOK_S, Held, launch_of
+from ..rollback import RollbackState
+from ..sessions import SESSIONS_INTERVAL_S, HeldChange, launch_of
 from ..spec import AgentSpec, differing, is_in_step, is_same_start, unread
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
 # In a crash loop the first moment is longer, so that the condition does not flap with each try.
 RECOVERING_S = 10.0
 # What is missing may be put there without an event.
-OBSTACLE_LOOK_S = 10.0
-_PARTS_TOLD = 5
+OBSTACLE_INTERVAL_S = 10.0
+_PARTS_LISTED = 5
 # How long a start waits for agent.toml to be repaired, and how often it is looked at meanwhile.
 REPAIR_S = 1.0
-REPAIR_LOOK_S = 0.05
+REPAIR_INTERVAL_S = 0.05
 # Of AgentConfig: nothing is written, and what stands there is what the agent ran with.
 _AS_IT_WAS = ("Incompatible", "IdentityChanged")
 
@@ -56,16 +56,16 @@ class Actual:
     """What every supervisor's look has in common.
 
     epoch_s     the boot in Unix time, to tell times to people
-    wants       the desired inputs
-    finds       what an agent that starts now would find
+    desired     the desired inputs
+    found       what an agent that starts now would find
     unread      why agent.toml can't be read now; "" where it can, or is not there
     last_lines  of the agent's output, secrets masked; told of an agent that died
     output      of a Backend.AI agent, to read its troubles from; "" of any other
-    signs       of a living Backend.AI agent; None: to live is enough
-    taken       strangers on the ports that it needs; looked for where it does not run
+    liveness    of a living Backend.AI agent; None: to live is enough
+    occupied    strangers on the ports that it needs; looked for where it does not run
     sessions    how many sessions run; None: nobody can tell. Asked only where it matters
-    caution     what a change would cost
-    past        what there is to go back to
+    risk        what a change would cost
+    rollback    what there is to go back to
     environments  None: they are unmanaged, or can't be looked at
     not_switched  an environment that the link could not be put on
     obstacle    what would keep a start with other inputs than it has from succeeding
@@ -75,16 +75,16 @@ class Actual:
     now_s: float
     epoch_s: float
     record: Record
-    wants: Inputs = field(repr=False)
-    finds: Inputs = field(repr=False)
+    desired: Inputs = field(repr=False)
+    found: Inputs = field(repr=False)
     unread: str = ""
     last_lines: str = ""
     output: str = field(default="", repr=False)
-    signs: Signs | None = None
-    taken: tuple[str, ...] = ()
+    liveness: Liveness | None = None
+    occupied: tuple[str, ...] = ()
     sessions: int | None = None
-    caution: Caution = field(default_factory=Caution)
-    past: Past = field(default_factory=Past)
+    risk: SessionRisk = field(default_factory=SessionRisk)
+    rollback: RollbackState = field(default_factory=RollbackState)
     environments: Environments | None = None
     not_switched: str = ""
     obstacle: str = ""
@@ -108,17 +108,17 @@ class NoteWell(Action):
 def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
     """The switch of the environment that is due before the next start, while no agent lives."""
     name = due_switch(spec.install, actual.environments)
-    if spec.install is None or name in ("", actual.not_switched) or actual.caution.held:
+    if spec.install is None or name in ("", actual.not_switched) or actual.risk.held:
         return ()
     return (Switch(path=spec.install.path, name=name),)
 
 
-def astray(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
+def link_repairs(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
     """The switches that put the link back on the environment which the agent runs in, after
     somebody has moved it. None if the agent does not run as desired."""
     life = actual.record.life
     runs_in = life.inputs.get(PART) if life else None
-    return switches(spec, actual) if runs_in and runs_in == actual.wants.get(PART) else ()
+    return switches(spec, actual) if runs_in and runs_in == actual.desired.get(PART) else ()
 
 
 def judge_running(
@@ -135,18 +135,18 @@ def judge_running(
     """
     known = facts(actual, main)
     life = actual.record.life
-    health, look_again_in_s = _in_step(spec, actual)
+    health, observe_again_in_s = _in_step(spec, actual)
     if health.reason == "WorkerDead":
         left_s = crash_left_s(actual.record.deaths, actual.now_s)
         return Plan(health, () if left_s > 0 else revive, left_s or None, known)
-    differs = due(spec, actual.wants, life) if life else ()
+    differs = due(spec, actual.desired, life) if life else ()
     if life is None or not differs:
-        return Plan(health, _news(actual), look_again_in_s, known)
-    wait_s: float | None = SESSIONS_LOOK_S
-    if held := actual.caution.held:
+        return Plan(health, _news(actual), observe_again_in_s, known)
+    wait_s: float | None = SESSIONS_INTERVAL_S
+    if held := actual.risk.held:
         verdict = goes_on(held)
     elif actual.obstacle:
-        verdict, wait_s = blocked(actual.obstacle), OBSTACLE_LOOK_S
+        verdict, wait_s = blocked(actual.obstacle), OBSTACLE_INTERVAL_S
     elif spec.rolled_back and health.status is not Status.TRUE:
         return Plan(health, restart, facts=known)  # as one that is dead: there is nothing to spare
     else:
@@ -156,11 +156,11 @@ def judge_running(
         return Plan(verdict, restart, facts=known)
     if health.status is Status.FALSE:
         text = f"{health.message}; besides: {verdict.message}"
-        return Plan(replace(health, message=text), (), look_again_in_s, known)
+        return Plan(replace(health, message=text), (), observe_again_in_s, known)
     return Plan(verdict, _news(actual), wait_s, known)
 
 
-def goes_on(held: Held) -> Verdict:
+def goes_on(held: HeldChange) -> Verdict:
     """A living agent is left alone, since ending it could cost sessions."""
     return replace(held.verdict, message=f"{held.verdict.message}; the agent goes on as it is")
 
@@ -172,10 +172,10 @@ def blocked(obstacle: str) -> Verdict:
 
 
 def _news(actual: Actual) -> tuple[NoteWell, ...]:
-    life, signs = actual.record.life, actual.signs
-    if life is None or life.well_s or signs is None or not signs.is_well:
+    life, liveness = actual.record.life, actual.liveness
+    if life is None or life.well_s or liveness is None or not liveness.is_well:
         return ()
-    return (NoteWell(at_s=actual.now_s, rpc=signs.at),)
+    return (NoteWell(at_s=actual.now_s, rpc=liveness.at),)
 
 
 def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
@@ -183,18 +183,18 @@ def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     lived_s = actual.now_s - life.started_s if life else STARTING_S
     needed_s = RECOVERING_S if len(record.deaths) > 1 else STARTING_S
     verdict = Verdict(Status.TRUE, "Running")
-    look_again_in_s: float | None = None
-    if actual.signs is not None:
+    observe_again_in_s: float | None = None
+    if actual.liveness is not None:
         was_well = life is not None and life.well_s > 0
-        verdict, look_again_in_s = judge_signs(
-            actual.signs, actual.output, actual.last_lines, lived_s, was_well=was_well
+        verdict, observe_again_in_s = judge_liveness(
+            actual.liveness, actual.output, actual.last_lines, lived_s, was_well=was_well
         )
     if verdict.reason == "Starting" and is_looping(record):
-        return died(actual, "; it is starting again"), look_again_in_s  # no news of it yet
+        return died(actual, "; it is starting again"), observe_again_in_s  # no news of it yet
     if verdict.status is not Status.TRUE:
-        return verdict, look_again_in_s
-    if lived_s >= needed_s or (actual.signs is not None and len(record.deaths) < 2):
-        return replace(verdict, message=_besides(spec, actual)), look_again_in_s
+        return verdict, observe_again_in_s
+    if lived_s >= needed_s or (actual.liveness is not None and len(record.deaths) < 2):
+        return replace(verdict, message=_besides(spec, actual)), observe_again_in_s
     if len(record.deaths) > 1:
         return died(actual, "; it runs again"), needed_s - lived_s
     return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
@@ -209,9 +209,9 @@ def _besides(spec: AgentSpec, actual: Actual) -> str:
         return ""
     if life.unwritten:
         return f"its output goes to {life.output}, since it can't go to {life.unwritten}"
-    if spared := differing(spec, actual.wants, life.inputs):
+    if spared := differing(spec, actual.desired, life.inputs):
         return f"adopted as it is, no restart for what is not as desired: {_listed(spared)}"
-    changed = unread(actual.wants, life.inputs, actual.finds)
+    changed = unread(actual.desired, life.inputs, actual.found)
     text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
     return text if changed else actual.entrusted
 
@@ -232,13 +232,13 @@ def _when(spec: AgentSpec, actual: Actual, what: str) -> tuple[Verdict, float | 
         message = f'{text}; restart = "manual", so by hand: {_by_hand(spec, actual)}'
         return Verdict(Status.FALSE, "RestartPending", message), None
     if spec.restart == "idle" and actual.sessions != 0:
-        who = (
+        pending_why = (
             "Docker can't be asked for sessions"
             if actual.sessions is None
             else (f"sessions run: {actual.sessions}")
         )
-        message = f'{text}; restart = "idle", and {who}'
-        return Verdict(Status.UNKNOWN, "RestartPending", message), SESSIONS_LOOK_S
+        message = f'{text}; restart = "idle", and {pending_why}'
+        return Verdict(Status.UNKNOWN, "RestartPending", message), SESSIONS_INTERVAL_S
     wait_s = change_wait_s(actual.record.changes, actual.now_s)
     if wait_s > 0:
         at = moment(actual, actual.now_s + wait_s)
@@ -268,17 +268,17 @@ def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
     AgentConfig puts that right first, but what it said last is from before. It may not
     be able to, and then says so: this waits for moments only.
     """
-    if actual.caution.held or is_in_step(spec, actual.wants, actual.finds):
+    if actual.risk.held or is_in_step(spec, actual.desired, actual.found):
         return 0.0
     left_s = actual.record.deaths[-1] + REPAIR_S - actual.now_s
-    return 0.0 if left_s <= 0 or _is_as_it_was(spec, actual, "died") else REPAIR_LOOK_S
+    return 0.0 if left_s <= 0 or _is_as_it_was(spec, actual, "died") else REPAIR_INTERVAL_S
 
 
 def _is_news(spec: AgentSpec, actual: Actual) -> bool:
     """Whether a start now has other inputs than the last one had. An environment that is still
     being built does not count."""
     life = actual.record.life
-    differs = differing(spec, actual.wants, life.inputs) if life else ()
+    differs = differing(spec, actual.desired, life.inputs) if life else ()
     return any(part != PART or switches(spec, actual) for part in differs)
 
 
@@ -296,23 +296,23 @@ def start_needs(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[str, ...
     So does the agent of a node that has been booted beside such a change.
     And it runs in an old environment rather than not at all while another can't be built.
     """
-    seen = actual.environments
-    spared = {"AgentConfig"} if actual.caution.held or _is_as_it_was(spec, actual, cause) else set()
-    spared |= {ENVIRONMENT} if seen is not None and seen.link else set()
+    observed = actual.environments
+    spared = {"AgentConfig"} if actual.risk.held or _is_as_it_was(spec, actual, cause) else set()
+    spared |= {ENVIRONMENT} if observed is not None and observed.link else set()
     return tuple(need for need in spec.needs if need not in spared)
 
 
 def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
     """Whether a start has the inputs that the agent ran with last."""
-    life, caution = actual.record.life, actual.caution
+    life, risk = actual.record.life, actual.risk
     if cause == "died":
-        return life is not None and is_same_start(actual.finds, life.inputs)
-    config = actual.past.verdicts.get("AgentConfig")
+        return life is not None and is_same_start(actual.found, life.inputs)
+    config = actual.rollback.verdicts.get("AgentConfig")
     if cause != "first" or life is not None or config is None or config.reason not in _AS_IT_WAS:
         return False
     # The first life of this boot: of the one before, only these two are kept.
-    is_same_launch = spec.supervisor == "systemd" or caution.before == launch_of(spec)
-    return caution.is_last_config and is_same_launch
+    is_same_launch = spec.supervisor == "systemd" or risk.before == launch_of(spec)
+    return risk.is_last_config and is_same_launch
 
 
 def is_rescue(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
@@ -351,7 +351,7 @@ def is_foreign(spec: AgentSpec, actual: Actual) -> bool:
 
 def left_alone(actual: Actual, what: str) -> Plan[ActionT]:
     text = f"{what}; it is taken over once it is known what it has read: {actual.unread}"
-    return Plan(Verdict(Status.UNKNOWN, "Adopting", text), look_again_in_s=OBSTACLE_LOOK_S)
+    return Plan(Verdict(Status.UNKNOWN, "Adopting", text), observe_again_in_s=OBSTACLE_INTERVAL_S)
 
 
 def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
@@ -361,12 +361,12 @@ def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     is the one that the link leads to if nobody has moved that since.
     """
     started_s = main.started_s if main else actual.now_s
-    seen = actual.environments
-    is_at_home = main and seen is not None and seen.linked_s - actual.epoch_s < started_s
-    finds = actual.finds if is_at_home else without_environment(actual.finds)
-    others = {part for part in finds if any(each.owns(part) for each in spec.inputs)}
-    finds = {part: value for part, value in finds.items() if part not in others}
-    return adopted(spec, actual.wants, finds, started_s, actual.record.wrote_s)
+    observed = actual.environments
+    is_at_home = main and observed is not None and observed.linked_s - actual.epoch_s < started_s
+    found = actual.found if is_at_home else without_environment(actual.found)
+    others = {part for part in found if any(each.owns(part) for each in spec.inputs)}
+    found = {part: value for part, value in found.items() if part not in others}
+    return adopted(spec, actual.desired, found, started_s, actual.record.wrote_s)
 
 
 def facts(actual: Actual, main: Process | None) -> Mapping[str, Scalar]:
@@ -385,5 +385,5 @@ def pids(processes: Iterable[Process]) -> str:
 
 
 def _listed(parts: tuple[str, ...]) -> str:
-    more = f" and {len(parts) - _PARTS_TOLD} more" if len(parts) > _PARTS_TOLD else ""
-    return ", ".join(parts[:_PARTS_TOLD]) + more
+    more = f" and {len(parts) - _PARTS_LISTED} more" if len(parts) > _PARTS_LISTED else ""
+    return ", ".join(parts[:_PARTS_LISTED]) + more

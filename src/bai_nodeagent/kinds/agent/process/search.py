@@ -37,15 +37,15 @@ NOBODY = -1  # an account
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class SearchResult:
     """What a search among all processes finds: fields as in ChildActual."""
 
-    stray: Process | None = None
+    unrecorded: Process | None = None
     is_ours: bool = False
     unit: str = ""
     orphans: tuple[Process, ...] = ()
     background: tuple[Process, ...] = ()
-    taken: tuple[str, ...] = ()
+    occupied: tuple[str, ...] = ()
 
 
 class Search:
@@ -57,44 +57,44 @@ class Search:
         self._lock = lock
         self._asker = asker
 
-    async def around(self, record: Record, command: tuple[str, ...]) -> Around:
+    async def run(self, record: Record, command: tuple[str, ...]) -> SearchResult:
         return await in_thread(
             f"{self._asker}: who lives",
             lambda: self._search(record, command),
             process.SCAN_DEADLINE_S,
         )
 
-    def _search(self, record: Record, command: tuple[str, ...]) -> Around:
+    def _search(self, record: Record, command: tuple[str, ...]) -> SearchResult:
         """Looks for the agent, that command, among all processes. Blocks."""
         everyone = process.living()
         leader = self._leader(record, everyone)
         if leader is not None:
             self._check_exec(leader)
-            return Around(stray=leader, is_ours=True)
+            return SearchResult(unrecorded=leader, is_ours=True)
         left = self.left_behind(record)
         uids = self._uids()
         # Before anything of theirs is read: whoever can't be the agent costs one question each.
         others = [p for p in everyone if p not in left and _is_of(p, uids)]
         wanted = executable.executable(command, self._spec.workdir, self._search_path())
-        stray = self._by_command(others, everyone, command, wanted) if wanted else None
-        estranged: set[Process] = set()
+        unrecorded = self._by_command(others, everyone, command, wanted) if wanted else None
+        left_over: set[Process] = set()
         found: tuple[sockets.Listener, ...] = ()
-        if stray is None and is_backendai(self._spec.health, command):
+        if unrecorded is None and is_backendai(self._spec.health, command):
             text, env = config_text(self._spec), self._spec.env
             needed = endpoints(text, version_at(command), env)
             found = _in_the_way(needed)
             owners = {o.pid for o in found}
-            stray, estranged = self._by_title(
+            unrecorded, left_over = self._by_title(
                 others, wanted, owners, noted_pid(pid_file(text, env))
             )
-        if stray is not None:
-            unit = process.unit_of(stray)
-            return Around(stray=stray, unit=unit if unit == self._spec.unit else "")
-        left |= estranged
+        if unrecorded is not None:
+            unit = process.unit_of(unrecorded)
+            return SearchResult(unrecorded=unrecorded, unit=unit if unit == self._spec.unit else "")
+        left |= left_over
         gone = {process.pid for process in left}
-        taken = described(o for o in found if o.pid not in gone)
+        occupied = described(o for o in found if o.pid not in gone)
         background = tuple(p for p in sorted(left) if self._may_be_whole(p, command))
-        return Around(orphans=tuple(sorted(left)), background=background, taken=taken)
+        return SearchResult(orphans=tuple(sorted(left)), background=background, occupied=occupied)
 
     def _may_be_whole(self, orphan: Process, command: tuple[str, ...]) -> bool:
         """Whether it may be the agent itself, gone into the background, and no mere part of it."""
@@ -114,12 +114,14 @@ class Search:
     ) -> Process | None:
         """The agent by its arguments, and by all that nobody can choose for himself."""
         folder = self._folder()
-        limit = process.WORDS_BYTES_AT_MOST + sum(len(os.fsencode(word)) + 1 for word in command)
+        limit = process.ARGUMENTS_BYTES_AT_MOST + sum(
+            len(os.fsencode(word)) + 1 for word in command
+        )
         alike = [
             p
             for p in among
             if p.pid != os.getpid()
-            and executable.has_words_of(process.command_of(p, limit), command, wanted)
+            and executable.has_arguments_of(process.command_of(p, limit), command, wanted)
             and (found := self._traits(p))
             and executable.runs(found, wanted)
             and found.folder == (folder or found.folder)
@@ -156,8 +158,8 @@ class Search:
             )
         }
         alive = [mains.get(p.pid) or mains.get(p.parent) for p in sorted(ours)]
-        stray = next((main for main in alive if main is not None), None)
-        return stray, {p for p in ours if p.pid not in mains and p.parent not in mains}
+        unrecorded = next((main for main in alive if main is not None), None)
+        return unrecorded, {p for p in ours if p.pid not in mains and p.parent not in mains}
 
     def _traits(self, of: Process) -> Traits | None:
         """None for whoever can't be the agent: of another account, or in another world than
@@ -208,12 +210,14 @@ class Search:
 def _in_the_way(needed: Endpoints) -> tuple[sockets.Listener, ...]:
     """Who keeps an agent from listening where it has to; without account where nobody is seen to
     listen. Blocks."""
-    taken = [each for each in needed.all if sockets.is_taken(each.host, each.port)]
-    found = sockets.listeners({each.port for each in taken})
-    seen = {o for o in found for e in taken if o.port == e.port and o.is_in_the_way_of(e.host)}
-    ports = {each.port for each in seen}
-    unseen = [sockets.Listener(e.host, e.port, NOBODY) for e in taken if e.port not in ports]
-    return (*sorted(seen, key=lambda each: (each.port, each.pid)), *unseen)
+    occupied = [each for each in needed.all if sockets.is_occupied(each.host, each.port)]
+    found = sockets.listeners({each.port for each in occupied})
+    observed = {
+        o for o in found for e in occupied if o.port == e.port and o.is_in_the_way_of(e.host)
+    }
+    ports = {each.port for each in observed}
+    unseen = [sockets.Listener(e.host, e.port, NOBODY) for e in occupied if e.port not in ports]
+    return (*sorted(observed, key=lambda each: (each.port, each.pid)), *unseen)
 
 
 def _is_of(one: Process, uids: set[int]) -> bool:
@@ -242,11 +246,11 @@ def noted_pid(file: Path | None) -> int:
 def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
     """Ports and who has them, for people."""
     return tuple(
-        sorted({f"port {one.port} by {_who(one)}" for one in listeners}),
+        sorted({f"port {one.port} by {_owner_text(one)}" for one in listeners}),
     )
 
 
-def _who(one: sockets.Listener) -> str:
+def _owner_text(one: sockets.Listener) -> str:
     """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
     owner = process.find(one.pid) if one.pid else None
     if owner is None:

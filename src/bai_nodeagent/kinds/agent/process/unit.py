@@ -15,19 +15,18 @@ from typing import ClassVar
 from ....model import Action, Plan, Status, Verdict
 from ....system.process import Process
 from ....system.systemd import UnitState
-from ..backendai.liveness import TROUBLE_LOOK_S, port_taken
+from ..backendai.liveness import TROUBLE_INTERVAL_S, port_occupied
 from ..backendai.log_patterns import why_dead
 from ..environment.rules import Switch
 from ..record import Cause
-from ..sessions import SESSIONS_LOOK_S
+from ..sessions import SESSIONS_INTERVAL_S
 from ..spec import AgentSpec
-from .child import Adopt, EndOrphans, NoteEnd, Stop, orphaned, stop, strayed
+from .child import Adopt, EndOrphans, NoteEnd, Stop, link_moved, orphaned, stop
 from .rules import (
     CAUSES,
-    OBSTACLE_LOOK_S,
+    OBSTACLE_INTERVAL_S,
     Actual,
     NoteWell,
-    astray,
     blocked,
     died,
     facts,
@@ -38,6 +37,7 @@ from .rules import (
     judge_dead,
     judge_running,
     left_alone,
+    link_repairs,
     moves_before_start,
     start_needs,
     switches,
@@ -130,9 +130,9 @@ def plan_unit(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
             return Plan(Verdict(Status.UNKNOWN, "Stopping", text))
         case "inactive" | "failed":
             return _plan_down(spec, actual)
-    if is_stopped and (held := actual.caution.held):
+    if is_stopped and (held := actual.risk.held):
         verdict, known = goes_on(held), facts(actual, actual.main)
-        return Plan(verdict, look_again_in_s=SESSIONS_LOOK_S, facts=known)
+        return Plan(verdict, observe_again_in_s=SESSIONS_INTERVAL_S, facts=known)
     if is_stopped:
         verdict = Verdict(Status.UNKNOWN, "Stopping", f"{spec.unit} is to be stopped")
         return Plan(verdict, (StopUnit(unit=spec.unit),), facts=facts(actual, actual.main))
@@ -162,10 +162,10 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
         text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
     known = facts(actual, outside)
-    if held := actual.caution.held:
-        return Plan(goes_on(held), look_again_in_s=SESSIONS_LOOK_S, facts=known)
+    if held := actual.risk.held:
+        return Plan(goes_on(held), observe_again_in_s=SESSIONS_INTERVAL_S, facts=known)
     if spec.state == "running" and actual.obstacle:
-        return Plan(blocked(actual.obstacle), look_again_in_s=OBSTACLE_LOOK_S, facts=known)
+        return Plan(blocked(actual.obstacle), observe_again_in_s=OBSTACLE_INTERVAL_S, facts=known)
     text = f"process {outside.pid} makes way for {spec.unit}"
     cause: Cause = "stopped" if spec.state == "stopped" else "changed"
     return Plan(Verdict(Status.UNKNOWN, "Stopping", text), (stop(spec, outside, cause),))
@@ -182,8 +182,8 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
         verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
         return Plan(verdict, (Adopt(life=fresh), *plan_unit(spec, known).actions))
-    if moved := astray(spec, actual):
-        return Plan(strayed(moved), moved, facts=facts(actual, actual.main))
+    if moved := link_repairs(spec, actual):
+        return Plan(link_moved(moved), moved, facts=facts(actual, actual.main))
     restart = RestartUnit(unit=spec.unit, needs=spec.needs)
     needs = start_needs(spec, actual, "died")
     revive = replace(restart, cause="died", restart_cause="died", needs=needs)
@@ -243,13 +243,13 @@ def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         return Plan(orphaned(actual.orphans), (end, *after.actions))
     if spec.state == "stopped":
         return Plan(Verdict(Status.TRUE, "Stopped"), switches(spec, actual))
-    if actual.taken:
-        return Plan(port_taken(actual.taken), look_again_in_s=TROUBLE_LOOK_S)
+    if actual.occupied:
+        return Plan(port_occupied(actual.occupied), observe_again_in_s=TROUBLE_INTERVAL_S)
     verdict, wait_s, cause = judge_dead(spec, actual)
     if wait_s > 0:
-        return Plan(verdict, look_again_in_s=wait_s)
-    if actual.caution.held:
-        verdict = actual.caution.held.verdict
+        return Plan(verdict, observe_again_in_s=wait_s)
+    if actual.risk.held:
+        verdict = actual.risk.held.verdict
     moves = moves_before_start(spec, actual, cause)
     return Plan(verdict, (*moves, _start(spec, actual, cause)))
 

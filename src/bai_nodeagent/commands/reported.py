@@ -27,7 +27,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportedStatus:
     """A status document in which every text is printable. `document` is the whole of it."""
 
     summary: str
@@ -47,7 +47,7 @@ class Told:
         return tuple(key.removeprefix(mark) for key in keys if key.startswith(mark))
 
 
-def read(raw: bytes, limit: int = READ_AT_MOST) -> Told:
+def read(raw: bytes, limit: int = READ_AT_MOST) -> ReportedStatus:
     """Raises Unreadable."""
     if len(raw) > limit:
         raise Unreadable(f"it has {len(raw)} bytes")
@@ -61,10 +61,10 @@ def read(raw: bytes, limit: int = READ_AT_MOST) -> Told:
         if not isinstance(document.get(name), kind | None):
             raise Unreadable(f"its {name} are of another kind")
     conditions = [_condition(each) for each in document.get("conditions") or ()]
-    told = Told(clean(document["summary"], _WORD), tuple(conditions), document)
-    if not isinstance(told.part("desired").get("documents"), dict | None):
+    status = ReportedStatus(clean(document["summary"], _WORD), tuple(conditions), document)
+    if not isinstance(status.part("desired").get("documents"), dict | None):
         raise Unreadable("its documents are of another kind")
-    return told
+    return status
 
 
 def _condition(value: object) -> Mapping[str, str]:

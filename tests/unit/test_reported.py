@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bai_nodeagent.cli import fitting
-from bai_nodeagent.commands import fleet, told
-from bai_nodeagent.commands.told import Unreadable
+from bai_nodeagent.commands import fleet, reported
+from bai_nodeagent.commands.reported import Unreadable
 from bai_nodeagent.store.base import Entry
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -51,12 +51,12 @@ DOCUMENT = st.dictionaries(st.sampled_from(list(READY)), JSON).map(lambda d: REA
         b'{"summary": "Ready", "n": ' + b"9" * 50 + b"}",
         b'{"summary": "Ready", "n": 1e999}',
         b'{"summary": "Ready", "n": NaN}',
-        json.dumps(READY | {"x": "y" * told.READ_AT_MOST}).encode(),
+        json.dumps(READY | {"x": "y" * reported.READ_AT_MOST}).encode(),
     ],
 )
 def test_what_is_no_status_is_unreadable_and_the_rest_of_the_fleet_is_shown(raw: bytes) -> None:
     with pytest.raises(Unreadable):
-        told.read(raw)
+        reported.read(raw)
     entries = {
         "node/i-a/status": Entry(raw, 1),
         "node/i-a/alive": Entry(b"", 1),
@@ -84,7 +84,7 @@ def test_no_name_and_no_word_forges_a_row() -> None:
 
 
 def test_a_newer_daemon_may_say_more() -> None:
-    known = told.read(json.dumps(READY | {"new": {"a": [1, "x"]}, "summary": "New"}).encode())
+    known = reported.read(json.dumps(READY | {"new": {"a": [1, "x"]}, "summary": "New"}).encode())
     assert (known.summary, known.document["new"]) == ("New", {"a": [1, "x"]})
 
 

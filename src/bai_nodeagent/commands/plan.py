@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..core.reconcile import build, look
+from ..core.reconcile import build, observe
 from ..follow import journal, orders
 from ..follow.in_force import Known, judge, missing_layers
 from ..follow.reading import evaluate, find_address, read_all, resolve, secrets_of
@@ -25,7 +25,7 @@ from .summary import Part, Sessions, effect_of, summary
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Observed:
     """One resource as it stands, and what would be done about it."""
 
     resource: AnyResource
@@ -70,8 +70,8 @@ async def plan(site: Site) -> Answer:
     except Unavailable as error:
         return Answer(4, value={"error": str(error)}, notes=[*notes, str(error)])
     site.redactor.learn(secrets_of(spec, KINDS))
-    seen = await see(site, spec)
-    parts = [each.part for each in seen]
+    observed = await observe_all(site, spec)
+    parts = [each.part for each in observed]
     sessions = await _sessions(site, spec, parts)
     first = summary(spec.node_id, parts, sessions)
     code = 0 if all(part.is_in_line for part in parts) else 3
@@ -79,9 +79,9 @@ async def plan(site: Site) -> Answer:
         "summary": first,
         "effect": effect_of(parts, sessions),
         "sessions": sessions.count if sessions else None,
-        **_value(seen, spec),
+        **_value(observed, spec),
     }
-    return Answer(code, [first, *_lines(seen)], value, notes)
+    return Answer(code, [first, *_lines(observed)], value, notes)
 
 
 async def _sessions(site: Site, spec: NodeSpec, parts: list[Part]) -> Sessions | None:
@@ -92,14 +92,14 @@ async def _sessions(site: Site, spec: NodeSpec, parts: list[Part]) -> Sessions |
         return None
     agent = agent_spec(spec)
     guard = Guard(agent, site.host, "plan")
-    found = await guard.look(agent.command)
+    found = await guard.observe(agent.command)
     if not found.is_guarded:
         return None
     sessions = await guard.sessions()
     return Sessions(sessions.count if sessions else None, are_at_risk=bool(found.lost))
 
 
-async def see(site: Site, spec: NodeSpec, only: str = "") -> list[_Seen]:
+async def observe_all(site: Site, spec: NodeSpec, only: str = "") -> list[_Observed]:
     """The resources of a desired state as they stand now; `only` those whose name begins so.
 
     All at once: one that hangs costs its own deadline, and not the sum of all.
@@ -109,13 +109,13 @@ async def see(site: Site, spec: NodeSpec, only: str = "") -> list[_Seen]:
     ]
     found: dict[str, Plan[Action] | Outcome] = {}
 
-    async def look_at(resource: AnyResource) -> None:
-        found[resource.name] = await look(resource)
+    async def observe_one(resource: AnyResource) -> None:
+        found[resource.name] = await observe(resource)
 
     async with anyio.create_task_group() as tasks:
         for resource in resources:
-            tasks.start_soon(look_at, resource)
-    return [_Seen(resource, found[resource.name]) for resource in resources]
+            tasks.start_soon(observe_one, resource)
+    return [_Observed(resource, found[resource.name]) for resource in resources]
 
 
 async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
@@ -140,9 +140,9 @@ def _invalid(mistakes: list[str], notes: list[str]) -> Answer:
     return Answer(2, value={"mistakes": mistakes}, notes=[*notes, *mistakes])
 
 
-def _lines(seen: list[_Seen]) -> list[str]:
+def _lines(observed: list[_Observed]) -> list[str]:
     lines = []
-    for each in seen:
+    for each in observed:
         name, verdict = each.resource.name, each.found.verdict
         if each.is_in_line:
             lines.append(f"{name}: in line{f' ({verdict.message})' if verdict.message else ''}")
@@ -155,7 +155,7 @@ def _lines(seen: list[_Seen]) -> list[str]:
     return lines
 
 
-def _value(seen: list[_Seen], spec: NodeSpec) -> dict[str, object]:
+def _value(observed: list[_Observed], spec: NodeSpec) -> dict[str, object]:
     return {
         "revision": spec.revision,
         "digest": spec.digest,
@@ -177,6 +177,6 @@ def _value(seen: list[_Seen], spec: NodeSpec) -> dict[str, object]:
                     for action in each.actions
                 ],
             }
-            for each in seen
+            for each in observed
         ],
     }
