@@ -78,9 +78,9 @@ class ChildAgent:
         log = Path(life.output) if life and life.output else self._context.logs[0]
         lines = output.tail(log) if _is_to_be_read(record, main) else ""
         common = await self._context.common(
-            record, main, lines, self.spec.command, launch_of(self.spec)
+            record, main, lines, self.spec.command, launch_of(self.spec), result.occupied
         )
-        self._end_watch.follow(main, common["signs"])
+        self._end_watch.follow(main, common.liveness)
         return ChildActual(
             main=main,
             unrecorded=result.unrecorded,
@@ -88,9 +88,8 @@ class ChildAgent:
             unit=result.unit,
             orphans=result.orphans,
             background=result.background,
-            occupied=result.occupied,
             exit=launch.exit_of(life.pid) if life and life.pid and main is None else "",
-            **common,
+            **vars(common),
         )
 
     def plan(self, actual: ChildActual) -> Plan[ChildAction | HealthAction]:
@@ -194,16 +193,17 @@ class UnitAgent:
         result = await self._outside(record, unit, command)
         is_read = _is_to_be_read(record, main) and unit.load_state == "loaded"
         lines = await self._last_lines() if is_read else ""
-        common = await self._context.common(record, main, lines, command, _launch_of_unit(unit))
-        self._end_watch.follow(main, common["signs"])
+        common = await self._context.common(
+            record, main, lines, command, _launch_of_unit(unit), result.occupied
+        )
+        self._end_watch.follow(main, common.liveness)
         return UnitActual(
             unit=unit,
             main=main,
             outside=None if result.unit else result.unrecorded,
             is_child=result.is_ours,
             orphans=result.orphans,
-            occupied=result.occupied,
-            **common,
+            **vars(common),
         )
 
     async def _outside(

@@ -43,6 +43,7 @@ from ..record import (
 from ..sessions import Launch, launch_of
 from ..spec import AgentSpec, desired_inputs, found_inputs
 from . import rehearsal
+from .rules import Actual
 from .search import Search, described, version_at
 
 NAME = "Agent"
@@ -227,9 +228,10 @@ class AgentContext:
         lines: str,
         command: tuple[str, ...],
         launch: Launch | None,
-    ) -> dict[str, Any]:
-        """The fields of Actual. `lines` is the output of this life; `command` what it runs,
-        `launch` how it is started, where that can be rehearsed."""
+        occupied: tuple[str, ...],
+    ) -> Actual:
+        """What both supervisors observe. `lines` is the output of this life; `command` what it
+        runs, `launch` how it is started, where that can be rehearsed; `occupied` as there."""
         text, unread = await config_text_soon(self.spec, NAME)
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
@@ -248,23 +250,24 @@ class AgentContext:
             **install.desired_part(self.spec.install, observed, self.host.digest),
         }
         found = self._found(text, self._found_of(others), observed)
-        return {
-            "now_s": now_s,
-            "epoch_s": epoch_s,
-            "record": record,
-            "wants": desired,
-            "finds": found,
-            "unread": unread,
-            "last_lines": output.quoted(said, LINES_QUOTED),
-            "output": said if is_real else "",
-            "signs": liveness,
-            "caution": await self.guard.observe(command, record, found, desired),
-            "sessions": await self._sessions(record, desired),
-            "environments": observed,
-            "not_switched": self.not_switched,
-            "obstacle": await self.obstacle(launch, record, desired, observed),
-            "entrusted": await self._entrusted(launch) if main else "",
-        }
+        return Actual(
+            now_s=now_s,
+            epoch_s=epoch_s,
+            record=record,
+            desired=desired,
+            found=found,
+            unread=unread,
+            occupied=occupied,
+            last_lines=output.quoted(said, LINES_QUOTED),
+            output=said if is_real else "",
+            liveness=liveness,
+            risk=await self.guard.observe(command, record, found, desired),
+            sessions=await self._sessions(record, desired),
+            environments=observed,
+            not_switched=self.not_switched,
+            obstacle=await self.obstacle(launch, record, desired, observed),
+            entrusted=await self._entrusted(launch) if main else "",
+        )
 
     async def _entrusted(self, launch: Launch | None) -> str:
         """Who besides root decides what runs as root, as a sentence; "" for nobody."""
