@@ -12,10 +12,11 @@ from pathlib import Path
 import anyio
 
 from bai_nodeagent.core.reconcile import observe
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.redis.kind import Redis
 from bai_nodeagent.kinds.redis.rules import RedisSpec
-from bai_nodeagent.model import Action, Host, Outcome, Plan, Unavailable
+from bai_nodeagent.model import Action, Host, Outcome, Plan
 from servers import Etcd
 
 _numbers = itertools.count()

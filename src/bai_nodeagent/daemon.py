@@ -19,11 +19,12 @@ from .core.loop import Loop
 from .core.metrics import Metrics
 from .core.report import Origin, Reporter
 from .core.status import InForce, NodeStatus
+from .errors import Stuck
 from .follow.in_force import CONNECTING, judge_nothing
 from .follow.state import Follower
 from .http import Server, Sources
 from .kinds import KINDS
-from .model import Conditions, Stuck
+from .model import Conditions
 from .site import CannotStart, Site, locked
 from .store.base import Presence
 from .system import files, kept, sockets

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import toml
-from .model import Refused, Stuck
+from .errors import Refused, Stuck
 from .settings import NODE_ID
 from .system import hostile
 from .system.blocking import within

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .desired.secrecy import is_secret_key
+from .errors import Refused
 from .etcd_access import parse_endpoints
-from .model import Refused
 from .system import files
 from .text import clean
 

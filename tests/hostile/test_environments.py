@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bai_nodeagent.kinds.agent.environment import environments
+from bai_nodeagent.kinds.agent.environment import building
 from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.system import helper, launch, output
 from bai_nodeagent.system.launch import Account
@@ -33,14 +33,14 @@ def test_no_folder_is_made_where_a_link_of_the_account_leads(who: Account, tmp_p
     (tmp_path / "home").mkdir()
     os.chown(tmp_path / "home", STRANGER, STRANGER)
     (tmp_path / "home/link").symlink_to(tmp_path / "etc")
-    environments._make_parent(tmp_path / "home/link/cron.d", who)
+    building._make_parent(tmp_path / "home/link/cron.d", who)
     assert list((tmp_path / "etc").iterdir()) == []
 
 
 def test_a_missing_folder_below_one_of_root_s_is_given_to_the_account(
     who: Account, tmp_path: Path
 ) -> None:
-    environments._make_parent(tmp_path / "opt/backend.ai", who)
+    building._make_parent(tmp_path / "opt/backend.ai", who)
     assert (tmp_path / "opt").stat().st_uid == 0
     assert (tmp_path / "opt/backend.ai").stat().st_uid == STRANGER
 

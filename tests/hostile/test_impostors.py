@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
-from bai_nodeagent.model import Unavailable
 from bai_nodeagent.system import ending, launch, process
 from node_under_test import Node
 from servers import wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.kinds.agent.environment import environments
+from bai_nodeagent.kinds.agent.environment import building
 from bai_nodeagent.system import helper, launch
 from bai_nodeagent.system.launch import Account
 from servers import wait_until
@@ -74,16 +74,16 @@ def test_a_step_ends_with_the_daemon(who: Account, tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_an_environment_is_tried_before_an_agent_is_moved_there(who: Account) -> None:
     with public_folder() as folder:
-        place = environments.Place(folder / "venv", USER, folder / "lock")
+        place = building.Place(folder / "venv", USER, folder / "lock")
         for name, program in (("right", DEBIAN_PYTHON), ("wrong", Path("/bin/false"))):
             (place.folder / name / "bin").mkdir(parents=True)
             (place.folder / name / "bin/python").symlink_to(program)
-        assert await environments.try_out(place, "right") == ""
-        assert "does not run" in await environments.try_out(place, "wrong")
-        assert "does not run" in await environments.try_out(place, "missing")
+        assert await building.try_out(place, "right") == ""
+        assert "does not run" in await building.try_out(place, "wrong")
+        assert "does not run" in await building.try_out(place, "missing")
         with subprocess.Popen(["flock", str(place.lock), "sleep", "1000"]) as holder:
             wait_until(lambda: not is_free(place.lock), "the lock is not taken")
-            assert "still at work" in await environments.try_out(place, "right")
+            assert "still at work" in await building.try_out(place, "right")
             subprocess.run(["pkill", "-P", str(holder.pid)], check=True)
 
 

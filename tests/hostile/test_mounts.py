@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Refused, Unavailable
 from bai_nodeagent.kinds.mount import mounts
 from bai_nodeagent.kinds.mount.mountinfo import MountEntry
 from bai_nodeagent.kinds.mount.observation import MountSpec
-from bai_nodeagent.model import Refused, Unavailable
 from mount_scenarios import Scenarios, passed, process, run, run_in_namespace, tmpfs
 from wheels import public_folder
 

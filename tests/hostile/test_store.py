@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.etcd_access import EtcdAccess
-from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings, FileSettings
 from bai_nodeagent.store.etcd import EtcdStore
 from bai_nodeagent.store.files import FileStore

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.model import Unavailable
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.system import inotify
 
 pytestmark = pytest.mark.anyio

@@ -18,12 +18,13 @@ from typing import Any
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Refused, Unavailable
 from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.kinds.agent.process.child import Start
-from bai_nodeagent.kinds.agent.process.kind import ChildAgent
+from bai_nodeagent.kinds.agent.process.child_agent import ChildAgent
 from bai_nodeagent.kinds.agent.record import Notes
 from bai_nodeagent.kinds.agent.spec import AgentSpec
-from bai_nodeagent.model import Host, NodeSpec, Plan, Refused, Status, Unavailable
+from bai_nodeagent.model import Host, NodeSpec, Plan, Status
 from bai_nodeagent.system import ending, launch, output, process
 from bai_nodeagent.system.process import Process
 

@@ -14,19 +14,11 @@ from typing import Any
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Overtaken, Refused, Unavailable
 from bai_nodeagent.kinds.agent.config import begun_write
 from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
 from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Write
-from bai_nodeagent.model import (
-    Action,
-    Host,
-    NodeSpec,
-    Overtaken,
-    Refused,
-    Status,
-    Unavailable,
-    Verdict,
-)
+from bai_nodeagent.model import Action, Host, NodeSpec, Status, Verdict
 from bai_nodeagent.system import config_file
 from servers import unmount
 

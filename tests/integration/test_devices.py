@@ -11,9 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Stuck
 from bai_nodeagent.kinds.plugins import devices
 from bai_nodeagent.kinds.plugins.rules import Shown
-from bai_nodeagent.model import Stuck
 from node_under_test import Node
 
 SOURCE = Path(__file__).parent.parent / "fixtures/fake_nvml.c"

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from authority import Authority
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.etcd_access import EtcdAccess
-from bai_nodeagent.model import Unavailable
 from bai_nodeagent.store import EtcdSettings
 from bai_nodeagent.store.base import Snapshot
 from bai_nodeagent.store.etcd import EtcdStore

@@ -19,11 +19,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bai_nodeagent.errors import Refused, Stuck, Unavailable
 from bai_nodeagent.kinds.mount import mounts
 from bai_nodeagent.kinds.mount import users as mount_users
 from bai_nodeagent.kinds.mount.observation import MountSpec
 from bai_nodeagent.kinds.mount.rules import Unmount
-from bai_nodeagent.model import Refused, Stuck, Unavailable
 from bai_nodeagent.system import helper
 from fuse_server import FuseServer
 from mount_scenarios import Scenarios, passed, point, process, run, run_in_namespace, tmpfs

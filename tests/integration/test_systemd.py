@@ -12,7 +12,7 @@ import anyio
 import pytest
 from jeepney import DBusAddress, HeaderFields, new_signal
 
-from bai_nodeagent.model import Refused, Unavailable
+from bai_nodeagent.errors import Refused, Unavailable
 from bai_nodeagent.system import dbus
 from bai_nodeagent.system.systemd import Systemd, UnitState
 from systemd_container import Container, container

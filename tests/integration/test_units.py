@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from bai_nodeagent.model import Refused
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.system.systemd import Systemd, UnitState
 from systemd_container import Container, container
 

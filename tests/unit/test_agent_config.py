@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
 from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Remember, SetAccess, Write, plan
 from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
-from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Refused, Status, Verdict
+from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
 from bai_nodeagent.system.launch import Account
 from bai_nodeagent.system.place import File, Owner
 

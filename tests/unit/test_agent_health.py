@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bai_nodeagent.kinds.agent.process.actual import Actual
 from bai_nodeagent.kinds.agent.process.health import (
     COUNT_MOST_S,
     NoteHealthy,
@@ -15,7 +16,6 @@ from bai_nodeagent.kinds.agent.process.health import (
     counted,
     watched,
 )
-from bai_nodeagent.kinds.agent.process.rules import Actual
 from bai_nodeagent.kinds.agent.record import Life, Record, UnhealthyTime
 from bai_nodeagent.kinds.agent.rollback import Change, Healthy, RollbackState
 from bai_nodeagent.kinds.agent.sessions import HeldChange

@@ -14,15 +14,14 @@ from bai_nodeagent.kinds.agent.environment.environments import Built, Environmen
 from bai_nodeagent.kinds.agent.environment.rules import (
     PART,
     EnvironmentActual,
-    InstallSpec,
     Remove,
     desired_part,
     due_switch,
     found_part,
-    install_spec,
     plan_environment,
     target,
 )
+from bai_nodeagent.kinds.agent.environment.spec import InstallSpec, install_spec
 from bai_nodeagent.model import Status
 
 SPEC = InstallSpec(

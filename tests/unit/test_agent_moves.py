@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.kinds.agent.environment.environments import Built, Environments
-from bai_nodeagent.kinds.agent.environment.rules import PART, InstallSpec
+from bai_nodeagent.kinds.agent.environment.rules import PART
+from bai_nodeagent.kinds.agent.environment.spec import InstallSpec
 from bai_nodeagent.kinds.agent.guard import SessionRisk
 from bai_nodeagent.kinds.agent.process.child import plan_child
 from bai_nodeagent.kinds.agent.process.unit import plan_unit

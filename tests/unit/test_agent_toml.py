@@ -25,7 +25,8 @@ from bai_nodeagent.agent_toml import (
 )
 from bai_nodeagent.agent_toml.places import owned
 from bai_nodeagent.agent_toml.text import nodes, scan
-from bai_nodeagent.model import UNSET, KeyPath, Refused
+from bai_nodeagent.errors import Refused
+from bai_nodeagent.model import UNSET, KeyPath
 from fuzz import many
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "agent_toml"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.model import InvalidSpec
+from bai_nodeagent.errors import InvalidSpec
 from desired_kinds import AGENT_CONFIG, HEAD, HERE, PLAIN, VERSION, judged
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bai_nodeagent import desired, toml
-from bai_nodeagent.model import InvalidSpec
+from bai_nodeagent.errors import InvalidSpec
 from desired_kinds import AGENT_CONFIG, HERE, KINDS, NAMED, PLAIN, VERSION, documents
 from fuzz import many
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent import desired
-from bai_nodeagent.model import UNSET, InvalidSpec, KeyPath, Status, Verdict
+from bai_nodeagent.errors import InvalidSpec
+from bai_nodeagent.model import UNSET, KeyPath, Status, Verdict
 from desired_kinds import HEAD, HERE, KINDS, judged, resolved
 
 NODE = "[node]\nmanager-ip = '10.20.30.1'\nagent-ip = 'auto'\n"

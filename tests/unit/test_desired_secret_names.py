@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent import desired
+from bai_nodeagent.errors import InvalidSpec
 from bai_nodeagent.follow.reading import secrets_of
-from bai_nodeagent.model import InvalidSpec, Kind, NodeSpec
+from bai_nodeagent.model import Kind, NodeSpec
 from desired_kinds import AGENT_CONFIG, HEAD, HERE, VERSION, documents
 
 SWARM = Kind(

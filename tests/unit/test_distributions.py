@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.kinds.plugins.distributions import GROUP, environment
 from bai_nodeagent.kinds.plugins.rules import PluginRules
-from bai_nodeagent.model import Refused
 from bai_nodeagent.system.interpreter import folders_of, interpreter_of
 from bai_nodeagent.system.survey import Survey
 

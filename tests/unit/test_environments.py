@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.kinds.agent.environment.environments import (
     MARKER,
     Environments,
     environments,
     version_of,
 )
-from bai_nodeagent.model import Refused
 from bai_nodeagent.system.survey import ENTRIES_AT_MOST, Survey
 
 

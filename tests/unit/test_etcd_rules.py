@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from bai_nodeagent.model import Unavailable
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.system.etcd_faults import Denied, Gone, Next, judge, translate
 
 Code = grpc.StatusCode

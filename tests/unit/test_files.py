@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.model import Refused
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.system import files
 
 

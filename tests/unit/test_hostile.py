@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.model import Refused
+from bai_nodeagent.errors import Refused
 from bai_nodeagent.system import hostile
 from bai_nodeagent.system.place import ACL
 

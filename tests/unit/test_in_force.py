@@ -5,10 +5,11 @@ from dataclasses import replace
 from bai_nodeagent import desired
 from bai_nodeagent.core.status import Reading
 from bai_nodeagent.desired import Document
+from bai_nodeagent.errors import Mistake
 from bai_nodeagent.follow import orders
 from bai_nodeagent.follow.in_force import Known, judge
 from bai_nodeagent.identity import Identity
-from bai_nodeagent.model import Mistake, Status, Verdict
+from bai_nodeagent.model import Status, Verdict
 from unit.fakes import node_spec
 
 CONNECTED = Verdict(Status.TRUE, "Connected")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bai_nodeagent import desired
+from bai_nodeagent.errors import InvalidSpec, Mistake, Refused, Unavailable
 from bai_nodeagent.kinds.mount import kind, mounts, users
 from bai_nodeagent.kinds.mount.mountinfo import Table, parse
 from bai_nodeagent.kinds.mount.observation import (
@@ -32,7 +33,7 @@ from bai_nodeagent.kinds.mount.rules import (
     named,
     plan,
 )
-from bai_nodeagent.model import InvalidSpec, Mistake, NodeSpec, Refused, Status, Unavailable
+from bai_nodeagent.model import NodeSpec, Status
 from unit.fakes import host
 
 SPEC = MountSpec("vfroot", "10.0.0.1:/vfroot", "/vf", "nfs4", ("hard", "timeo=50"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.model import Unavailable
+from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.system.programs import program
 
 

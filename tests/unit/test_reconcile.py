@@ -5,18 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, observe, reconcile
-from bai_nodeagent.model import (
-    Action,
-    Kind,
-    Outcome,
-    Overtaken,
-    Plan,
-    Refused,
-    Status,
-    Stuck,
-    Unavailable,
-    Verdict,
-)
+from bai_nodeagent.errors import Overtaken, Refused, Stuck, Unavailable
+from bai_nodeagent.model import Action, Kind, Outcome, Plan, Status, Verdict
 from unit.fakes import Countdown, Step, host, node_spec
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,8 @@ from bai_nodeagent.core import report
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.core.report import Origin, Reporter
 from bai_nodeagent.core.status import Applied, InForce, Reading
-from bai_nodeagent.model import Outcome, Status, Unavailable, Verdict
+from bai_nodeagent.errors import Unavailable
+from bai_nodeagent.model import Outcome, Status, Verdict
 from bai_nodeagent.redact import Redactor
 from bai_nodeagent.store import base
 from bai_nodeagent.store.base import Entry, Snapshot, Store

@@ -7,7 +7,8 @@ import pytest
 
 from bai_nodeagent.core import status
 from bai_nodeagent.core.status import Applied, NodeStatus, Reading
-from bai_nodeagent.model import Condition, Outcome, Refused, Status, Stuck, Unavailable, Verdict
+from bai_nodeagent.errors import Refused, Stuck, Unavailable
+from bai_nodeagent.model import Condition, Outcome, Status, Verdict
 
 VALID = Verdict(Status.TRUE, "Valid")
 CONNECTED = Verdict(Status.TRUE, "Connected")

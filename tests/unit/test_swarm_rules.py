@@ -23,7 +23,9 @@ from bai_nodeagent.kinds.swarm.model import (
     SwarmSpec,
 )
 from bai_nodeagent.kinds.swarm.record import LEADS_AT_MOST, Notes, Record
-from bai_nodeagent.kinds.swarm.rules import host_and_port, noted, plan, refusal
+from bai_nodeagent.kinds.swarm.refusals import refusal
+from bai_nodeagent.kinds.swarm.rules import noted, plan
+from bai_nodeagent.kinds.swarm.addresses import host_and_port
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.system import kept
 from unit.fakes import host, node_spec

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import toml
-from ..model import UNSET, KeyPath, Refused
+from ..errors import Refused
+from ..model import UNSET, KeyPath
 from . import splice
 from .mask import diff, holds_secret, secrets
 from .merge import merged, respelled

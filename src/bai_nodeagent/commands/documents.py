@@ -15,8 +15,8 @@ from .. import __version__, desired
 from ..desired import Document
 from ..desired.documents import LARGEST, Unreadable, parse
 from ..desired.places import spelled, walk
+from ..errors import Refused, Unavailable
 from ..kinds import KINDS
-from ..model import Refused, Unavailable
 from ..settings import NAME, NODE_ID
 from ..store.base import Conflict, Entry, Store
 from ..system import files

@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 
 from .. import alive, http
-from ..model import Digest, Stuck, Unavailable
+from ..errors import Stuck, Unavailable
+from ..model import Digest
 from ..settings import NODE_ID, Settings
 from ..store.base import Entry, Store
 from ..system import blocking

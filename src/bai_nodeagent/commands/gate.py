@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import anyio
 
+from ..errors import InvalidSpec, Unavailable
 from ..follow import journal
 from ..follow.reading import evaluate, find_address, resolve
 from ..kinds import KINDS
 from ..kinds.agent import gate as agent_gate
-from ..model import InvalidSpec, NodeSpec, Unavailable
+from ..model import NodeSpec
 from ..site import Site
 from ..system import kept
 from . import Answer

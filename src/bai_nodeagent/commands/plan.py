@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from ..core.reconcile import build, observe
+from ..errors import InvalidSpec, Unavailable
 from ..follow import journal, orders
 from ..follow.in_force import Known, judge, missing_layers
 from ..follow.reading import evaluate, find_address, read_all, resolve, secrets_of
@@ -16,7 +17,7 @@ from ..kinds.agent.guard import Guard
 from ..kinds.agent.process.child import Adopt
 from ..kinds.agent.process.observe import NAME as AGENT
 from ..kinds.agent.spec import agent_spec
-from ..model import Action, AnyResource, InvalidSpec, NodeSpec, Outcome, Plan, Unavailable
+from ..model import Action, AnyResource, NodeSpec, Outcome, Plan
 from ..site import Site
 from ..store.base import Snapshot
 from ..system import kept

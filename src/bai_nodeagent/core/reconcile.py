@@ -14,6 +14,7 @@ from typing import Protocol
 import anyio
 import structlog
 
+from ..errors import Overtaken, Refused, Stuck, Unavailable
 from ..model import (
     Action,
     AnyResource,
@@ -21,13 +22,9 @@ from ..model import (
     Kind,
     NodeSpec,
     Outcome,
-    Overtaken,
     Plan,
-    Refused,
     Scalar,
     Status,
-    Stuck,
-    Unavailable,
     Verdict,
 )
 from ..system.blocking import in_thread

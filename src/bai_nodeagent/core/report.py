@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 import anyio
 import structlog
 
-from ..model import Condition, Outcome, Scalar, Status, Unavailable, Verdict
+from ..errors import Unavailable
+from ..model import Condition, Outcome, Scalar, Status, Verdict
 from ..redact import Redactor
 from ..store.base import Store, reconnect_s
 from ..text import clean

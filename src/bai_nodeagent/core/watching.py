@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from ..model import Unavailable
+from ..errors import Unavailable
 
 Watch = Callable[[], Awaitable[None]]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..agent_toml.places import DEFAULT_PORTS, as_address
-from ..model import UNSET, InvalidSpec, KeyPath, Kind, Mistake
+from ..errors import InvalidSpec, Mistake
+from ..model import UNSET, KeyPath, Kind
 from .check import bug
 from .evaluate import addresses
 from .places import SECRET_KEY, VALUES, is_secret, is_unset, secret_names, walk

@@ -11,7 +11,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from ..model import Kind, Mistake
+from ..errors import Mistake
+from ..model import Kind
 from . import schema, sentences, variables
 from .documents import MOST_FAULTS, Fault
 from .formats import FORMATS, NAME, VERBATIM, is_name

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model import Kind, Mistake
+from ..errors import Mistake
+from ..model import Kind
 from .check import Rules, is_below, mistakes
 from .documents import Document, Fault, Unreadable, read
 from .formats import satisfies

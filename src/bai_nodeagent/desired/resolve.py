@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..model import InvalidSpec, Kind, Mistake, NodeSpec
+from ..errors import InvalidSpec, Mistake
+from ..model import Kind, NodeSpec
 from .agent_values import agent_values
 from .check import Rules, is_variable
 from .documents import fault_of_text

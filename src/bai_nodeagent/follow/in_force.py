@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from ..core.status import PAUSED, InForce, Reading
 from ..desired import Desired
+from ..errors import Mistake
 from ..identity import Identity
-from ..model import Mistake, NodeSpec, Status, Verdict
+from ..model import NodeSpec, Status, Verdict
 from . import orders
 
 MISTAKES_LISTED = 20

@@ -12,9 +12,10 @@ from pathlib import Path
 from .. import __version__, address, desired
 from ..desired import Desired, Document, Variables, is_secret_place
 from ..desired.places import SECRET_KEY, secret_places, walk
+from ..errors import Unavailable
 from ..identity import Identity
 from ..kinds.agent import rollback, rollback_order
-from ..model import Kind, NodeSpec, Unavailable
+from ..model import Kind, NodeSpec
 from ..redact import strings_in
 from ..store.base import Snapshot, Store, Superseded
 from ..system import network

@@ -20,8 +20,9 @@ from ..core import schedule
 from ..core.metrics import Metrics
 from ..core.status import Applied, InForce, Reading
 from ..desired import Desired
+from ..errors import InvalidSpec, Mistake, Stuck, Unavailable
 from ..kinds.agent import rollback_order
-from ..model import InvalidSpec, Kind, Mistake, NodeSpec, Status, Stuck, Unavailable, Verdict
+from ..model import Kind, NodeSpec, Status, Verdict
 from ..redact import Redactor
 from ..store.base import RECONNECT_S, Snapshot, Store, reconnect_s
 from ..system import inotify, kept, network

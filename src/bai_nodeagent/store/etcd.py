@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 import anyio
 
-from ..model import Unavailable
+from ..errors import Unavailable
 from ..system.etcd import EtcdClient, Reading
 from ..system.etcd_faults import Gone, Mismatch
 from . import EtcdSettings

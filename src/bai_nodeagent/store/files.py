@@ -23,7 +23,7 @@ from pathlib import Path
 
 import anyio
 
-from ..model import Unavailable
+from ..errors import Unavailable
 from ..system import files, inotify, kept
 from ..typed import json_value, typed
 from . import FileSettings

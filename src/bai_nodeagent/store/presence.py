@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
-from ..model import Unavailable
+from ..errors import Unavailable
 from .base import Conflict, reconnect_s
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import anyio
 
-from ..model import Stuck, Unavailable
+from ..errors import Stuck, Unavailable
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import grp
 import pwd
 from pathlib import Path
 
-from ..model import Refused, Unavailable
+from ..errors import Refused, Unavailable
 from .files import shown
 from .place import Owner
 

@@ -37,7 +37,7 @@ from jeepney import (
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.low_level import Header, calc_msg_size
 
-from ..model import Refused, Unavailable
+from ..errors import Refused, Unavailable
 
 # All properties of a unit are some 20 kB; the header of an answer some 200 bytes.
 MESSAGE_AT_MOST = 1 << 20

@@ -23,7 +23,7 @@ from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from ..model import Stuck, Unavailable
+from ..errors import Stuck, Unavailable
 from .blocking import in_thread
 
 DEADLINE_S = 5.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from ..model import Refused
+from ..errors import Refused
 from .blocking import in_thread
 from .process import SCAN_DEADLINE_S, Process, find, kin
 

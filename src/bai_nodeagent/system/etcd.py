@@ -22,8 +22,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from ..errors import Unavailable
 from ..etcd_access import EtcdAccess
-from ..model import Unavailable
 from .etcd_faults import Denied, Mismatch, Next, translate, verdict_of
 from .etcd_member import WITH_LEADER, Member, answer, close_if_unused
 from .etcd_watch import CALL_DEADLINE_S, WatchRefused, events

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from ..model import Unavailable
+from ..errors import Unavailable
 
 _NEW_TOKEN_FOR = ("invalid auth token", "auth store is old", "header is old", "user name is empty")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from ..model import Unavailable
+from ..errors import Unavailable
 from .etcd_member import Member, answer
 
 # isort: split

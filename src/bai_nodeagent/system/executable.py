@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ..model import Refused
+from ..errors import Refused
 from . import files, process
 from .process import Process
 

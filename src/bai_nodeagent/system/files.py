@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from ..model import Refused
+from ..errors import Refused
 from ..text import clean
 
 NAMES_AT_MOST = 10_000

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model import Refused
+from ..errors import Refused
 from .files import shown
 from .place import LIMIT, File, Owner, Place, at
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio
 from inotify_simple import Event, INotify, flags
 
-from ..model import Stuck, Unavailable
+from ..errors import Stuck, Unavailable
 from ..text import clean
 from .blocking import in_thread
 

@@ -15,7 +15,7 @@ from os.path import realpath
 from pathlib import Path
 from typing import TypeVar
 
-from ..model import Refused
+from ..errors import Refused
 from . import files
 from .executable import EXEC_LINE
 from .survey import Survey

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from ..model import Unavailable
+from ..errors import Unavailable
 from . import blocking
 from .programs import program
 

@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import structlog
 
-from ..model import Refused
+from ..errors import Refused
 from . import files
 
 LIMIT = 1 << 20

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from ..model import Refused, Unavailable
+from ..errors import Refused, Unavailable
 from . import kept, process
 from .process import Process
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..address import InterfaceAddress, NetworkState
-from ..model import Unavailable
+from ..errors import Unavailable
 
 if TYPE_CHECKING:
     from pyroute2 import AsyncIPRoute

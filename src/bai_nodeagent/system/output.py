@@ -20,7 +20,7 @@ from pathlib import Path
 
 import anyio
 
-from ..model import Stuck, Unavailable
+from ..errors import Stuck, Unavailable
 from . import inotify
 from .blocking import in_thread
 

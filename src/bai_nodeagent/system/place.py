@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model import Refused, Unavailable
+from ..errors import Refused, Unavailable
 from . import files
 from .files import shown
 

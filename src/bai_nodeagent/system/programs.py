@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..model import Unavailable
+from ..errors import Unavailable
 
 FOLDERS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 SEARCH_PATH = ":".join(FOLDERS)

@@ -11,7 +11,7 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..model import Refused
+from ..errors import Refused
 from . import files
 
 # Of one look. A large environment has 1,500 entries, and some 200 kB are read of it.

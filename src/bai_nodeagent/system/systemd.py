@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from ..model import Refused, Stuck, Unavailable
+from ..errors import Refused, Stuck, Unavailable
 from . import dbus, journald
 
 SYSTEM_BUS = Path("/run/dbus/system_bus_socket")

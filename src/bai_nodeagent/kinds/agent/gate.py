@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from ...model import Host, NodeSpec, Status, Stuck, Verdict
+from ...errors import Stuck
+from ...model import Host, NodeSpec, Status, Verdict
 from ...system import process
 from ...system.blocking import within
 from .environment import rules as install

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ...agent_toml import is_readable
-from ...model import Host, Inputs, KeyPath, Refused, Stuck, Unavailable
+from ...errors import Refused, Stuck, Unavailable
+from ...model import Host, Inputs, KeyPath
 from ...system import kept, process
 from ...system.blocking import in_thread
 from ...typed import json_value, typed

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ...model import AgentInput, Host, Inputs, Refused, Stuck, Unavailable
+from ...errors import Refused, Stuck, Unavailable
+from ...model import AgentInput, Host, Inputs
 from ...system import hostile, kept, process
 from ...system.blocking import in_thread
 from ...system.process import Process
@@ -212,6 +213,12 @@ class Record:
         earlier = () if lived_s > STABLE_S else self.deaths
         deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
         return replace(self.ended(), ending="", deaths=deaths, exit=exit_text, trouble=trouble)
+
+    def ended_by_us(self, now_s: float) -> Record:
+        """We end it; one that is ended since its worker is dead has died, and counts as such."""
+        if self.ending != "died":
+            return self
+        return self.died(now_s, "its main process lived on without its worker")
 
     @property
     def is_open(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .environment import rules as install
+from .environment import spec as install
 
 SECTION = "agent"
 SCHEMA: Mapping[str, Any] = {

@@ -22,7 +22,7 @@ from ...desired.formats import duration_s
 from ...model import ABSENT, UNSET, AgentInput, Digest, Inputs, KeyPath, NodeSpec
 from .backendai.liveness import is_backendai
 from .environment import rules as install
-from .environment.rules import InstallSpec, install_spec
+from .environment.spec import InstallSpec, install_spec
 
 DEFAULT_UNIT = "backendai-agent.service"
 STOP_TIMEOUT_S = 10.0

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 import anyio
 
-from ...model import AnyResource, Host, Kind, NodeSpec, Refused, Stuck, Unavailable, Wake
+from ...errors import Refused, Stuck, Unavailable
+from ...model import AnyResource, Host, Kind, NodeSpec, Wake
 from ...paths import SYSTEM, hidden_by, is_within, plain
 from . import mounts, observation
 from . import rules as mount_rules

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ...model import Refused, Stuck, Unavailable
+from ...errors import Refused, Stuck, Unavailable
 from ...system import files, helper, kept
 from ...system.helper import Hangs, Outstanding
 from ...system.programs import program

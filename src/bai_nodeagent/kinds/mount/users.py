@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...model import Refused, Unavailable
+from ...errors import Refused, Unavailable
 from ...paths import is_within
 from ...system import files
 from ...system.blocking import in_thread

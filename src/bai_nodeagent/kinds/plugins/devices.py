@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
-from ...model import Stuck, Unavailable
+from ...errors import Stuck, Unavailable
 from ...system import inotify
 from ...system.blocking import in_thread
 from .rules import Shown

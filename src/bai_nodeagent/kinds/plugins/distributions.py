@@ -19,7 +19,7 @@ from pathlib import Path
 
 import anyio
 
-from ...model import Refused, Stuck, Unavailable
+from ...errors import Refused, Stuck, Unavailable
 from ...system import files, inotify
 from ...system.blocking import in_thread
 from ...system.interpreter import at_most, folders_of, interpreter_of

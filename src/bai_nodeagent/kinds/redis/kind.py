@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ...core.watching import together
+from ...errors import Refused, Stuck
 from ...etcd_access import EtcdAccess, parse_endpoints
-from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Wake
+from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import network, process
 from ...system.blocking import in_thread
 from ..agent.backendai.ids import agent_ids, said_of_ids

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import anyio
 
 from ...core.watching import together
-from ...model import AnyResource, Host, Kind, NodeSpec, Overtaken, Plan, Refused, Unavailable, Wake
+from ...errors import Overtaken, Refused, Unavailable
+from ...model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import files, inotify
 from .certificate import Certificate, digest_of_ca, parse_certificate
 from .inputs import agent_input
@@ -33,7 +34,9 @@ from .model import (
     SwarmSpec,
 )
 from .record import Notes
-from .rules import host_and_port, is_given_up, judge, plan, refusal
+from .refusals import refusal
+from .rules import is_given_up, judge, plan
+from .addresses import host_and_port
 
 # docker and h2 are loaded when a document asks for a swarm: see the imports in functions.
 if TYPE_CHECKING:

@@ -23,6 +23,8 @@ from ...model import Plan, Scalar, Status, Verdict
 from .certificate import Certificate, digest_in_token
 from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
 from .record import Record
+from .refusals import refusal
+from .addresses import _is_address, _same_address, host_and_port
 
 PORT = 2377
 # SwarmKit renews a certificate at some time between 50 and 80 % of its life:
@@ -288,16 +290,6 @@ def _other_address(spec: SwarmSpec, actual: Actual) -> str:
     )
 
 
-def _is_address(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(text))
-    return False  # of an interface, Docker finds the address
-
-
-def _same_address(one: str, other: str) -> bool:
-    return _is_address(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
-
-
 def is_late(certificate: Certificate, now_s: float) -> bool:
     """Whether it ought to have been renewed, so that somebody should look."""
     life_s = certificate.expires_s - certificate.starts_s
@@ -315,13 +307,6 @@ def _is_with(spec: SwarmSpec, actual: Actual) -> bool:
     managers = actual.local.managers
     known, named = ({*map(host_and_port, each)} for each in (managers, spec.remote_addrs))
     return not known or bool(known & named)
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """Of "10.0.0.1:2377", "manager.example" or "[fd00::1]:2377"."""
-    host, colon, port = address.rpartition(":")
-    has_port = colon != "" and port.isdecimal()
-    return (host if has_port else address).strip("[]"), int(port) if has_port else PORT
 
 
 def noted(spec: SwarmSpec, actual: Actual) -> Record:
@@ -359,32 +344,3 @@ def _is_forgiven(spec: SwarmSpec, actual: Actual) -> bool:
 
 def _moment(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-_REFUSALS = (
-    ("will continue in the background", "", ""),
-    ("already part of a swarm", "", ""),
-    (
-        "valid join token is necessary",
-        "InvalidToken",
-        "the swarm doesn't accept the token: it may have been rotated",
-    ),
-    ("does not match fingerprint", "InvalidToken", "the token is of another swarm"),
-    ("invalid join token", "InvalidToken", "it is no join token"),
-    ("connection error", "ManagerUnreachable", "no manager answers"),
-    ("deadline exceeded", "ManagerUnreachable", "no manager answers"),
-)
-"""What a part of Docker's sentence means: reason and words; no reason where the join goes on,
-or nothing is left to do. Seen with Docker 20.10."""
-
-
-def refusal(spec: SwarmSpec, text: str) -> tuple[str, str] | None:
-    """Reason and message for a join that Docker refused; None: it goes on, or is done."""
-    at = ", ".join(spec.remote_addrs)
-    for part, reason, words in _REFUSALS:
-        if part in text:
-            if not reason:
-                return None
-            where = f"{words} (secret {spec.token_name}, managers {at})"
-            return reason, f"{where}: {text}"
-    return "JoinRefused", f"Docker can't join the swarm at {at}: {text}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....model import Refused
+from ....errors import Refused
 from ....system.interpreter import folders_of, interpreter_of
 from ....system.survey import Survey
 

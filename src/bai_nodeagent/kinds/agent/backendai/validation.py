@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from .... import toml
 from ....desired.places import walk
 from ....desired.secrecy import is_secret_place
-from ....model import Host, Refused, Stuck, Unavailable
+from ....errors import Refused, Stuck, Unavailable
+from ....model import Host
 from ....system.blocking import in_thread
 from ..environment import environments
 from ..environment.rules import target

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....model import Refused, Unavailable
+from ....errors import Refused, Unavailable
 from ....system.launch import Account, account, credentials, environment
 from ....system.programs import program
 from ....text import clean

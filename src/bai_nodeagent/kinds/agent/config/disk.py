@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....model import Overtaken, Refused, Unavailable
+from ....errors import Overtaken, Refused, Unavailable
 from ....system import config_file, hostile, launch
 from ....system.launch import Account
 from ....system.place import File, Place

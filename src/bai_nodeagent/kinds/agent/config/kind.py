@@ -20,7 +20,8 @@ from typing import Any, TypeVar, get_args
 import anyio
 
 from .... import agent_toml
-from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Stuck, Unavailable, Wake
+from ....errors import Refused, Stuck, Unavailable
+from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ....system import inotify, launch
 from ....system.blocking import in_thread
 from ....system.systemd import Systemd, UnitState

@@ -10,24 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 from ....core.watching import together
-from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Refused, Wake
+from ....errors import Refused
+from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ....system import inotify
 from ..process.memory import KEPT, kept_healthy
 from ..process.observe import environment_place
 from ..section import SCHEMA, SECTION
-from . import environments
-from .rules import (
-    NAME,
-    Build,
-    EnvironmentAction,
-    EnvironmentActual,
-    InstallSpec,
-    Remove,
-    install_spec,
-    mistakes,
-    plan_environment,
-    recipe_of,
-)
+from . import building, environments
+from .rules import NAME, Build, EnvironmentAction, EnvironmentActual, Remove, plan_environment
+from .spec import InstallSpec, install_spec, mistakes, recipe_of
 
 
 class AgentEnvironment:
@@ -59,9 +50,9 @@ class AgentEnvironment:
         try:
             match action:
                 case Build(name=name):
-                    await environments.build(place, name, spec.python, spec.packages, spec.source)
+                    await building.build(place, name, spec.python, spec.packages, spec.source)
                 case Remove(names=names):
-                    await environments.remove(place, names)
+                    await building.remove(place, names)
         except Refused as error:
             raise Refused(error.reason, self._host.redact(error.message)) from error
 

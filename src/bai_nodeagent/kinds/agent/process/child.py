@@ -24,24 +24,18 @@ from ..environment.rules import Switch
 from ..record import Cause, Life
 from ..sessions import SESSIONS_INTERVAL_S, HeldChange
 from ..spec import OWN, AgentSpec, differing
+from .actual import Actual, facts, pids
 from .rules import (
     CAUSES,
-    Actual,
     NoteWell,
-    facts,
     goes_on,
     is_foreign,
-    is_rescue,
-    judge_dead,
     judge_running,
     left_alone,
     link_repairs,
-    moves_before_start,
-    pids,
-    start_needs,
-    switches,
     taken_over,
 )
+from .starting import is_rescue, judge_dead, moves_before_start, start_needs, switches
 
 # exec on a slow disk; on a hung one it never comes back.
 START_DEADLINE_S = 30.0

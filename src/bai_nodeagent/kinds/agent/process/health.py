@@ -19,7 +19,7 @@ from ..record import STABLE_S, UnhealthyTime
 from ..rollback import Healthy, Rollback, RollbackState, encode
 from ..sessions import HeldChange
 from ..spec import AgentSpec, differing
-from .rules import Actual, moment
+from .actual import Actual, moment
 
 # How often time is counted, and the most that one look may add: what lies between
 # two looks that are further apart (a suspended machine) nobody has seen.
@@ -84,6 +84,9 @@ class RollBack(Action):
     @property
     def summary(self) -> str:
         return f"go back to what the agent was healthy with ({len(self.order.changes)} changes)"
+
+
+HealthAction = NoteHealthy | NoteUnhealthy | RollBack
 
 
 def watched(spec: AgentSpec, actual: Actual, plan: Plan[Any]) -> Plan[Any]:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ....model import Host, NodeSpec, Unavailable
+from ....errors import Unavailable
+from ....model import Host, NodeSpec
 from ....system import kept
 from .. import rollback_order
 from ..guard import Guard
 from ..record import Notes, config_text_soon
 from ..rollback import Healthy, RollbackState, back, changes, decode_healthy, encode, healthy_with
 from ..spec import AgentSpec, agent_spec, as_read
+from .actual import Actual
 from .health import NoteHealthy, NoteUnhealthy, RollBack
-from .rules import Actual
 
 KEPT = "agent-healthy.toml"
 BYTES_AT_MOST = 8 << 20

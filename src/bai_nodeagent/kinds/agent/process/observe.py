@@ -14,23 +14,21 @@ from typing import Any
 
 import anyio
 
-from ....model import AgentInput, Host, Inputs, Refused, Stuck, Unavailable, Wake
-from ....system import (
-    ending,
-    output,
-    process,
-    sockets,
-)
+from ....errors import Refused, Stuck, Unavailable
+from ....model import AgentInput, Host, Inputs, Wake
+from ....system import ending, output, process, sockets
 from ....system.blocking import in_thread
 from ....system.process import Process
 from ..backendai.liveness import WORKER_TITLE, Endpoint, Liveness, endpoints, is_backendai
 from ..backendai.schema_faults import Version
-from ..environment import environments
+from ..environment import building, environments
 from ..environment import rules as install
 from ..environment.environments import Environments
+from ..environment.spec import InstallSpec
 from ..given import NOT_SHOWN, Given
 from ..guard import LOCK, Guard
 from ..record import (
+    Cause,
     Life,
     Notes,
     Record,
@@ -43,42 +41,14 @@ from ..record import (
 from ..sessions import Launch, launch_of
 from ..spec import AgentSpec, desired_inputs, found_inputs
 from . import rehearsal
-from .rules import Actual
+from .actual import Actual
 from .search import Search, described, version_at
 
 NAME = "Agent"
+OBSERVE_DEADLINE_S = 20.0
 LINES_QUOTED = 10
 # Of what an agent says in its troubles; a traceback is some 50 lines.
 LINES_READ = 120
-
-
-class EndWatch:
-    """Wakes whoever looks at an agent when one of its two processes ends."""
-
-    def __init__(self) -> None:
-        self._followed: tuple[Process, ...] = ()
-        self._moved = anyio.Event()
-
-    def follow(self, main: Process | None, liveness: Liveness | None) -> None:
-        """From now on these, as the last look has found them."""
-        found = tuple(p for p in (main, liveness.worker if liveness else None) if p)
-        if found != self._followed:
-            self._followed, moved, self._moved = found, self._moved, anyio.Event()
-            moved.set()
-
-    async def wake(self, wake: Wake) -> None:
-        while True:
-            followed, moved = self._followed, self._moved
-            async with anyio.create_task_group() as tasks:
-                for each in followed:
-                    tasks.start_soon(_wake_after, each, wake)
-                await moved.wait()
-                tasks.cancel_scope.cancel()
-
-
-async def _wake_after(end_of: Process, wake: Wake) -> None:
-    await ending.ended(end_of)
-    wake()
 
 
 class AgentContext:
@@ -187,7 +157,7 @@ class AgentContext:
             if name == self.not_switched:
                 return self._why_not_switched
             place = environment_place(self.spec.install, self.host)
-            if fault := await environments.try_out(place, name):
+            if fault := await building.try_out(place, name):
                 return fault
         if launch is None:
             return ""
@@ -212,14 +182,19 @@ class AgentContext:
             return str(error)
 
     async def switch(self, to: install.Switch) -> None:
-        """Raises as environments.switch; after Refused the agent is kept in the old one."""
+        """Raises as building.switch; after Refused the agent is kept in the old one."""
         if self.spec.install is None:
             return
         try:
-            await environments.switch(environment_place(self.spec.install, self.host), to.name)
+            await building.switch(environment_place(self.spec.install, self.host), to.name)
         except Refused as error:
             self.not_switched, self._why_not_switched = to.name, error.message
             raise
+
+    async def stop(self, main: Process, cause: Cause) -> None:
+        self.notes.update(lambda record: record.ends(cause, process.now_s()))
+        await ending.stop(main, self.lock, self.spec.stop_timeout_s)
+        self.notes.update(lambda record: record.ended_by_us(process.now_s()).ended())
 
     async def common(
         self,
@@ -344,11 +319,16 @@ class AgentContext:
         return None if sessions is None else sessions.count
 
 
+def is_output_news(record: Record, main: Process | None) -> bool:
+    """Whether the agent's output has something to report now."""
+    return main is None or bool(record.deaths) or not (record.life and record.life.well_s)
+
+
 def _uid_of(one: Process) -> int | None:
     with contextlib.suppress(OSError):  # it is gone
         return process.uid_of(one)
     return None
 
 
-def environment_place(spec: install.InstallSpec, host: Host) -> environments.Place:
-    return environments.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")
+def environment_place(spec: InstallSpec, host: Host) -> building.Place:
+    return building.Place(spec.path, spec.user, host.runtime / "agent-environment.lock")

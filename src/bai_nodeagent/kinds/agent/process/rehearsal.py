@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ....model import Refused, Unavailable
+from ....errors import Refused, Unavailable
 from ....system import executable, hostile, launch, output
 from ....system.programs import program
 from ....text import clean

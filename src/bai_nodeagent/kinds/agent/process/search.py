@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....model import Refused, Stuck
+from ....errors import Refused, Stuck
 from ....system import executable, files, launch, process, sockets
 from ....system.blocking import in_thread
 from ....system.executable import Executable, Traits

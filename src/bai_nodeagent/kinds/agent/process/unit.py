@@ -21,27 +21,28 @@ from ..environment.rules import Switch
 from ..record import Cause
 from ..sessions import SESSIONS_INTERVAL_S
 from ..spec import AgentSpec
+from .actual import Actual, facts
 from .child import Adopt, EndOrphans, NoteEnd, Stop, link_moved, orphaned, stop
 from .rules import (
     CAUSES,
     OBSTACLE_INTERVAL_S,
-    Actual,
     NoteWell,
     blocked,
-    died,
-    facts,
     goes_on,
     is_foreign,
-    is_looping,
-    is_rescue,
-    judge_dead,
     judge_running,
     left_alone,
     link_repairs,
+    taken_over,
+)
+from .starting import (
+    died,
+    is_looping,
+    is_rescue,
+    judge_dead,
     moves_before_start,
     start_needs,
     switches,
-    taken_over,
 )
 
 # A unit has time-outs of its own, 90 s each by default; they are waited for.

@@ -1,0 +1,33 @@
+"""Addresses of a swarm's members, compared. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from ...model import Plan, Scalar, Status, Verdict
+from .certificate import Certificate, digest_in_token
+from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
+from .record import Record
+from .refusals import refusal
+from .rules import PORT
+
+
+def _is_address(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False  # of an interface, Docker finds the address
+
+
+def _same_address(one: str, other: str) -> bool:
+    return _is_address(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of "10.0.0.1:2377", "manager.example" or "[fd00::1]:2377"."""
+    host, colon, port = address.rpartition(":")
+    has_port = colon != "" and port.isdecimal()
+    return (host if has_port else address).strip("[]"), int(port) if has_port else PORT
