@@ -481,6 +481,28 @@ def test_what_a_unit_dies_of_is_told_while_it_starts_again() -> None:
     assert said(first) == (Status.UNKNOWN, "Starting")
 
 
+@pytest.mark.parametrize(
+    ("lived_s", "output", "reason"),
+    [
+        (5, "", "EtcdUnreachable"),
+        (5, "nothing that is known", "CrashLoop"),
+        (300, "", "Died"),
+    ],
+    ids=["journald is late", "another death", "the first of a new loop"],
+)
+def test_a_death_of_which_nothing_could_be_read_goes_on_with_what_is_known(
+    lived_s: float, output: str, reason: str
+) -> None:
+    trouble = Trouble("EtcdUnreachable", "no etcd")
+    life = replace(RUN, started_s=NOW_S - lived_s)
+    record = Record("boot", life, deaths=(NOW_S - 400,), trouble=trouble)
+    actual = unit_looked(AUTO, record, output=output)
+    (note,) = plan_unit(UNIT_SPEC, actual).actions
+    assert isinstance(note, NoteEnd)
+    noted = replace(actual, record=record.died(note.at_s, note.exit, note.trouble))
+    assert said(plan_unit(UNIT_SPEC, noted)) == (Status.FALSE, reason)
+
+
 def test_a_loop_that_the_daemon_comes_upon_is_told() -> None:
     plan = plan_unit(UNIT_SPEC, unit_looked(AUTO, Record("boot"), last_lines="what?"))
     assert (said(plan), plan.actions) == ((Status.FALSE, "Died"), ())

@@ -11,6 +11,7 @@ import pytest
 
 from bai_nodeagent import desired
 from bai_nodeagent.kinds.swarm import kind as swarm
+from bai_nodeagent.kinds.swarm.addresses import host_and_port
 from bai_nodeagent.kinds.swarm.certificate import Certificate, digest_in_token
 from bai_nodeagent.kinds.swarm.model import (
     Actual,
@@ -25,7 +26,6 @@ from bai_nodeagent.kinds.swarm.model import (
 from bai_nodeagent.kinds.swarm.record import LEADS_AT_MOST, Notes, Record
 from bai_nodeagent.kinds.swarm.refusals import refusal
 from bai_nodeagent.kinds.swarm.rules import noted, plan
-from bai_nodeagent.kinds.swarm.addresses import host_and_port
 from bai_nodeagent.model import Status, Verdict
 from bai_nodeagent.system import kept
 from unit.fakes import host, node_spec

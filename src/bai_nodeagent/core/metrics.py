@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from ..model import Action, Condition, Outcome, Status
 from .status import metric_label
 
+_NAMESPACE = "bai_nodeagent"
 _PASS_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 5, 15, 60)
 _CONVERGE_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -45,61 +47,38 @@ class Metrics:
     """
 
     def __init__(self, version: str, node: str, cluster: str) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-
-        def name(text: str) -> str:
-            return f"bai_nodeagent_{text}"
-
-        registry = self._registry
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        counter = partial(Counter, namespace=_NAMESPACE, registry=registry)
+        histogram = partial(Histogram, namespace=_NAMESPACE, registry=registry)
+        known = partial(_Known, registry)
         build = {"version": version, "node": node, "cluster": cluster}
-        Info(name("build"), "The daemon's version, and whose it is", registry=registry).info(build)
-        self._reconcile = Counter(
-            name("reconcile"), "Passes by result", ["resource", "result"], registry=registry
+        about = "The daemon's version, and whose it is"
+        Info("build", about, namespace=_NAMESPACE, registry=registry).info(build)
+        self._reconcile = counter("reconcile", "Passes by result", ["resource", "result"])
+        self._seconds = histogram(
+            "reconcile_seconds", "Duration of passes", ["resource"], buckets=_PASS_BUCKETS_S
         )
-        self._seconds = Histogram(
-            name("reconcile_seconds"),
-            "Duration of passes",
-            ["resource"],
-            buckets=_PASS_BUCKETS_S,
-            registry=registry,
+        self._actions = counter("actions", "Actions applied", ["resource", "action"])
+        self._drift = counter(
+            "drift", "Times a resource left its line without a new desired state", ["resource"]
         )
-        self._actions = Counter(
-            name("actions"), "Actions applied", ["resource", "action"], registry=registry
-        )
-        self._drift = Counter(
-            name("drift"),
-            "Times a resource left its line without a new desired state",
-            ["resource"],
-            registry=registry,
-        )
-        self.desired_revision = _Known(
-            registry, name("desired_revision"), "Revision of the documents in the store"
-        )
-        self.applied_revision = _Known(
-            registry, name("applied_revision"), "Revision last wholly in line with"
-        )
-        self.converge = Histogram(
-            name("converge_seconds"),
+        self.desired_revision = known("desired_revision", "Revision of the documents in the store")
+        self.applied_revision = known("applied_revision", "Revision last wholly in line with")
+        self.converge = histogram(
+            "converge_seconds",
             "From seeing a new desired state to Ready",
             buckets=_CONVERGE_BUCKETS_S,
-            registry=registry,
         )
-        self.store_up = _Known(registry, name("store_up"), "1 while the store answers")
-        self.store_last_contact = _Known(
-            registry,
-            name("store_last_contact_timestamp_seconds"),
-            "Unix time of the store's last answer",
+        self.store_up = known("store_up", "1 while the store answers")
+        self.store_last_contact = known(
+            "store_last_contact_timestamp_seconds", "Unix time of the store's last answer"
         )
-        self.watch_restarts = Counter(
-            name("watch_restarts"), "Times the store's watch broke", registry=registry
-        )
-        self._agent_restarts = Counter(
-            name("agent_restarts"), "Starts of the agent by cause", ["cause"], registry=registry
-        )
+        self.watch_restarts = counter("watch_restarts", "Times the store's watch broke")
+        self._agent_restarts = counter("agent_restarts", "Starts of the agent by cause", ["cause"])
         for cause in RESTART_CAUSES:
             self._agent_restarts.labels(cause)
-        self.agent_up = _Known(registry, name("agent_up"), "1 while the agent runs")
+        self.agent_up = known("agent_up", "1 while the agent runs")
         self._conditions = _Conditions()
         registry.register(self._conditions)
         self._moments = _Moments()
@@ -142,7 +121,7 @@ class _Known(Collector):
     """A gauge that is there only while somebody knows its value: a 0 would say something."""
 
     def __init__(self, registry: CollectorRegistry, name: str, text: str) -> None:
-        self._name, self._text = name, text
+        self._name, self._text = f"{_NAMESPACE}_{name}", text
         self._value: float | None = None
         registry.register(self)
 
@@ -163,10 +142,10 @@ class _Conditions(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         held = GaugeMetricFamily(
-            "bai_nodeagent_condition", "1 for a condition's status", labels=("resource", "status")
+            f"{_NAMESPACE}_condition", "1 for a condition's status", labels=("resource", "status")
         )
         stuck = GaugeMetricFamily(
-            "bai_nodeagent_stuck_operations", "Calls that never came back", labels=("resource",)
+            f"{_NAMESPACE}_stuck_operations", "Calls that never came back", labels=("resource",)
         )
         for condition in self.newest:
             label = metric_label(condition.type)
@@ -187,4 +166,4 @@ class _Moments(Collector):
         for fact, (name, text) in _MOMENTS.items():
             if fact in self.facts:
                 at_s = datetime.fromisoformat(str(self.facts[fact])).timestamp()
-                yield GaugeMetricFamily(f"bai_nodeagent_{name}", text, value=at_s)
+                yield GaugeMetricFamily(f"{_NAMESPACE}_{name}", text, value=at_s)

@@ -1,14 +1,17 @@
-"""Several sources of wake-ups of one resource, followed side by side."""
+"""Sources of changes, followed for ever or side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
+import structlog
 
 from ..errors import Unavailable
 
 Watch = Callable[[], Awaitable[None]]
+
+log = structlog.get_logger()
 
 
 async def together(*watches: Watch) -> None:
@@ -30,3 +33,25 @@ async def together(*watches: Watch) -> None:
             tasks.start_soon(follow, each)
     if broken:
         raise broken[0]
+
+
+async def again_and_again(
+    name: str, changes: Callable[[], AsyncIterator[None]], changed: Watch, pause_s: float
+) -> None:
+    """Calls `changed` after each change, until cancelled.
+
+    A watch that breaks counts as a change: what it missed is found then. It is
+    logged when the fault is another one than before, and begun anew after a pause.
+    """
+    logged = ""
+    while True:
+        try:
+            async for _ in changes():
+                logged = ""
+                await changed()
+        except Unavailable as error:
+            if str(error) != logged:
+                logged = str(error)
+                log.warning(f"{name}.watch_broke", error=logged)
+        await anyio.sleep(pause_s)
+        await changed()

@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import anyio
 import structlog
 
-from .. import address, desired
+from .. import desired
 from ..core import schedule
 from ..core.metrics import Metrics
 from ..core.status import Applied, InForce, Reading
+from ..core.watching import again_and_again
 from ..desired import Desired
 from ..errors import InvalidSpec, Mistake, Stuck, Unavailable
 from ..kinds.agent import rollback_order
@@ -26,20 +26,17 @@ from ..model import Kind, NodeSpec, Status, Verdict
 from ..redact import Redactor
 from ..store.base import RECONNECT_S, Snapshot, Store, reconnect_s
 from ..system import inotify, kept, network
-from ..system.blocking import in_thread
 from . import journal, orders
 from .in_force import Known, judge
 from .journal import Journal
-from .reading import Place, evaluate, find_address, raw_of, read_all, resolve, secrets_of
+from .reading import Place, raw_of, read_all
+from .resolver import Resolver
 
 # A store that does not answer when the daemon starts delays the node by this
 # much at most; then what the journal says goes.
 FIRST_READ_S = 5.0
-CHECK_DEADLINE_S = 60.0
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 
 class Follower:
@@ -57,7 +54,7 @@ class Follower:
         self._place = place
         self._store = store
         self._kinds = kinds
-        self._redactor = redactor
+        self._resolver = Resolver(place, kinds, redactor)
         self._metrics = metrics
         self._publish = publish
         self._journal_path = place.state / journal.NAME
@@ -69,12 +66,7 @@ class Follower:
         self._ordered = anyio.Event()
         self._validated = anyio.Event()
         self._epoch_note = ""
-        self._logged_faults: dict[
-            str, str | None
-        ] = {}  # event -> the fault that it was logged with last
-        self._address = address.AgentAddress()
         self._turn = anyio.Lock()
-        self._is_checked = True  # False: checking the documents got stuck
 
     async def run(self) -> None:
         """Follows until cancelled."""
@@ -87,9 +79,23 @@ class Follower:
 
     async def _follow(self) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._follow_orders)
+            names = (orders.PAUSE, orders.ADDRESS, rollback_order.NAME)
+            files = [self._place.state / name for name in names]
             tasks.start_soon(self._follow_pause)
-            tasks.start_soon(self._follow_network)
+            tasks.start_soon(
+                again_and_again,
+                "orders",
+                lambda: inotify.changes(files),
+                self._orders_changed,
+                RECONNECT_S,
+            )
+            tasks.start_soon(
+                again_and_again,
+                "network",
+                self._network_changes,
+                self._network_changed,
+                RECONNECT_S,
+            )
             await self._follow_store()
 
     def _recall(self) -> None:
@@ -138,7 +144,7 @@ class Follower:
                     await self._lost(str(error) or f"{self._store.where} does not answer")
                 else:
                     await self._found(snapshot)
-                    if self._is_checked and self._known.unkept is None:  # else soon again
+                    if self._resolver.is_checked and self._known.unkept is None:  # else soon again
                         wait_s = schedule.resync_s(random.random())  # noqa: S311
                     is_other = before is not None and not snapshot.goes_on_from(before)
                     if keys != watched or watch.cancel_called or is_other:
@@ -167,23 +173,9 @@ class Follower:
         self._metrics.store_up.set(1)
         self._metrics.store_last_contact.set(time.time())
         self._note_epoch(snapshot)
-        self._is_checked = True
+        self._resolver.is_checked = True
         store = Verdict(Status.TRUE, "Connected", self._epoch_note)
         await self._consider(self._place, snapshot, store)
-
-    async def _checked(self, check: Callable[[], T]) -> T:
-        """In a thread: the most twisted document that is allowed takes seconds to check.
-
-        Its callers hold `_turn`: a second question beside the first would count as stuck.
-        """
-        try:
-            return await in_thread("checking the documents", check, CHECK_DEADLINE_S)
-        except (Stuck, Unavailable) as error:
-            self._is_checked = False  # asked again soon
-            raise InvalidSpec((Mistake("documents", "", str(error)),)) from error
-
-    async def _evaluated(self, place: Place, snapshot: Snapshot) -> Desired:
-        return await self._checked(lambda: evaluate(place, snapshot, self._kinds))
 
     def _note_epoch(self, snapshot: Snapshot) -> None:
         known = self._journal.epoch
@@ -221,7 +213,7 @@ class Follower:
         """
         async with self._turn:
             try:
-                newest = await self._evaluated(place, snapshot)
+                newest = await self._resolver.evaluated(place, snapshot)
                 if snapshot.is_journaled:
                     is_paused = newest.is_paused or self._journal.is_paused
                     newest = replace(newest, is_paused=is_paused)
@@ -230,7 +222,7 @@ class Follower:
                 mistakes = await self._put_in_force(newest, snapshot)
                 if self._spec is None and self._journal.raw:
                     place, last = self._journaled()
-                    await self._put_in_force(await self._evaluated(place, last), last)
+                    await self._put_in_force(await self._resolver.evaluated(place, last), last)
             except InvalidSpec as error:
                 self._know(mistakes=error.mistakes, store=store)
                 return
@@ -256,7 +248,7 @@ class Follower:
         state = self._place.state
         try:
             given_up = rollback_order.current(state)
-            self._spec = await self._resolved(newest, snapshot)
+            self._spec = await self._resolver.resolved(newest, snapshot)
         except InvalidSpec as error:
             return error.mistakes
         except (Stuck, OSError) as error:
@@ -300,24 +292,6 @@ class Follower:
 
     # -- addresses and orders ----------------------------------------------
 
-    async def _resolved(self, newest: Desired, snapshot: Snapshot) -> NodeSpec:
-        """Raises InvalidSpec. An address found is kept from now on."""
-        found = self._address = await self._found_address(newest)
-        state = self._place.state
-        if found.kept is not None and found.kept != orders.kept_address(state):
-            orders.keep_address(state, found.kept)
-        spec = await self._checked(
-            lambda: resolve(self._place, newest, snapshot, found, self._kinds)
-        )
-        self._redactor.learn(secrets_of(spec, self._kinds))
-        return spec
-
-    async def _found_address(self, newest: Desired) -> address.AgentAddress:
-        try:
-            return await find_address(newest.merged or {}, self._place)
-        except Unavailable as error:
-            return address.AgentAddress(doubt=Verdict(Status.UNKNOWN, "Unavailable", str(error)))
-
     @property
     def _asks_for_address(self) -> bool:
         return bool(self._valid and desired.addresses(self._valid[0].merged or {})[1])
@@ -331,35 +305,24 @@ class Follower:
             if self._spec != self._known.spec:
                 self._know(spec=self._spec)
 
-    async def _follow_network(self) -> None:
-        while True:
-            while not self._asks_for_address:
-                self._validated = anyio.Event()
-                await self._validated.wait()
-            try:
-                async for _ in network.changes():
-                    self._log_fault("network.watch_broke", None)
-                    # Containers come and go all the time; few of them concern the address.
-                    if self._valid and await self._found_address(self._valid[0]) != self._address:
-                        await self._resolve_again()
-            except Unavailable as error:
-                self._log_fault("network.watch_broke", str(error))
-            await anyio.sleep(RECONNECT_S)
+    async def _network_changes(self) -> AsyncIterator[None]:
+        """Those of addresses and routes, as long as the documents ask for an address."""
+        while not self._asks_for_address:
+            self._validated = anyio.Event()
+            await self._validated.wait()
+        async for _ in network.changes():
+            yield
 
-    async def _follow_orders(self) -> None:
-        names = (orders.PAUSE, orders.ADDRESS, rollback_order.NAME)
-        files = [self._place.state / name for name in names]
-        while True:
-            try:
-                async for _ in inotify.changes(files):
-                    self._log_fault("orders.watch_broke", None)
-                    self._take_orders()
-                    await self._resolve_again()
-            except Unavailable as error:
-                self._log_fault("orders.watch_broke", str(error))
-            await anyio.sleep(RECONNECT_S)  # without a watch they are looked for
-            self._take_orders()
-            await self._resolve_again()
+    async def _network_changed(self) -> None:
+        # Containers come and go all the time; few of them concern the address.
+        if self._valid:
+            found = await self._resolver.found_address(self._valid[0])
+            if found != self._resolver.address:
+                await self._resolve_again()
+
+    async def _orders_changed(self) -> None:
+        self._take_orders()
+        await self._resolve_again()
 
     async def _follow_pause(self) -> None:
         """Ends a pause whose time is over: no file changes then."""
@@ -376,12 +339,6 @@ class Follower:
         if pause != self._known.pause:
             self._know(pause=pause)
             self._ordered.set()
-
-    def _log_fault(self, event: str, fault: str | None) -> None:
-        """Logs a fault that is another one than before: it is tried every few seconds."""
-        if fault is not None and fault != self._logged_faults.get(event):
-            log.warning(event, error=fault)
-        self._logged_faults[event] = fault
 
     def _know(self, **news: object) -> None:
         self._known = replace(self._known, **news)  # type: ignore[arg-type]

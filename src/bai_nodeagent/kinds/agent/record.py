@@ -209,10 +209,13 @@ class Record:
         """
         if self.ending not in ("", "died"):
             return self.ended()
-        lived_s = now_s - self.life.started_s if self.life else 0.0
-        earlier = () if lived_s > STABLE_S else self.deaths
+        earlier = self.deaths if self.is_dying_again(now_s) else ()
         deaths = (*earlier, now_s)[-_TIMES_AT_MOST:]
         return replace(self.ended(), ending="", deaths=deaths, exit=exit_text, trouble=trouble)
+
+    def is_dying_again(self, now_s: float) -> bool:
+        """Whether an end now would go on with the deaths so far, or be the first of new ones."""
+        return self.life is None or now_s - self.life.started_s <= STABLE_S
 
     def ended_by_us(self, now_s: float) -> Record:
         """We end it; one that is ended since its worker is dead has died, and counts as such."""

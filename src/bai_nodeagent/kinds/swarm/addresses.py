@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Literal
 
-from ...model import Plan, Scalar, Status, Verdict
-from .certificate import Certificate, digest_in_token
-from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
-from .record import Record
-from .refusals import refusal
-from .rules import PORT
+PORT = 2377
 
 
 def _is_address(text: str) -> bool:

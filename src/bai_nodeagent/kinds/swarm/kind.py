@@ -19,6 +19,7 @@ from ...core.watching import together
 from ...errors import Overtaken, Refused, Unavailable
 from ...model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import files, inotify
+from .addresses import host_and_port
 from .certificate import Certificate, digest_of_ca, parse_certificate
 from .inputs import agent_input
 from .model import (
@@ -36,7 +37,6 @@ from .model import (
 from .record import Notes
 from .refusals import refusal
 from .rules import is_given_up, judge, plan
-from .addresses import host_and_port
 
 # docker and h2 are loaded when a document asks for a swarm: see the imports in functions.
 if TYPE_CHECKING:

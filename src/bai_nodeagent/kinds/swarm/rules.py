@@ -13,20 +13,17 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from ...model import Plan, Scalar, Status, Verdict
+from .addresses import _is_address, _same_address, host_and_port
 from .certificate import Certificate, digest_in_token
 from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
 from .record import Record
 from .refusals import refusal
-from .addresses import _is_address, _same_address, host_and_port
 
-PORT = 2377
 # SwarmKit renews a certificate at some time between 50 and 80 % of its life:
 # one with less than a fifth left is late, however short its life is.
 EXPIRY_WARNING_S = 14 * 86400.0

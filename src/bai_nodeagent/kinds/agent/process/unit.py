@@ -229,7 +229,10 @@ def _plan_activating(actual: UnitActual) -> Plan[UnitAction]:
 
 def _end(actual: UnitActual) -> NoteEnd:
     how = f"systemd: {actual.unit.result}"
-    return NoteEnd(at_s=actual.now_s, exit=how, trouble=why_dead(actual.output))
+    trouble = why_dead(actual.output)
+    if not actual.output and actual.record.is_dying_again(actual.now_s):
+        trouble = actual.record.trouble  # journald is late, or busy: what it said before goes
+    return NoteEnd(at_s=actual.now_s, exit=how, trouble=trouble)
 
 
 def _plan_down(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
