@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -20,19 +21,22 @@ from .text import clean
 # A shorter text stands in too many innocent places: masking it everywhere
 # would garble messages and give it away. It is masked where it stands as a value of its own.
 SHORTEST_SEARCHED = 4
-# Of those that others lay down: each costs time of every text that leaves.
+# Of those that others lay down, and bytes of them: each costs time of every text that leaves.
 PASSING_AT_MOST = 1000
+PASSING_BYTES_AT_MOST = 256 << 10
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?:password|passwd|passphrase|\bpass|\bpwd|secret|token|credentials?|[_.-]key|api_?key)"
 # It is quoted, or ends where a word does. Stars are left: they are a mask already.
-_VALUE = r"""(?P<quote>\\*["'])?+(?!\*\*\*)(?(quote)(?:(?!(?P=quote)).)+|[^\s"'&,]+)"""
+# Backslashes are few: what is looked for again at each letter must not be long.
+_QUOTE = r"""\\{0,16}["']"""
+_VALUE = rf"""(?P<quote>{_QUOTE})?+(?!\*\*\*)(?(quote)(?:(?!(?P=quote)).)+|[^\s"'&,]+)"""
 _TELLING = tuple(
     re.compile(f"({before}){_VALUE}", re.IGNORECASE)
     for before in (
-        rf"""{_NAME}\\*["']?[ \t]?=(?!=)[ \t]?""",
-        rf"""{_NAME}\\*["'][ \t]?:[ \t]?(?=[\\"'\d])""",
-        rf"--[\w-]{{0,40}}{_NAME}[ \t]+(?!-)",
+        rf"""{_NAME}(?:{_QUOTE})?[ \t]?=(?!=)[ \t]?""",
+        rf"""{_NAME}{_QUOTE}[ \t]?:[ \t]?(?=[\\"'\d])""",
+        rf"(?<![\w-])--[\w-]{{0,40}}{_NAME}[ \t]+(?!-)",
         r"\bauthorization\b\W{1,5}(?:basic|bearer)[ \t]+",
     )
 )
@@ -46,6 +50,11 @@ _SHORT = tuple(
     )
     for n in range(SHORTEST_SEARCHED - 1, 0, -1)
 )
+
+
+def size(text: str) -> int:
+    """In bytes, as a secret counts for bounds."""
+    return len(text.encode(errors="replace"))
 
 
 def _texts(secrets: Iterable[str]) -> set[str]:
@@ -79,7 +88,9 @@ class Redactor:
             return
         kept = {text: None for text in self._passing if text not in texts}
         newest = [*kept, *sorted(texts)][-PASSING_AT_MOST:]
-        self._passing = dict.fromkeys(newest)
+        sums = [*accumulate(map(size, reversed(newest)))]
+        fitting = sum(total <= PASSING_BYTES_AT_MOST for total in sums)
+        self._passing = dict.fromkeys(newest[len(newest) - fitting :])
         self._make()
 
     def _make(self) -> None:

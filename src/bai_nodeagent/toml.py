@@ -17,6 +17,8 @@ from typing import Any
 PARTS_AT_MOST = 100
 # The sum over all keys of the square of their parts: some 50,000 ordinary keys.
 EFFORT_AT_MOST = 1_000_000
+# TOML has 64, and agents take more. Far beyond, Python itself refuses to print a number.
+NUMBER_BITS_AT_MOST = 4096
 
 # From its beginning on alone: else a word of a megabyte is begun a million times.
 _PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -41,13 +43,29 @@ def loads(text: str) -> dict[str, Any]:
     """
     _bound(text)
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
+        is_printable = _is_printable(document)
     except RecursionError:
         raise TooDeep("it is nested too deeply") from None
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:  # int() of more than 4300 digits
-        raise TooComplex("it holds a number beyond 64 bits") from None
+        is_printable = False
+    if not is_printable:
+        raise TooComplex("it holds a number beyond 64 bits")
+    return document
+
+
+def _is_printable(value: object) -> bool:
+    """False for what has a number that Python reads in hexadecimal, and never prints in decimal."""
+    match value:
+        case dict():
+            return all(map(_is_printable, value.values()))
+        case list():
+            return all(map(_is_printable, value))
+        case int():
+            return value.bit_length() <= NUMBER_BITS_AT_MOST
+    return True
 
 
 def _bound(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bai_nodeagent.kinds.agent.record import STARTING_S
 from fuse_server import FuseServer
 from node_under_test import WAIT_S, Node
 
@@ -192,6 +193,44 @@ def test_a_file_full_of_equal_lines_holds_up_nothing(tmp_path: Path) -> None:
     os.kill(node.living()[0], signal.SIGKILL)
     node.wait_ready("one")
     assert node.agent_toml.read_text().count("#\n") == 100_000
+    assert node.stop() == 0
+    node.close()
+
+
+@pytest.mark.parametrize(
+    "more", ["x = inf", "x = [{ y = nan }]", f"x = 0x{'f' * 5000}"], ids=["inf", "nan", "huge"]
+)
+def test_a_number_that_nobody_can_print_keeps_no_agent_down(tmp_path: Path, more: str) -> None:
+    node = Node(tmp_path / "node")
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    node.agent_toml.write_text(f"{more}\n{node.agent_toml.read_text()}")
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("it is back", lambda: len(node.starts) == 2 and len(node.living()) == 1)
+    node.stop()
+    assert node.run("may-start").returncode == 0
+    node.close()
+
+
+def test_the_notes_of_an_agent_whose_file_has_many_keys_are_kept(tmp_path: Path) -> None:
+    """Without them each repaired edit would be a restart."""
+    node = Node(tmp_path / "node")
+    node.desire()
+    node.start()
+    node.wait_ready("one")
+    with node.agent_toml.open("a") as file:
+        file.write("[mine]\n" + "".join(f"k{i} = 1\n" for i in range(12_000)))
+    os.kill(node.living()[0], signal.SIGKILL)
+    node.wait("it is back", lambda: len(node.starts) == 2 and len(node.living()) == 1)
+    node.wait_ready("one")
+    text = node.agent_toml.read_text()
+    time.sleep(2 * STARTING_S)  # what it finds later it has not read
+    node.agent_toml.write_text(text.replace('"one"', '"by hand"'))
+    node.wait("mended", lambda: node.agent_toml.read_text() == text)
+    node.wait_ready("one")
+    assert len(node.starts) == 2
+    assert not [*(node.folder / "runtime").glob("*.unreadable-*")]
     assert node.stop() == 0
     node.close()
 

@@ -229,6 +229,22 @@ async def test_who_has_the_lock_open_without_holding_it_is_none_of_ours(
         assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
 
 
+@pytest.mark.parametrize(("before", "count"), [(AS_NOBODY, 0), ((), 1)], ids=["theirs", "ours"])
+def test_whoever_leads_a_session_of_a_dead_agents_number_is_none_of_ours(
+    folder: Path, before: tuple[str, ...], count: int
+) -> None:
+    """Numbers are used again: another account's session is not ended for an agent's."""
+    left = ["bash", "-c", "sleep 600 & exit 0"]
+    leader = subprocess.Popen([*before, *left], start_new_session=True)
+    leader.wait()
+    (member,) = [each for each in process.living() if each.session == leader.pid]
+    main = process.Process(leader.pid, member.start_ticks, group=leader.pid, session=leader.pid)
+    try:
+        assert len(process.kin(main, folder / "agent.lock")) == count
+    finally:
+        os.kill(member.pid, signal.SIGKILL)
+
+
 async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     folder: Path, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

@@ -20,6 +20,11 @@ PAIRS = ["a.", "a ", " a", "a=", "=a", '"a', "'a", "a\\\\", "//", "key=", "passw
          "a:", "${", "$a", "[a", "{a", "\\x1b[", "0,", "/a", "a@", "://", " .", ". ", "%2"]
 shapes = [letter * SIZE for letter in LETTERS] + [pair * (SIZE // len(pair)) for pair in PAIRS]
 shapes += [f"{start}{'a' * SIZE}" for start in ("#", '"', "'", "key=", "//", "--", "${", "\\x1b[")]
+# One run after another, behind what makes a pattern look further.
+BEFORE = ["pwd=", '"password": "', "--token "]
+RUNS = [one * SIZE for one in "\\\\\\"'-*"]
+shapes += [before + one + other + one for before in BEFORE for one in RUNS
+           for other in ('"', "\\\\a", "=")]
 seen = set()
 for found in pkgutil.walk_packages(bai_nodeagent.__path__, "bai_nodeagent."):
     if found.name.endswith("__main__"):

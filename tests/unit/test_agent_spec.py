@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import tomllib
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bai_nodeagent import toml
+from bai_nodeagent.agent_toml import spelled
+from bai_nodeagent.desired import canonical
 from bai_nodeagent.kinds.agent.backendai.log_patterns import Trouble
 from bai_nodeagent.kinds.agent.gate import may_start, record_start
 from bai_nodeagent.kinds.agent.record import Life, Notes, Record
 from bai_nodeagent.kinds.agent.spec import (
     AgentSpec,
     agent_spec,
+    as_read,
     desired_inputs,
     differing,
     found_inputs,
@@ -29,8 +35,7 @@ from bai_nodeagent.system import output
 
 
 def digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return "hmac-sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return "hmac-sha256:" + hashlib.sha256(canonical(value)).hexdigest()
 
 
 def node(agent: dict[str, Any], values: dict[KeyPath, Any] | None = None, **more: Any) -> NodeSpec:
@@ -119,6 +124,57 @@ def differs(spec: AgentSpec, text: str | None, started: AgentSpec | None = None)
         part.removeprefix("agent.toml ")
         for part in differing(spec, desired_inputs(spec, digest), running)
     }
+
+
+_numbers = st.one_of(st.floats(), st.integers(-(1 << 5000), 1 << 5000))
+_dates = st.one_of(st.dates(), st.times(), st.datetimes())
+_leaves = st.one_of(st.text(), st.booleans(), _numbers, _dates)
+_tables = st.dictionaries(
+    st.text(),
+    st.recursive(
+        _leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+    ),
+)
+
+
+@given(_tables, st.sampled_from(["{}", "0x{:x}", "0b{:b}"]))
+def test_whatever_toml_can_say_has_inputs(table: dict[str, Any], notation: str) -> None:
+    """A key that nobody manages is no reason to keep an agent down."""
+    text = f"{TEXT}[other]\n" + "".join(
+        f"{spelled(key)} = {notation.format(value) if type(value) is int else spelled(value)}\n"
+        for key, value in table.items()
+        if type(value) is not int or value >= 0
+    )
+    try:
+        toml.loads(text)
+    except ValueError:
+        assert found_inputs(SPEC, text, digest) == {}
+    else:
+        found = found_inputs(SPEC, text, digest)
+        assert not differing(SPEC, desired_inputs(SPEC, digest), found)
+        assert as_read(text, found, digest)["agent"]["id"] == "i-one"
+
+
+def test_keys_that_nobody_manages_are_recorded_one_by_one_up_to_a_bound() -> None:
+    few = found_inputs(SPEC, f"{TEXT}[other]\na = 1\n", digest)
+    assert "agent.toml other.a" in few
+    for keys in ("".join(f"k{i} = 1\n" for i in range(12_000)), f"{'k' * 100_000} = 1\n"):
+        text = f"{TEXT}[container]\nscratch-root = '/s'\n[other]\n{keys}"
+        many = found_inputs(SPEC, text, digest)
+        assert len(str(many)) < 10_000
+        assert "agent.toml container.scratch-root" in many  # sessions hang on it
+        assert not differing(SPEC, desired_inputs(SPEC, digest), many)
+        assert as_read(text, many, digest) == tomllib.loads(text)
+        changed = found_inputs(SPEC, text.replace("= 1", "= 2"), digest)
+        assert unread({}, many, changed) == ("agent.toml (all other keys)",)
+        assert "other" not in as_read(text.replace("= 1", "= 2"), many, digest)
+
+
+def test_of_many_keys_as_well_it_is_known_which_tables_are_there() -> None:
+    place = ("other", "name")
+    spec = replace(SPEC, values={**VALUES, ("other",): {}, place: "x"}, optional=frozenset({place}))
+    text = f"{TEXT}[other]\n" + "".join(f"k{i} = 1\n" for i in range(12_000))
+    assert differs(spec, text) == {"other.name"}
 
 
 def test_a_file_in_line_is_no_difference() -> None:

@@ -55,6 +55,17 @@ def test_what_is_too_much_to_be_compared_is_said() -> None:
     assert unified(one, other, "o", "n") == ["--- o", "+++ n", at, " head", said, " tail"]
 
 
+def test_of_a_diff_so_much_is_shown_as_somebody_reads() -> None:
+    """All that is shown is searched for secrets, and kept."""
+    long, many = "# " + "x" * 5_000, [f"# {'x' * 1_900}" for _ in range(200)]
+    shown = agent_toml.diff("a = 1\n", f"a = 2\n{long}\n", (), "it")
+    assert "+# (a line" not in shown
+    assert f"+(a line of {len(long) + 1} characters, not shown)" in shown
+    shown = agent_toml.diff("a = 1\n", "\n".join(["a = 2", *many]), (), "it")
+    assert len(shown) < 70_000
+    assert shown.endswith(" more lines, not shown)")
+
+
 SIZE = 250_000
 BASE = '[agent]\nid = "i-1"\n'
 

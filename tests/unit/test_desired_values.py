@@ -86,6 +86,14 @@ def test_only_equal_values_have_an_equal_canonical_form(one: object, other: obje
     assert (canonical(one) == canonical(other)) is (_typed(one) == _typed(other))
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_a_number_that_json_lacks_has_a_form_of_its_own(text: str) -> None:
+    assert canonical([float(text)]) == canonical((float(text),))
+    others = ["nan", "inf", "-inf", text]
+    forms = {canonical(float(other)) for other in others} | {canonical(text), canonical(None)}
+    assert len(forms) == 5
+
+
 @pytest.mark.parametrize(
     ("name", "is_secret"),
     [

@@ -236,6 +236,26 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         hostile.read(tmp_path / "a" / "b")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root others' descriptors are seen")
+def test_what_is_written_into_a_file_does_not_show_in_a_pipe_that_had_its_pages(
+    tmp_path: Path,
+) -> None:
+    """splice(2) copies nothing, and the file is closed again before the secret comes."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old" * 1000)
+    reader, writer = os.pipe()
+    try:
+        with path.open("rb") as file:
+            count = os.splice(file.fileno(), writer, 3000)
+        with hostile.place(path) as found:
+            found.overwrite(b"new" * 1000, is_private=True)
+        assert path.read_bytes() == b"new" * 1000
+        assert os.read(reader, count) == b"old" * 1000
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def acl(*named: tuple[int, int, int]) -> bytes:
     """An access ACL of mode 0664 with some named entries: (tag, permissions, id)."""
     anybody = 0xFFFFFFFF

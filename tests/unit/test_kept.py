@@ -167,6 +167,18 @@ def test_what_can_not_be_written_holds_in_memory_and_names_the_path(full: Path) 
     assert path not in kept.faults()
 
 
+def test_more_than_is_read_again_is_not_written(tmp_path: Path) -> None:
+    """It would be set aside at the next read, and written, and set aside again."""
+    path = tmp_path / "it"
+    kept.write(path, b"one")
+    large = b"x" * (kept.LIMIT + 1)
+    assert "too large" in kept.keep(path, large)
+    assert kept.read(path, bytes) == large  # from memory
+    assert path.read_bytes() == b"one"
+    assert kept.keep(path, large, limit=2 * kept.LIMIT) == ""
+    assert kept.read(path, bytes, 2 * kept.LIMIT) == large
+
+
 def test_what_somebody_else_writes_meanwhile_counts(full: Path) -> None:
     path = full / "it"
     kept.keep(path, b"ours")

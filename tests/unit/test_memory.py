@@ -153,6 +153,15 @@ def test_of_secrets_that_others_lay_down_the_newest_are_masked() -> None:
     assert (redactor("x=abc y"), redactor("abcd")) == (f"x={MASK} y", "abcd")
 
 
+def test_so_many_bytes_of_secrets_that_others_lay_down_are_masked() -> None:
+    redactor = Redactor()
+    redactor.learn_passing(["the-oldest"])
+    for number in range(40):
+        redactor.learn_passing([f"{number:02}" + "\U000e0001" * 4_000])
+    assert redactor("the-oldest") == "the-oldest"
+    assert redactor("39" + "\U000e0001" * 4_000) == MASK
+
+
 @pytest.mark.parametrize("count", [SECRETS_AT_MOST, SECRETS_AT_MOST + 1])
 def test_more_secrets_than_can_be_masked_are_not_learnt_and_what_is_said_not_shown(
     tmp_path: Path, count: int

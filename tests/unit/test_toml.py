@@ -22,6 +22,7 @@ PATIENCE_S = 20.0
         ("a = " + "[" * 500_000, "nested"),
         ("a = " + "{b = " * 100_000, "nested"),
         ("a = " + "1" * 5000, "64 bits"),
+        ("a = [{b = 0x" + "f" * 5000 + "}]", "64 bits"),
     ],
 )
 def test_what_would_never_end_is_refused_at_once(text: str, what: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from .. import toml
 from ..desired.places import walk
@@ -23,6 +23,9 @@ from .text import Node, Place, nodes, replaced, scan
 MASK = '"***"'
 MASK_CHANGED = '"*** (another value)"'
 
+# Characters.
+LINE_AT_MOST = 2_000
+DIFF_AT_MOST = 64 << 10
 _WORD = re.compile(r"[\w-]+")
 _NOTHING = ('""', "''", "true", "false")
 
@@ -62,7 +65,22 @@ def diff(old: str | None, new: str, secret_paths: Collection[KeyPath], name: str
     except (ValueError, RecursionError):
         return f"--- {name}\n+++ {name}\n(not valid TOML, so its content is not shown)"
     there = name if old is not None else "/dev/null"
-    return "\n".join(unified(before.splitlines(), after.splitlines(), there, name))
+    return "\n".join(_bounded(unified(before.splitlines(), after.splitlines(), there, name)))
+
+
+def _bounded(lines: Sequence[str]) -> Iterator[str]:
+    """As much as somebody reads: whatever is shown is also searched for secrets, and kept."""
+    left = DIFF_AT_MOST
+    for number, line in enumerate(lines):
+        if len(line) > LINE_AT_MOST:
+            shown = f"{line[0]}(a line of {len(line)} characters, not shown)"
+        else:
+            shown = line
+        left -= len(shown)
+        if left < 0:
+            yield f"({len(lines) - number} more lines, not shown)"
+            return
+        yield shown
 
 
 def _masked(text: str, secret_paths: Collection[KeyPath], earlier: dict[Place, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -88,17 +89,16 @@ def _as_lists(document: dict[str, Any], named: Collection[str]) -> dict[str, Any
 def canonical(value: object) -> bytes:
     """JSON that is equal for equal values only: the input of every digest.
 
-    Keys are sorted; tuples count as lists. Dates and UNSET, which JSON lacks,
-    become objects under a key with a control character, which no document can
-    have. TypeError for other types, ValueError for NaN and infinity.
+    Keys are sorted; tuples count as lists. Dates, UNSET, NaN and infinity, which JSON
+    lacks, become objects under a key with a control character, which no document
+    can have. TypeError for other types.
     """
     text = json.dumps(
-        value,
+        _tagged(value),
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,
         allow_nan=False,
-        default=_tagged,
     )
     return text.encode(errors="surrogatepass")
 
@@ -106,7 +106,13 @@ def canonical(value: object) -> bytes:
 def _tagged(value: object) -> object:
     match value:
         case Mapping():
-            return dict(value)
+            return {key: _tagged(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_tagged(each) for each in value]
+        case float() if not math.isfinite(value):
+            return {"\0number": str(value)}
+        case str() | int() | float() | None:
+            return value
         case date() | time():
             return {"\0time": value.isoformat()}
         case _ if value is UNSET:

@@ -274,7 +274,9 @@ class Follower:
         self._save()  # costs a read where it stands there: somebody may have removed it
 
     def _save(self) -> None:
-        kept.keep_soon(self._journal_path, journal.encode(self._journal))
+        kept.keep_soon(
+            self._journal_path, journal.encode(self._journal), limit=journal.BYTES_AT_MOST
+        )
 
     def _check_faults(self) -> None:
         """Tells what can't be kept. It ends nothing: what is in force holds without it, and

@@ -78,10 +78,10 @@ def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
         raise Unreadable(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def readable(path: Path, parse: Callable[[bytes], T]) -> T | None:
+def readable(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
     """As `read`, for those who touch nothing: `read` sets aside, and tells, what is none."""
     try:
-        return peek(path, parse)
+        return peek(path, parse, limit)
     except Unreadable:
         return None
 
@@ -134,6 +134,7 @@ class _Held:
 
     data: bytes | None = field(repr=False)
     owner: tuple[int, int] | None
+    limit: int
     instead_of: Stamp
 
 
@@ -148,15 +149,18 @@ _workers: list[threading.Thread] = []
 _listeners: list[Callable[[], object]] = []
 
 
-def write(path: Path, data: bytes, *, owner: tuple[int, int] | None = None) -> None:
+def write(
+    path: Path, data: bytes, *, owner: tuple[int, int] | None = None, limit: int = LIMIT
+) -> None:
     """Writes a file, 0600, or leaves it as it is where it says just that already.
 
     What lies there and is no file is set aside; a folder that is missing is
-    made, 0700. Raises OSError, whose `filename` is the path that can't be written.
+    made, 0700. More than `limit` is not written, since nobody would read it again.
+    Raises OSError, whose `filename` is the path that can't be written.
     """
     with _turns[path]:
         _forget(path)
-        _write(path, data, owner)
+        _write(path, data, owner, limit)
 
 
 def remove(path: Path) -> None:
@@ -173,9 +177,11 @@ def _forget(path: Path) -> None:
     _note(path, "")
 
 
-def _write(path: Path, data: bytes, owner: tuple[int, int] | None) -> None:
+def _write(path: Path, data: bytes, owner: tuple[int, int] | None, limit: int) -> None:
     if _is_on_disk(path, data, owner):
         return
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     make_way(path)
     files.replace(path, data, mode=0o600, owner=owner)
 
@@ -206,22 +212,34 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def keep(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> str:
+def keep(
+    path: Path,
+    data: bytes | None,
+    *,
+    owner: tuple[int, int] | None = None,
+    limit: int = LIMIT,
+) -> str:
     """Writes, or removes, as well as the disk allows; gives what is wrong with it, "" for nothing.
 
     As long as it could not be written, `read` gives it from memory. Blocks.
     """
-    _hold(path, data, owner)
+    _hold(path, data, owner, limit)
     _settle(path)
     return _faults.get(path, "")
 
 
-def keep_soon(path: Path, data: bytes | None, *, owner: tuple[int, int] | None = None) -> None:
+def keep_soon(
+    path: Path,
+    data: bytes | None,
+    *,
+    owner: tuple[int, int] | None = None,
+    limit: int = LIMIT,
+) -> None:
     """As `keep`, in a thread and in the order asked for; `read` gives it from now on.
 
     For callers in the event loop: an fsync on a busy disk takes seconds.
     """
-    _hold(path, data, owner)
+    _hold(path, data, owner, limit)
     _later(path)
 
 
@@ -253,9 +271,9 @@ def flush(within_s: float) -> None:
         time.sleep(0.005)
 
 
-def _hold(path: Path, data: bytes | None, owner: tuple[int, int] | None) -> None:
+def _hold(path: Path, data: bytes | None, owner: tuple[int, int] | None, limit: int) -> None:
     with _mutex:
-        _held[path] = _Held(data, owner, _stamp(path))
+        _held[path] = _Held(data, owner, limit, _stamp(path))
 
 
 def _later(path: Path) -> None:
@@ -308,7 +326,7 @@ def _attempt(path: Path, held: _Held) -> str:
         if held.data is None:
             _remove(path)
         else:
-            _write(path, held.data, held.owner)
+            _write(path, held.data, held.owner, held.limit)
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
     return ""

@@ -119,6 +119,10 @@ class Place:
                 raise Unavailable(
                     f"{text}: it is written once that is closed (`fuser -v` says whose)"
                 )
+            if is_private:
+                # A pipe may still hold pages of the file, and would show what is written into
+                # them: splice(2). Those that leave the file are not written to any more.
+                file.truncate(0)
             file.write(data)
             file.truncate()
             file.flush()

@@ -22,7 +22,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -193,11 +193,24 @@ def holders(lock: Path, among: Iterable[Process]) -> list[Process]:
     """
     if not is_held(lock) or not (file := _kernel_name(lock)):
         return []
-    wanted, status = str(lock.resolve()), lock.stat()
-    heir = status.st_uid or status.st_gid
+    wanted, heir = str(lock.resolve()), _heir(lock)
     heirs = [p for p in among if p.pid != os.getpid() and _may_inherit(p, heir)]
     heirs.sort(key=_is_strange)
     return [p for p in heirs[:_HEIRS_AT_MOST] if _holds(p, wanted, file)]
+
+
+def _heir(lock: Path) -> int:
+    """The account that the lock was made for; root where there is none."""
+    with contextlib.suppress(OSError):
+        status = lock.stat(follow_symlinks=False)
+        return status.st_uid or status.st_gid
+    return 0
+
+
+def _is_of(process: Process, accounts: Collection[int]) -> bool:
+    with contextlib.suppress(OSError):
+        return uids_of(process) <= {*accounts}
+    return False
 
 
 def _is_strange(process: Process) -> bool:
@@ -266,12 +279,15 @@ def kin(main: Process | None, lock: Path) -> set[Process]:
     Its session and its group if it led them, what it forked, and who holds
     the lock; without `main` the latter alone. Session and group are another's
     when the number has been used again: then they have another leader, or
-    members older than `main`.
+    members older than `main`, or one of another account.
     """
     everyone = {process.pid: process for process in living()}
     theirs = set(holders(lock, everyone.values()))
     if main is not None and everyone.get(main.pid, main) == main:
-        theirs |= {p for p in everyone.values() if _belongs(p, main, everyone)}
+        accounts = {0, os.geteuid(), _heir(lock)}
+        theirs |= {
+            p for p in everyone.values() if _belongs(p, main, everyone) and _is_of(p, accounts)
+        }
     return {p for p in theirs if p != main and p.pid not in (os.getpid(), 1)}
 
 

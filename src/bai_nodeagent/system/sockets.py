@@ -54,13 +54,18 @@ def is_occupied(host: str, port: int) -> bool:
     """Whether nobody can listen there now, as the kernel says. Blocks for moments. "": anywhere.
 
     What the tables show is no answer: whoever listens on [::] may leave IPv4 alone, and whoever
-    is bound without listening is not shown at all. An address that is not here is not taken.
+    is bound without listening is not shown at all. An address that is not here is not occupied,
+    nor is a name's: to look that up takes seconds.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        address = ipaddress.ip_address(host or "0.0.0.0")  # noqa: S104
+    except ValueError:
+        return False
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     with socket.socket(family) as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            attempt.bind((host, port))
+            attempt.bind((str(address), port))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ... import agent_toml
 from ...model import KeyPath
+from ...redact import size
 from ...system import kept
 from ...typed import json_value, typed
 
@@ -62,7 +63,7 @@ class Given:
 
 
 def is_too_much(secrets: Collection[str]) -> bool:
-    return len(secrets) > SECRETS_AT_MOST or sum(map(len, secrets)) > BYTES_AT_MOST
+    return len(secrets) > SECRETS_AT_MOST or sum(map(size, secrets)) > BYTES_AT_MOST
 
 
 def _parse(raw: bytes) -> tuple[str, ...]:

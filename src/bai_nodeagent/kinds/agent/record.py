@@ -38,6 +38,8 @@ STABLE_S = 60.0
 STARTING_S = 1.0
 _TIMES_AT_MOST = 16
 CONFIG_DEADLINE_S = 5.0
+# Of the notes: an input has some 100, and the names of 2,000 may be long.
+BYTES_AT_MOST = 8 << 20
 
 Cause = Literal["", "first", "died", "changed", "stopped"]
 
@@ -251,7 +253,7 @@ class Notes:
 
         Without notes, or with such as another key has made, a living agent is adopted.
         """
-        record = kept.read(self.path, _parse)
+        record = kept.read(self.path, _parse, BYTES_AT_MOST)
         if record is None or record.boot_id != self.boot_id:
             return Record(self.boot_id, key=self.key)
         if record.key != self.key:
@@ -265,7 +267,7 @@ class Notes:
         """
         with self._locked():
             record = change(self.read())
-            kept.keep(self.path, json.dumps(asdict(record)).encode())
+            kept.keep(self.path, json.dumps(asdict(record)).encode(), limit=BYTES_AT_MOST)
         return record
 
     @contextlib.contextmanager

@@ -13,11 +13,13 @@ from . import rollback
 from .rollback import Rollback
 
 NAME = "rollback.toml"
+# It holds an agent.toml, whose strings may be longer as we spell them.
+BYTES_AT_MOST = 8 << 20
 
 
 def give(state: Path, order: Rollback) -> None:
     """Raises OSError."""
-    kept.write(state / NAME, rollback.encode(order))
+    kept.write(state / NAME, rollback.encode(order), limit=BYTES_AT_MOST)
 
 
 def retry(state: Path) -> None:
@@ -32,9 +34,9 @@ def forget(state: Path) -> None:
 
 def current(state: Path) -> Rollback | None:
     """Raises OSError."""
-    return kept.readable(state / NAME, rollback.decode_rollback)
+    return kept.readable(state / NAME, rollback.decode_rollback, BYTES_AT_MOST)
 
 
 def tidy(state: Path) -> None:
     """Sets it aside where nobody can read it. Raises OSError."""
-    kept.read(state / NAME, rollback.decode_rollback)
+    kept.read(state / NAME, rollback.decode_rollback, BYTES_AT_MOST)

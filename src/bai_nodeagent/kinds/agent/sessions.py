@@ -24,21 +24,12 @@ from ...desired import canonical
 from ...model import Inputs, KeyPath, Status, Verdict
 from .backendai.schema_faults import Version, version_of
 from .environment.rules import PART
-from .spec import AgentSpec, differing, is_met, is_of_file, part_of
+from .spec import SACRED, AgentSpec, differing, is_met, is_of_file, part_of
 
 SESSIONS_INTERVAL_S = 30.0
 
 Effect = Literal["", "harmless", "restart", "session-losing"]
 """What a change of agent.toml costs, once it is in force; "": nobody can tell."""
-
-# With what the agent takes where agent.toml says nothing.
-SACRED: Mapping[KeyPath, str | None] = {
-    ("agent", "id"): None,
-    ("agents",): None,
-    ("agent", "var-base-path"): "./var/lib/backend.ai",
-    ("agent", "ipc-base-path"): "/tmp/backend.ai/ipc",  # noqa: S108  (Backend.AI's own)
-    ("container", "scratch-root"): "./scratches",
-}
 
 NOT_KNOWN = "it is not known what it runs with"
 # Backend.AI up to there cancels the batch tasks of an agent that is stopped, and its manager

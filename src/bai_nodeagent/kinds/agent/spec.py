@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import toml
-from ...agent_toml import managed
+from ...agent_toml import lookup, managed
 from ...desired.formats import duration_s
 from ...model import ABSENT, UNSET, AgentInput, Digest, Inputs, KeyPath, NodeSpec
 from .backendai.liveness import is_backendai
@@ -33,6 +33,19 @@ HEALTH_TIMEOUT_S = 300.0
 PRESENT = "present"
 _FILE = "agent.toml"
 OWN = ("command", "env", "user", "workdir")
+# With what the agent takes where agent.toml says nothing.
+SACRED: Mapping[KeyPath, str | None] = {
+    ("agent", "id"): None,
+    ("agents",): None,
+    ("agent", "var-base-path"): "./var/lib/backend.ai",
+    ("agent", "ipc-base-path"): "/tmp/backend.ai/ipc",  # noqa: S108  (Backend.AI's own)
+    ("container", "scratch-root"): "./scratches",
+}
+"""Where the agent looks for the registry of its sessions follows from these: sessions.py."""
+# Of keys that no document names, each recorded for itself; more of them count as one.
+OTHERS_AT_MOST = 2000
+OTHERS_NAMES_AT_MOST = 64 << 10  # characters
+_OTHERS = f"{_FILE} (all other keys)"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -173,8 +186,16 @@ def found_inputs(spec: AgentSpec, text: str | None, digest: Digest) -> Inputs:
         return own
     # An address may be spelled in several ways; `managed` reads them all.
     values = {**dict(_leaves(document)), **managed(text or "", spec.values)}
-    file = {part_of(at): digest(value) for at, value in values.items() if value is not UNSET}
-    return {**own, **file}
+    file = {part_of(at): value for at, value in values.items() if value is not UNSET}
+    named = {part_of(place) for place in (*spec.values, *SACRED)}
+    others = {part: value for part, value in file.items() if part not in named}
+    if len(others) <= OTHERS_AT_MOST and sum(map(len, others)) <= OTHERS_NAMES_AT_MOST:
+        return {**own, **{part: digest(value) for part, value in file.items()}}
+    known = {part: digest(value) for part, value in file.items() if part in named}
+    tables = {place for place, value in spec.values.items() if value == {}}
+    tables |= {place[:1] for place in spec.optional}
+    there = {part_of(place) for place in tables if isinstance(lookup(document, place), dict)}
+    return {**own, **dict.fromkeys(there, PRESENT), **known, _OTHERS: digest(others)}
 
 
 def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
@@ -184,8 +205,12 @@ def as_read(text: str | None, inputs: Inputs, digest: Digest) -> dict[str, Any]:
         document = toml.loads(text or "")
     except ValueError:
         return table
-    for place, value in _leaves(document):
-        if inputs.get(part_of(place)) == digest(value):
+    leaves = dict(_leaves(document))
+    others = {p: value for at, value in leaves.items() if (p := part_of(at)) not in inputs}
+    are_others_read = _OTHERS in inputs and inputs[_OTHERS] == digest(others)
+    for place, value in leaves.items():
+        part = part_of(place)
+        if inputs.get(part) == digest(value) or (are_others_read and part in others):
             above = table
             for key in place[:-1]:
                 above = above.setdefault(key, {})

@@ -137,8 +137,7 @@ def endpoints(
     others += [*_service(common, version), *_monitor(common, version)]
     host = (env or {}).get(_VARIABLES["host"], rpc.host if rpc else "")
     port = (env or {}).get(_VARIABLES["port"], "")
-    number = int(port) if port.isdecimal() else (rpc.port if rpc else 6001)
-    first = Endpoint(host, number)
+    first = Endpoint(host, _port(port, rpc.port if rpc else 6001))
     return Endpoints(first, tuple(dict.fromkeys(o for o in others if o and o != first)))
 
 
@@ -175,7 +174,8 @@ def _address(value: object, default: int) -> Endpoint | None:
 
 def _port(value: object, default: int) -> int:
     text = str(value)
-    return int(text) if text.isdecimal() and len(text) < 6 else default
+    number = int(text) if text.isdecimal() and len(text) < 6 else 0
+    return number if 0 < number < 65536 else default
 
 
 def _document(text: str | None) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from ....system.place import LIMIT
 from ....typed import json_value, typed
 
 NAME = "agent-config.writing"
+_BYTES_AT_MOST = 8 * LIMIT  # as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Begun:
 def read(state: Path) -> Begun | None:
     """Blocks. Raises OSError."""
     try:
-        return kept.peek(state / NAME, lambda raw: typed(Begun, json_value(raw)), 8 * LIMIT)
+        return kept.peek(state / NAME, lambda raw: typed(Begun, json_value(raw)), _BYTES_AT_MOST)
     except kept.Unreadable:
         return None
 
@@ -45,7 +46,7 @@ def read(state: Path) -> Begun | None:
 def begin(state: Path, target: Path, before: bytes, data: bytes) -> None:
     """Blocks. Raises OSError."""
     begun = Begun(str(target), hashlib.sha256(before).hexdigest(), data.decode())
-    kept.write(state / NAME, json.dumps(asdict(begun)).encode())
+    kept.write(state / NAME, json.dumps(asdict(begun)).encode(), limit=_BYTES_AT_MOST)
 
 
 def end(state: Path) -> None:

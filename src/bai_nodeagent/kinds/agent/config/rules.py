@@ -14,7 +14,8 @@ from ....system.place import File, Owner
 from ..backendai import schema_faults
 from ..backendai.derived import derived, left_behind
 from ..environment.rules import NAME as ENVIRONMENT
-from ..sessions import SACRED, SESSIONS_INTERVAL_S, HeldChange
+from ..sessions import SESSIONS_INTERVAL_S, HeldChange
+from ..spec import SACRED
 from . import messages as words
 from .state import Actual, AgentConfigSpec, text_of
 

@@ -59,7 +59,7 @@ class Memory:
         try:
             match action:
                 case NoteHealthy(healthy=healthy):
-                    kept.keep_soon(self._path, encode(healthy))
+                    kept.keep_soon(self._path, encode(healthy), limit=BYTES_AT_MOST)
                     notes.update(lambda record: replace(record, unhealthy=None))
                 case NoteUnhealthy(unhealthy=unhealthy):
                     notes.update(lambda record: replace(record, unhealthy=unhealthy))
