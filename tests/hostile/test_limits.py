@@ -13,7 +13,7 @@ WITHOUT_THREADS = """
 import os, resource
 import anyio
 from bai_nodeagent.system.blocking import in_thread
-from bai_nodeagent.model import Unavailable
+from bai_nodeagent.errors import Unavailable
 
 def limit(threads):
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, 4096))

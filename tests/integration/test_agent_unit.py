@@ -30,7 +30,8 @@ from pathlib import Path
 import anyio
 from bai_nodeagent.kinds.agent.gate import record_start
 from bai_nodeagent.kinds.agent.spec import AgentSpec
-from bai_nodeagent.model import Host, NodeSpec, Refused
+from bai_nodeagent.errors import Refused
+from bai_nodeagent.model import Host, NodeSpec
 from bai_nodeagent.kinds.agent.process.child_agent import ChildAgent
 from bai_nodeagent.kinds.agent.process.unit_agent import UnitAgent
 from bai_nodeagent.system.systemd import Systemd

@@ -35,7 +35,7 @@ def test_a_listener_is_found_with_its_account_and_process(listening: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("host", "other", "is_listening", "is_taken"),
+    ("host", "other", "is_listening", "is_occupied"),
     [
         ("127.0.0.1", "127.0.0.1", True, True),
         ("127.0.0.1", "0.0.0.0", True, True),
