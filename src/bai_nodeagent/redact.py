@@ -57,7 +57,8 @@ def size(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def _texts(secrets: Iterable[str]) -> set[str]:
+def texts(secrets: Iterable[str]) -> set[str]:
+    """What is masked of them: programs print line by line."""
     return {text for each in secrets for text in (each, *each.splitlines()) if text}
 
 
@@ -76,18 +77,18 @@ class Redactor:
 
         Lines of a secret of several lines count each, since programs print line by line.
         """
-        if (texts := _texts(secrets)) <= self._known:
+        if (found := texts(secrets)) <= self._known:
             return
-        self._known |= texts
+        self._known |= found
         self._make()
 
     def learn_passing(self, secrets: Iterable[str]) -> None:
         """The same of those that others lay down, of which the newest are kept."""
-        texts = _texts(secrets) - self._known
-        if texts <= self._passing.keys():
+        found = texts(secrets) - self._known
+        if found <= self._passing.keys():
             return
-        kept = {text: None for text in self._passing if text not in texts}
-        newest = [*kept, *sorted(texts)][-PASSING_AT_MOST:]
+        kept = {text: None for text in self._passing if text not in found}
+        newest = [*kept, *sorted(found)][-PASSING_AT_MOST:]
         sums = [*accumulate(map(size, reversed(newest)))]
         fitting = sum(total <= PASSING_BYTES_AT_MOST for total in sums)
         self._passing = dict.fromkeys(newest[len(newest) - fitting :])

@@ -18,8 +18,9 @@ from bai_nodeagent.errors import Overtaken, Refused, Unavailable
 from bai_nodeagent.kinds.agent.config import begun_write
 from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
 from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Write
-from bai_nodeagent.model import Action, Host, NodeSpec, Status, Verdict
+from bai_nodeagent.model import UNSET, Action, Host, NodeSpec, Status, Verdict
 from bai_nodeagent.system import config_file
+from bai_nodeagent.system.place import Place
 from servers import unmount
 
 pytestmark = pytest.mark.anyio
@@ -421,6 +422,26 @@ async def test_no_secret_is_written_into_what_somebody_has_open(path: Path) -> N
         assert reader.read() == "[agent]\n"
     await in_line(path, section=section)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.root
+async def test_a_secret_that_is_taken_out_is_gone_before_others_may_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text('[agent]\nid = "x"\n[etcd]\npassword = "s3cret"\n')
+    path.chmod(0o600)
+    before: list[tuple[int, bool]] = []
+    overwrite = Place.overwrite
+
+    def seen(place: Place, data: bytes, *, is_private: bool) -> None:
+        before.append((mode_of(path), "s3cret" in path.read_text()))
+        overwrite(place, data, is_private=is_private)
+
+    monkeypatch.setattr(Place, "overwrite", seen)
+    values = {**VALUES, ("etcd", "password"): UNSET}
+    await in_line(path, section={"write": "in-place", "mode": "0644"}, agent_values=values)
+    assert before == [(0o600, True)]
+    assert (mode_of(path), "s3cret" in path.read_text()) == (0o644, False)
 
 
 @pytest.mark.parametrize("cut", [0, 800, 900])

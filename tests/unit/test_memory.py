@@ -173,6 +173,11 @@ def test_more_secrets_than_can_be_masked_are_not_learnt_and_what_is_said_not_sho
     assert len(known) == (count if count <= SECRETS_AT_MOST else 0)
 
 
+def test_each_line_of_a_secret_counts_since_each_is_masked(tmp_path: Path) -> None:
+    lines = "\\n".join(f"line{number}" for number in range(SECRETS_AT_MOST))
+    assert not Given(tmp_path, set[str]().update).observe(f'[x]\ntoken = "{lines}"')
+
+
 def test_a_secret_within_a_longer_one_leaves_no_rest() -> None:
     redactor = Redactor()
     redactor.learn(["abcd", "abcdefgh"])

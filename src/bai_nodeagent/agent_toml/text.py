@@ -33,6 +33,12 @@ _SCALAR = re.compile(
     r"|(?:\d{4}-\d\d-\d\d (?=\d\d:))?[^\s,\]}#]+",
     re.DOTALL,
 )
+# Items of an array that hold no table, as many as stand in a row without a comment.
+_PLAIN_ITEM = re.compile(
+    r"""(?<=[\s,\[])(?:[^\s,\]}#\["'{]++|"(?!"")[^"\\\n]*+"|'(?!'')[^'\n]*+')"""
+    r"""[ \t\r\n]*+,[ \t\r\n]*+"""
+)
+_PLAIN_ITEMS = re.compile(rf"(?:{_PLAIN_ITEM.pattern})*+")
 _BLANKS = re.compile(r"[ \t]*")
 _FILLING = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _COMMENT = re.compile(r"#[^\r\n]*")
@@ -41,7 +47,8 @@ _LINE_END = re.compile(r"[ \t]*(?P<comment>#[^\r\n]*)?\r?(?:\n|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A key with its value, or an array's item, which has no key (start == value)."""
+    """A key with its value, or an array's item that is a table or holds one. An item has no key:
+    start == value."""
 
     place: Place
     start: int
@@ -51,9 +58,12 @@ class Node:
     children: tuple[Node, ...] = ()
 
     def walk(self) -> Iterator[Node]:
-        yield self
-        for child in self.children:
-            yield from child.walk()
+        """The node itself and all below it, in the order of the text."""
+        left = [self]
+        while left:
+            node = left.pop()
+            yield node
+            left += reversed(node.children)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +112,18 @@ class _Scanner:
 
     def _items(self, at: int, place: Place) -> tuple[int, tuple[Node, ...]]:
         items: list[Node] = []
+        count = 0
         at = self._filling(at + 1)
-        while self.text[at] != "]":
-            items.append(self.value(at, (*place, len(items))))
-            at = self._comma(items[-1].end)
-        return at + 1, tuple(items)
+        while True:
+            end = _end(_PLAIN_ITEMS, self.text, at)
+            count += len(_PLAIN_ITEM.findall(self.text, at, end))
+            at = self._filling(end)
+            if self.text[at] == "]":
+                return at + 1, tuple(items)
+            item = self.value(at, (*place, count))
+            count += 1
+            items += [item] if item.is_table or item.children else []
+            at = self._comma(item.end)
 
     def _pairs(self, at: int, place: Place) -> tuple[int, tuple[Node, ...]]:
         pairs: list[Node] = []
@@ -139,7 +156,7 @@ def scan(text: str) -> tuple[Statement, ...]:
 
 
 def nodes(text: str) -> dict[Place, Node]:
-    """Every pair and every item by its place, also those within inline tables and arrays."""
+    """Every pair, and every item that holds one, by its place, inline tables included."""
     pairs = (s.node for s in scan(text) if s.node)
     return {node.place: node for pair in pairs for node in pair.walk()}
 

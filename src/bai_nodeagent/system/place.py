@@ -72,7 +72,7 @@ class Place:
         status = os.fstat(self.fd)
         return File(
             files.read_opened(self.fd, self.path, limit),
-            stat.S_IMODE(status.st_mode),
+            stat.S_IMODE(status.st_mode) & 0o777,  # set-user-ID is nothing that is carried over
             (status.st_uid, status.st_gid),
             status.st_nlink,
             is_mount=_mount_of(self.fd) != _mount_of(self.folder),

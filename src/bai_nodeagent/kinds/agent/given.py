@@ -15,13 +15,14 @@ from pathlib import Path
 
 from ... import agent_toml
 from ...model import KeyPath
-from ...redact import size
+from ...redact import size, texts
 from ...system import kept
 from ...typed import json_value, typed
 
 FILE = "agent-secrets.json"
-# Of one file, and bytes of them; whoever writes more is not quoted any more.
-SECRETS_AT_MOST = 300
+# Of one file, each line of one counted, and bytes of them; whoever writes more is not quoted any
+# more. Both are below what the redactor keeps of such.
+SECRETS_AT_MOST = 500
 BYTES_AT_MOST = 64 << 10
 NOT_SHOWN = "(not shown: agent.toml holds more secrets than can be masked)"
 
@@ -63,7 +64,8 @@ class Given:
 
 
 def is_too_much(secrets: Collection[str]) -> bool:
-    return len(secrets) > SECRETS_AT_MOST or sum(map(size, secrets)) > BYTES_AT_MOST
+    found = texts(secrets)
+    return len(found) > SECRETS_AT_MOST or sum(map(size, found)) > BYTES_AT_MOST
 
 
 def _parse(raw: bytes) -> tuple[str, ...]:

@@ -107,9 +107,13 @@ class Disk:
             place.replace(action.data, mode=action.mode, owner=action.owner)
             return
         begun_write.begin(self._state, place.path, action.expected, action.data)
-        if action.owner is not None:
-            place.set_access(mode=action.mode, owner=action.owner)
+        file, owner = place.read(), action.owner
+        # Never more than either content may be read by: what is looser comes last.
+        if owner is not None and file is not None:
+            place.set_access(mode=file.mode & action.mode, owner=owner)
         place.overwrite(action.data, is_private=not action.mode & OTHERS)
+        if owner is not None and file is not None and action.mode & ~file.mode:
+            place.set_access(mode=action.mode, owner=owner)
 
     def sweep(self) -> None:
         """Removes what crashes have left of writes."""
