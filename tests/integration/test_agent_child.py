@@ -665,7 +665,7 @@ async def test_a_start_that_would_fail_stops_no_healthy_agent(
 def test_the_interpreter_of_an_environment_is_run_before_it_is_moved_into(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "LOOK_S", 0.3)
+    monkeypatch.setattr(rehearsal, "CHECK_S", 2.0)
     (tmp_path / "python").write_text(f"#!/bin/sh\n{broken}\n")
     (tmp_path / "python").chmod(0o755)
 
