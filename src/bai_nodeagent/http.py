@@ -4,9 +4,9 @@ A thread, so that /livez can say that the event loop stands still: a server
 inside the loop would just not answer, like a node that is gone.
 
 Clients are strangers. A connection costs a descriptor until all of its request is
-there, and a thread only then: so many of either and no more, and where there are
-no more descriptors whoever has been silent for the longest makes way. Each has one
-deadline for all of it, and a client that leaves is no news.
+there, and a thread only then: so many of either and no more. Where there are no more,
+the client that has taken the longest makes way for a new one. Each has one deadline
+for all of it, and a client that leaves is no news.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ HEAD_BYTES_AT_MOST = 16 << 10
 NONCE, PROOF = "X-Nodeagent-Nonce", "X-Nodeagent-Proof"
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _SHORT_OF_DESCRIPTORS_S = 0.05
+_MAKING_WAY_S = 1.0
 
 log = structlog.get_logger()
 
@@ -242,6 +243,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, listen: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(ANSWERED_AT_MOST)
+        self._answered: dict[socket.socket, None] = {}  # the oldest first
         self.heads: dict[socket.socket, bytes] = {}
         super().__init__(listen, handler)
 
@@ -250,16 +252,24 @@ class _Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
 
     def answer(self, connection: socket.socket, address: Any, head: bytes) -> None:
-        """In a thread of its own; closed at once where there are no more."""
-        if not self._free.acquire(blocking=False):
+        """In a thread of its own."""
+        if not self._free.acquire(blocking=False) and not self._make_way():
             return self.shutdown_request(connection)
         connection.settimeout(REQUEST_DEADLINE_S)
         self.heads[connection] = head
+        self._answered[connection] = None
         try:
             self.process_request(connection, address)
         except RuntimeError:  # no thread could be started
             self._over(connection)
             self.shutdown_request(connection)
+
+    def _make_way(self) -> bool:
+        """Hangs up on the client that has been answered for the longest, and takes its place."""
+        for oldest in [*self._answered][:1]:
+            with contextlib.suppress(OSError):  # it has just been answered
+                oldest.shutdown(socket.SHUT_RDWR)
+        return self._free.acquire(timeout=_MAKING_WAY_S)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -269,6 +279,7 @@ class _Server(ThreadingHTTPServer):
 
     def _over(self, connection: socket.socket) -> None:
         self.heads.pop(connection, None)
+        self._answered.pop(connection, None)
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

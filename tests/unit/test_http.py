@@ -143,7 +143,8 @@ def test_whoever_has_been_silent_for_the_longest_makes_way(
 
 
 def test_those_that_do_not_read_their_answer_keep_nobody_out() -> None:
-    big = Sources(lambda: b"x" * 200_000, sources().status, lambda: True)
+    more_than_a_kernel_takes = b"x" * (16 << 20)
+    big = Sources(lambda: more_than_a_kernel_takes, sources().status, lambda: True)
     server = Server(("127.0.0.1", 0), big)
     held = []
     for _ in range(4 * http.ANSWERED_AT_MOST):
