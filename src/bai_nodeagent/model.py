@@ -1,4 +1,4 @@
-"""The words that every other module speaks: values and errors, no I/O.
+"""The vocabulary of all other modules: frozen values, no I/O.
 
 A node is a handful of *resources*. For each, the daemon observes what is,
 plans the difference to what is desired as a list of actions, applies the
@@ -39,7 +39,7 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one resource stands: `reason` is a CamelCase word, `message` a sentence.
+    """The state of one resource: `reason` is a CamelCase word, `message` a sentence.
 
     A message quotes file names, argv and other programs: it is made printable here.
     """
@@ -93,10 +93,10 @@ ActionT = TypeVar("ActionT", bound=Action)
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[ActionT]):
-    """What is to be done, and how the node stands as long as it is not done.
+    """What is to be done, and the verdict as long as it is not done.
 
-    Only the first action is applied before looking again. `observe_again_in_s`
-    asks for another look although no event may come (a backoff, a settling
+    Only the first action is applied; then the resource is observed again.
+    `observe_again_in_s` asks for that although no event may come (a backoff, a settling
     time). `facts` go into the status document; they alone cause no write.
     `satisfies_dependents`: whether what needs this may go on; None: when the verdict is True.
     """
@@ -109,7 +109,7 @@ class Plan(Generic[ActionT]):
 
 
 Wake = Callable[[], None]
-"""Says "look again" to the loop. Cheap, never blocks, may be called from the event loop only."""
+"""Asks the loop to observe again. Cheap, never blocks, may be called from the event loop only."""
 
 
 class Resource(Protocol[ActualT, ActionT]):
@@ -181,7 +181,7 @@ class AgentInput(Protocol):
 
     def changes(self, host: Host, asker: str) -> AsyncIterator[None]:
         """Yields once it is watched, and whenever `observe` may give something else for good.
-        `asker` tells apart who asks at once. Raises Unavailable."""
+        `asker` keeps concurrent callers apart. Raises Unavailable."""
         ...
 
 
@@ -236,7 +236,7 @@ UNSET = _Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How the node stands, as told last; empty where nobody keeps it, or may change it.
+    """The last reported conditions; empty without a desired state, or while changes are held.
 
     digest    of the desired state in force
     verdicts  by condition type
@@ -255,8 +255,8 @@ class Host:
     digest   canonical value -> "hmac-sha256:…", keyed by this node, so that a
              digest of a secret can't be guessed from outside
     redact   masks every known secret in a text; for output of other programs
-    learn    tells `redact`, and all that leaves the process, of more secrets
-    learn_passing  the same of those that others lay down: of these the newest are kept
+    learn    adds secrets to `redact`, which masks all that leaves the process
+    learn_passing  the same for secrets that others write: only the newest are kept
     etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     conditions  of the node as a whole
     is_id_given  somebody has said the node's id; it does not merely follow from the node
@@ -318,7 +318,7 @@ class Outcome:
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     is_progressing: bool = False  # merely under way: not a fault
     satisfies_dependents: bool | None = None  # see Plan
-    is_observed: bool = True  # else no look has come to an end, and the lack of a fact says nothing
+    is_observed: bool = True  # False: no observation has finished, so a missing fact means nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,7 +375,7 @@ def test_a_join_token_is_in_no_journal_and_goes_from_an_older_one(node: Node) ->
     node.desire("api-version = 1\nnonsense = 1")
     node.start()
     node.wait_reason("DesiredState", "Invalid")
-    assert "what was valid last stays in force" in node.condition("DesiredState")["message"]
+    assert "the last valid state stays in force" in node.condition("DesiredState")["message"]
     kept = json.loads(journal.read_text())
     assert kept["raw"].keys() == kept["revisions"].keys() == {"desired/cluster"}
 

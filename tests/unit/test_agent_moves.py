@@ -150,7 +150,7 @@ def test_by_hand_means_another_thing_for_a_unit_that_has_to_move() -> None:
 def test_nothing_that_lives_is_stopped_for_a_start_that_would_fail(plan_of: Any) -> None:
     plan = plan_of(BEFORE, READY, obstacle="/opt/venv.d/x/bin/python does not run")
     assert plan.verdict.reason == "Blocked"
-    assert "the agent goes on as it is" in plan.verdict.message
+    assert "the agent is left running" in plan.verdict.message
     assert "does not run" in plan.verdict.message
     assert verbs(plan) == []
     assert plan.observe_again_in_s

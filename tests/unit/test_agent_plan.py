@@ -598,7 +598,7 @@ def test_whatever_ends_a_living_agent_is_held_back_where_that_could_cost_session
     plans = (plan_child(*child), plan_unit(*unit), plan_unit(UNIT_SPEC, outside))
     for plan in plans:
         assert (said(plan), plan.actions) == ((Status.FALSE, "Blocked"), ())
-        assert plan.verdict.message.endswith("the agent goes on as it is")
+        assert plan.verdict.message.endswith("the agent is left running")
 
 
 def test_a_second_agent_is_never_started_beside_anothers() -> None:

@@ -34,7 +34,7 @@ def test_a_valid_state_is_in_force() -> None:
 def test_a_store_that_is_lost_holds_the_state_and_says_so() -> None:
     found = judge(replace(VALID, store=LOST))
     assert (found.desired.status, found.desired.reason) == (Status.UNKNOWN, "StoreUnreachable")
-    assert "what was valid last stays in force" in found.desired.message
+    assert "the last valid state stays in force" in found.desired.message
     assert found.spec is VALID.spec
     assert found.hold is None
 

@@ -1,8 +1,8 @@
-"""Keeps every resource in line: wake, look, mend, tell, wait.
+"""Keeps every resource in line: wake, observe, act, report, wait.
 
 Each resource has a task of its own, so one that hangs or retries delays no
-other. What they have to do with each other goes through outcomes only: an
-action waits for its needs, and is looked at again when one of them changes.
+other. Resources depend on each other through outcomes only: an action waits
+for its needs, and its resource is observed again when one of them changes.
 An action that has begun is never cancelled; a newer desired state interrupts
 waits, and is asked about before each further action.
 """
@@ -25,8 +25,8 @@ from .status import PAUSED
 
 # How much later than planned a resource may move before the loop counts as wedged.
 MOVE_SLACK_S = 30.0
-PENDING = Verdict(Status.UNKNOWN, "Pending", "not looked at yet")
-SUPERSEDED = Verdict(Status.UNKNOWN, "Progressing", "a newer desired state is there")
+PENDING = Verdict(Status.UNKNOWN, "Pending", "not observed yet")
+SUPERSEDED = Verdict(Status.UNKNOWN, "Progressing", "a newer desired state has arrived")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _Keeper:
 
 
 class Loop:
-    """`changed` is called after every outcome; `outcomes` tells how things stand."""
+    """`changed` is called after every outcome; `outcomes` has the newest ones."""
 
     def __init__(
         self, kinds: Sequence[Kind], host: Host, metrics: Metrics, changed: Callable[[], None]
@@ -77,7 +77,7 @@ class Loop:
             await anyio.sleep_forever()
 
     def take(self, spec: NodeSpec, hold: Verdict | None, *, is_new: bool) -> None:
-        """Takes over a desired state. `hold`: look and tell, but change nothing, and why.
+        """Takes over a desired state. `hold`: observe and report only, and why; None: apply it.
 
         `is_new`: it is another one than the node was last in line with, so that
         disruptive actions wait for it to settle and for this node's share of
@@ -199,7 +199,7 @@ class _PassWatcher:
         self.loop.began(self.keeper, deadline_s)
 
     def applies(self, outcome: Outcome, action: Action) -> None:
-        # What failed stays told while it is tried again: the reason says more
+        # A failure stays reported while it is retried: its reason says more
         # than "under way", and the condition does not flap with each try.
         if self.keeper.outcome.result != "failed":
             self.loop.report(self.keeper, outcome)

@@ -51,7 +51,7 @@ class Objection:
 
 
 class Watcher(Protocol):
-    """Who is told what happens in a pass: metrics, status, the watchdog."""
+    """Receives the events of a pass: for metrics, status and the watchdog."""
 
     def begins(self, name: str, deadline_s: float) -> None: ...
 
@@ -106,7 +106,7 @@ def build(kind: Kind, spec: NodeSpec, host: Host) -> list[AnyResource]:
 
 
 async def watch(resource: AnyResource, wake: Callable[[], None]) -> None:
-    """Runs a resource's own watch for ever; one that breaks is started again, and looked at."""
+    """Runs a resource's watch for ever. If it breaks, starts it again and wakes the resource."""
     failures = 0
     while True:
         started_s = time.monotonic()
@@ -158,7 +158,7 @@ async def _observe(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
 
 
 async def _planned(resource: AnyResource) -> Plan[Action]:
-    """In a thread: a plan is made of what others have written, and may take them for ever."""
+    """Plans in a thread: the input is what others have written, and may keep a plan busy."""
     with anyio.fail_after(resource.deadline_s):
         actual = await resource.observe()
     return await in_thread(f"{resource.name}: plan", lambda: resource.plan(actual), PLAN_DEADLINE_S)

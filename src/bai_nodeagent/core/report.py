@@ -1,4 +1,4 @@
-"""Puts together what the node says of itself, and writes it to the store when it changes.
+"""Builds the status of the node, and writes it to the store when it changes.
 
 The answer to a new desired state is written at once: the verdict on the
 documents, and the first Ready, Degraded or Paused after it. Everything else
@@ -27,9 +27,9 @@ from .metrics import Metrics
 from .schedule import WriteBudget, resync_s
 from .status import Applied, InForce, NodeStatus
 
-# A repair that is over within this time is told as done, not as under way.
+# A repair that is over within this time is reported as done, not as under way.
 UNDER_WAY_S = 1.0
-# What a condition says before anybody has looked.
+# Reasons of conditions before the first observation.
 NOT_YET = ("Pending", "Connecting", "StoreUnreachable")
 ANSWERS = ("Ready", "Degraded", "Paused", "Invalid", "Missing")
 
@@ -164,7 +164,7 @@ class Reporter:
                 written = newest
 
     async def farewell(self) -> None:
-        """The last status before the daemon ends, if it differs from what stands there."""
+        """Writes the last status before the daemon ends."""
         await self._write(self.newest)
 
     async def _write(self, newest: NodeStatus) -> bool:
@@ -181,7 +181,7 @@ class Reporter:
         return True
 
     async def _is_still_stored(self) -> bool:
-        """Whether what was written last is there still; as long as nobody can tell, it is."""
+        """Whether the last written status is still in the store; True if the store is away."""
         try:
             entry = (await self._store.read([self._key])).entries.get(self._key)
         except Unavailable:
@@ -189,7 +189,7 @@ class Reporter:
         return entry is not None and entry.raw == self._raw
 
     def _found_fault(self, fault: str | None) -> None:
-        """Tells at once that statuses can't be written, or can again: no other event does."""
+        """Reports at once that statuses can't be written, or can again: no other event does."""
         before, self._write_fault = self._write_fault, fault
         if (before is None) == (fault is None):
             return

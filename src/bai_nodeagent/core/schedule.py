@@ -1,4 +1,4 @@
-"""When the next look is due, and when the next status. Pure: time and chance are parameters."""
+"""When the next observation and the next status are due. Pure: time and chance are parameters."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class WriteBudget:
 
 
 def waiting_for(unmet: Outcome | str) -> tuple[Verdict, bool]:
-    """What to say while a need is not met, and whether that is merely under way."""
+    """The verdict while a need is not met, and whether the need is merely under way."""
     if isinstance(unmet, str):
         return Verdict(Status.UNKNOWN, "Waiting", f"waits for {unmet}"), True
     if unmet.is_progressing:

@@ -1,4 +1,4 @@
-"""What the node says of itself: outcomes in, status document out. Pure; the time is a parameter."""
+"""The status of the node: outcomes in, status document out. Pure; the time is a parameter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSED = "Paused"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The set of documents that stands in the store; `digest` is None when it is not valid."""
+    """The set of documents in the store; `digest` is None when it is not valid."""
 
     revision: int = 0
     digest: str | None = None
@@ -62,7 +62,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """The status document, before it is JSON. `reported_at` is given when it is told."""
+    """The status document, before it is JSON. `reported_at` is set when it is written."""
 
     node: str
     daemon: str

@@ -25,7 +25,7 @@ CONNECTING = Verdict(Status.UNKNOWN, "Connecting", "not asked yet")
 
 @dataclass(frozen=True)
 class Known:
-    """All that decides what is in force. `newest` is None until a store or journal has spoken."""
+    """All that decides what is in force. `newest` is None until a store or journal was read."""
 
     identity: Identity
     newest: Desired | None = None
@@ -34,8 +34,8 @@ class Known:
     spec: NodeSpec | None = None
     store: Verdict = CONNECTING
     pause: orders.Pause | None = None
-    rival: str | None = None  # who else reports under this id
-    unkept: str | None = None
+    rival: str | None = None  # another daemon that reports under this id
+    unkept: str | None = None  # what could not be written to the disk, for people
 
 
 def judge_nothing(identity: Identity) -> InForce:
@@ -68,7 +68,7 @@ def _paused_by(known: Known) -> str | None:
     if known.pause is not None:
         if known.pause.fault:
             return (
-                f"{known.pause.fault}; nobody can tell until when this node is paused, so it is; "
+                f"{known.pause.fault}; the end of the pause is unknown, so this node stays paused; "
                 "`bai-nodeagent resume` ends it"
             )
         return f"paused on this node{known.pause.end}; `bai-nodeagent resume` ends it"
@@ -92,7 +92,7 @@ def missing_layers(keys: Sequence[str]) -> str:
 
 def _verdict(known: Known, paused_by: str | None) -> Verdict:
     identity, newest = known.identity, known.newest
-    kept = "; what was valid last stays in force" if known.spec else ""
+    kept = "; the last valid state stays in force" if known.spec else ""
     if identity.changed_to is not None:
         text = (
             f"this node was {identity.node_id} and would be {identity.changed_to} now; nothing is "

@@ -1,9 +1,8 @@
 """Local orders to this node's daemon: pause, resume, rebind. No store needed.
 
 They are files in the state folder, so they hold across daemon restarts and
-reboots; the daemon sees them by inotify, whether or not it runs when they are
-given. The order to roll back is the
-agent's: kinds/agent/rollback_order.py.
+reboots. The daemon notices them by inotify, or at its next start. The order to roll back
+is in kinds/agent/rollback_order.py.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from ..typed import json_value, typed
 
 PAUSE = "pause"
 ADDRESS = "agent-ip"
-# The clock may be set while a pause lasts, and no timer tells.
+# The clock may be set while a pause lasts, and no timer notices that.
 PAUSE_INTERVAL_S = 60.0
 _YEAR_10000_S = 253_402_300_800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """`until_s`: Unix time; None is until `resume`. `fault`: why nobody can say until when."""
+    """`until_s`: Unix time; None is until `resume`. `fault`: why its end can't be read."""
 
     until_s: float | None = None
     fault: str = ""
@@ -69,7 +68,7 @@ def current_pause(state: Path, now_s: float) -> Pause | None:
 def _pause(raw: bytes) -> Pause:
     until_s = typed(dict[str, float | None], json_value(raw))["until"]
     if until_s is not None and not 0 <= until_s < _YEAR_10000_S:
-        raise ValueError("its end is no time")
+        raise ValueError("its end is not a valid time")
     return Pause(until_s)
 
 
@@ -89,7 +88,7 @@ def keep_address(state: Path, address: Kept) -> None:
 
 
 def tidy(state: Path) -> None:
-    """Sets aside those that nobody can read."""
+    """Sets aside orders that can't be read."""
     with contextlib.suppress(OSError):  # short of descriptors: whoever needs them says so
         kept.read(state / ADDRESS, _address)
         rollback_order.tidy(state)

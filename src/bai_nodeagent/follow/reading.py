@@ -26,7 +26,7 @@ READ_ROUNDS_AT_MOST = 8
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Who follows: this node, the groups of its own configuration, where it remembers.
+    """The node that follows: its identity, its configured groups, its state folder.
 
     seal  keyed digest of a secret, as Host.digest
     """
@@ -44,8 +44,8 @@ async def read_all(
 ) -> tuple[frozenset[str], Snapshot]:
     """Every key that concerns the node, all at one revision, and which keys those are.
 
-    What is in one document (groups, names of secrets) tells which others to
-    read, so it takes some rounds. Raises Unavailable.
+    One document may name further keys (groups, secrets), so this takes some
+    rounds. Raises Unavailable.
     """
     for _ in range(READ_ROUNDS_AT_MOST):
         try:

@@ -1,5 +1,5 @@
-"""Makes this node's desired state of the documents, as the daemon does it: bounded in time, and
-with what it learns on the way (the node's address, secrets) remembered."""
+"""Turns the documents into this node's desired state, as the daemon does it: with a deadline,
+and remembering the address and the secrets that it found."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from .reading import Place, raw_of, read_all
 from .resolver import Resolver
 
 # A store that does not answer when the daemon starts delays the node by this
-# much at most; then what the journal says goes.
+# much at most; then the journal is used.
 FIRST_READ_S = 5.0
 
 log = structlog.get_logger()
@@ -271,7 +271,7 @@ class Follower:
                 groups=self._place.groups,
             )
         self._journal = journal.lasting(fresh)
-        self._save()  # costs a read where it stands there: somebody may have removed it
+        self._save()  # a mere read if it is on disk; it may have been removed
 
     def _save(self) -> None:
         kept.keep_soon(
@@ -279,8 +279,8 @@ class Follower:
         )
 
     def _check_faults(self) -> None:
-        """Tells what can't be kept. It ends nothing: what is in force holds without it, and
-        it is tried again with the next reading."""
+        """Reports what can't be written to the disk. The state in force stays in force, and the
+        write is tried again with the next reading."""
         faults = kept.faults().values()
         fault = None
         if faults:
@@ -302,7 +302,7 @@ class Follower:
         if self._valid is None:
             return
         async with self._turn:
-            # Mistakes that another address makes are told by the next reading.
+            # Mistakes due to another address are reported by the next reading.
             await self._put_in_force(*self._valid)
             if self._spec != self._known.spec:
                 self._know(spec=self._spec)

@@ -49,11 +49,11 @@ class SessionRisk:
     """
     held    the change that is held back
     lost    the parts of the desired change that cost sessions, where some may run
-    running  what a living agent runs with, empty where nobody knows; None: none lives
-    desired  what it is to run with
+    running  the running inputs of a living agent, empty if not known; None: no living agent
+    desired  the desired inputs
     before  how the agent was started last
-    is_last_config  agent.toml stands as it was when it was last in line
-    why     the cost is not that of the parts themselves, but what this says
+    is_last_config  agent.toml is as it was when it was last in line
+    why     why ending the agent costs sessions, whatever has changed; "": the parts do
     is_guarded  it is Backend.AI's agent, whose sessions are guarded
     """
 
@@ -94,8 +94,8 @@ class Guard:
         return kept.read(self._path, lambda raw: typed(Launch, json_value(raw)))
 
     def note_write(self, current: str | None, *, is_real: bool) -> None:
-        """Notes that agent.toml is about to be written, and what stands there (None: nothing):
-        who runs now has not read what comes. Blocks."""
+        """Notes that agent.toml is about to be written, and its current text (None: no file): a
+        running agent has not read the new one. Blocks."""
         now_s, inputs = process.now_s(), found_inputs(self._spec, current, self._host.digest)
         self._notes.update(lambda record: record.writes(now_s, inputs, is_real=is_real))
 

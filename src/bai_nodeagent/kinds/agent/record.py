@@ -48,18 +48,18 @@ Cause = Literal["", "first", "died", "changed", "stopped"]
 class Life:
     """One run of the agent.
 
-    inputs          as it found them; empty: nobody knows
-    pid             None: about to be started by us, or systemd's affair
+    inputs          its running inputs: those that it found; empty: not known
+    pid             None: we are about to start it, or systemd supervises it
     is_leader       it leads a session of its own, which is then all its own
     invocation_id   of the unit, when systemd runs it; "" otherwise
     desired_digest  of the desired state that it was started or adopted under
-    is_over         it is dead, and that is accounted for
-    well_s          when it was first seen to work; 0: not yet
+    is_over         it is dead, and its end is recorded
+    well_s          when it was first observed to work; 0: not yet
     rpc             the address at which it answered then
-    output          the file that what it says goes to; "" where that is not ours
-    is_background   its main process has ended by itself and left the agent behind
-    unwritten       why that is not <state>/agent.log
-    spared          what was wanted when it was adopted as it is: no reason for a restart
+    output          the file that its output goes to; "" if the daemon did not set it
+    is_background   its main process has ended by itself, and the agent runs on
+    unwritten       why `output` is not <state>/agent.log
+    spared          the desired inputs when it was adopted as-is: they cause no restart
     """
 
     inputs: Inputs
@@ -177,8 +177,8 @@ class Record:
     def writes(self, now_s: float, current: Inputs, *, is_real: bool) -> Record:
         """agent.toml is about to be written, and `current` is of what stands in it.
 
-        Whoever is only just starting has read that, or is still to read what comes. It
-        counts as having read that, so that what is desired is sure to reach it.
+        An agent that is only just starting has read `current`, or will read the new content. It
+        counts as having read `current`, so that it is restarted if in doubt.
         """
         record, life = replace(self, wrote_s=now_s), self.life
         if life is None or life.is_over or not life.inputs:
@@ -205,9 +205,9 @@ class Record:
         return replace(self, life=self.life and replace(self.life, is_over=True))
 
     def died(self, now_s: float, exit_text: str, trouble: Trouble | None = None) -> Record:
-        """The life ended: a death, unless that is what we were about to bring about.
+        """The life ended. That is a death unless we were ending it.
 
-        One whose main process we end because the rest of it is dead died as well.
+        If we end the main process because the worker is dead, that is a death as well.
         """
         if self.ending not in ("", "died"):
             return self.ended()
@@ -263,7 +263,7 @@ class Notes:
     def update(self, change: Callable[[Record], Record]) -> Record:
         """Changes the notes; nobody else does so at the same time. Gives the new ones.
 
-        They hold without the disk as well, as long as this daemon lives.
+        If the disk can't be written, they are valid as long as this daemon lives.
         """
         with self._locked():
             record = change(self.read())
@@ -289,7 +289,7 @@ def _parse(raw: bytes) -> Record:
 def config_text(spec: AgentSpec) -> str | None:
     """agent.toml as it stands; None when it is unmanaged, or there is none to be read. Blocks.
 
-    Why it can't be read is for AgentConfig to say; the agent is kept alive without it.
+    AgentConfig reports why it can't be read; the agent is kept alive without it.
     """
     with contextlib.suppress(OSError, Refused):
         return text_at(spec.config_path) if spec.config_path else None

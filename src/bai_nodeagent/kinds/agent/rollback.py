@@ -61,8 +61,8 @@ class Rollback:
             f"; and {more} more" if more > 0 else ""
         )
         return (
-            f"{self.digest} is given up, since {self.why}; the agent has back what it was healthy "
-            f"with: {listed}. Tried again when the desired state changes, or after "
+            f"{self.digest} is given up, since {self.why}; the agent was rolled back to its last "
+            f"healthy inputs: {listed}. Tried again when the desired state changes, or after "
             "`bai-nodeagent retry`"
         )
 
@@ -82,7 +82,7 @@ class RollbackState:
     healthy  with what it was healthy last; None: it never was, or nobody knows
     present  what would be kept if it is healthy now
     changes  what going back would change
-    held     sessions that going back could cost
+    held     the rollback as a change that is held back; None: it may be done
     verdicts of the conditions that an agent relies on, as far as they are known
     digest   of the desired state in force
     inputs   keyed digest of what the agent is to run with

@@ -1,4 +1,4 @@
-"""Running sessions are sacred: which changes would cost them, and what holds those back. Pure.
+"""Protects running sessions: which changes would lose them, and how those are held back. Pure.
 
 At its start the agent destroys every container of its own (label
 `ai.backend.owner`) that its registry file lacks. Where it looks for that file
@@ -88,7 +88,7 @@ class HeldChange:
 
     @property
     def verdict(self) -> Verdict:
-        affected = "Docker can't be asked, so sessions are taken to run"
+        affected = "Docker can't be asked, so running sessions are assumed"
         if self.sessions is not None:
             since = datetime.fromtimestamp(self.sessions.since_s, UTC)
             affected = (
@@ -112,7 +112,7 @@ def ends_batch(version: str) -> str:
     if any(first <= number < end for first, end in RESUMES_BATCH):
         return ""
     affected = f"agent {version}" if version else "an agent whose version is not known"
-    return f"stopping {affected} ends batch sessions, and which ones are nobody can tell"
+    return f"stopping {affected} ends batch sessions, and it is not known which sessions are"
 
 
 def losing(

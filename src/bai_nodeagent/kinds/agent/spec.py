@@ -1,7 +1,7 @@
-"""What is wanted of the agent, and the inputs that it runs with. Pure.
+"""The typed `[agent]`, and the agent's inputs: desired, found and running. Pure.
 
-Inputs are compared part by part, each as a keyed digest: a message can then
-say *what* differs without a value standing anywhere. A running agent is
+Inputs are compared part by part, each as a keyed digest: a message can name what differs
+without showing a value. A running agent is
 recorded with every leaf of the agent.toml that it found, managed or not. So
 a key that a document takes over with the value that it already has is no
 reason for a restart, and neither is a key that nobody manages any more.
@@ -33,7 +33,7 @@ HEALTH_TIMEOUT_S = 300.0
 PRESENT = "present"
 _FILE = "agent.toml"
 OWN = ("command", "env", "user", "workdir")
-# With what the agent takes where agent.toml says nothing.
+# Key -> the agent's own default; None: it has none.
 SACRED: Mapping[KeyPath, str | None] = {
     ("agent", "id"): None,
     ("agents",): None,

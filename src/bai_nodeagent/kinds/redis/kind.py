@@ -200,7 +200,10 @@ class Redis:
 
 
 async def _until_other(login: Login, master: Server, link: Link) -> None:
-    """Returns when the server has another role, or the Sentinels another master. Raises NotMet."""
+    """Returns when the server has another role, or the Sentinels another master.
+
+    Raises NotReached.
+    """
     asked_s = anyio.current_time()
     while await link.keeps_role():
         if login.target.service and anyio.current_time() - asked_s > SENTINELS_S:
@@ -211,7 +214,7 @@ async def _until_other(login: Login, master: Server, link: Link) -> None:
 
 @asynccontextmanager
 async def _master(login: Login) -> AsyncIterator[tuple[Attempt, Link]]:
-    """A connection to Redis itself, by way of its Sentinels if it has some. Raises NotMet."""
+    """A connection to Redis itself, by way of its Sentinels if it has some. Raises NotReached."""
     target = login.target
     server = await _asked_of_sentinels(login) if target.service else target.servers[0]
     async with _talk(server, login.password) as found:
@@ -219,7 +222,7 @@ async def _master(login: Login) -> AsyncIterator[tuple[Attempt, Link]]:
 
 
 async def _asked_of_sentinels(login: Login) -> Server:
-    """What the first Sentinel that answers says. Raises NotMet with what the first one lacks."""
+    """The first answer of a Sentinel. Raises NotReached: what the first one lacks."""
     faults: list[Attempt] = []
     for sentinel in login.target.servers:
         try:
@@ -239,7 +242,7 @@ async def _asked_of_sentinels(login: Login) -> Server:
 async def _talk(
     server: Server, password: str | None, database: int = 0
 ) -> AsyncIterator[tuple[Attempt, Link]]:
-    """A connection, and what is known by having it. Raises NotMet, also for what is asked in it."""
+    """A connection, and what is known by having it. Raises NotReached, also inside of it."""
     from . import client as redis
 
     reasons = {redis.Unresolvable: "Unresolvable", redis.Unauthorized: "WrongPassword"}

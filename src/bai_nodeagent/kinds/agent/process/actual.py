@@ -19,21 +19,21 @@ from ..rollback import RollbackState
 class Actual:
     """What every supervisor observes.
 
-    epoch_s     the boot in Unix time, to tell times to people
+    epoch_s     the time of boot, as Unix time; turns times into dates for messages
     desired     the desired inputs
-    found       what an agent that starts now would find
-    unread      why agent.toml can't be read now; "" where it can, or is not there
-    last_lines  of the agent's output, secrets masked; told of an agent that died
-    output      of a Backend.AI agent, to read its troubles from; "" of any other
-    liveness    of a living Backend.AI agent; None: to live is enough
-    occupied    strangers on the ports that it needs; looked for where it does not run
-    sessions    how many sessions run; None: nobody can tell. Asked only where it matters
+    found       the found inputs: those that a start now would have
+    unread      why agent.toml can't be read now; "" if it can, or is missing
+    last_lines  the end of the agent's output, secrets masked; quoted for a dead agent
+    output      of a Backend.AI agent, searched for known errors; "" for any other agent
+    liveness    of a living Backend.AI agent; None: being alive is enough
+    occupied    the occupied ports that it needs; observed only while it does not run
+    sessions    how many sessions run; None: not known, or not needed
     risk        what a change would cost
-    rollback    what there is to go back to
-    environments  None: they are unmanaged, or can't be looked at
-    not_switched  an environment that the link could not be put on
-    obstacle    what would keep a start with other inputs than it has from succeeding
-    entrusted   that root runs what is in the hands of others, as a sentence; "": it does not
+    rollback    the last healthy inputs, and what differs from them
+    environments  None: they are unmanaged, or can't be observed
+    not_switched  an environment that the link could not be switched to
+    obstacle    why a start with the desired inputs would fail; "": nothing known
+    entrusted   a sentence if root runs a program that others can change; "" if not
     """
 
     now_s: float

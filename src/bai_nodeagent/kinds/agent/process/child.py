@@ -1,13 +1,13 @@
-"""The agent as a child of nobody: what to do about a process that we start ourselves. Pure.
+"""The agent as a process that the daemon itself starts: what to do about it. Pure.
 
 The rules, in the order of their weight:
 
-- never a second agent beside one that lives: who is found living is adopted;
-- what an earlier agent left behind is ended before another one is started;
+- never start a second agent: an agent that is found running is adopted;
+- end what an earlier agent left behind before a start;
 - the rest is in rules.py.
 
-A restart is a stop. The start follows because something dead is to run, so a
-crash of ours between the two forgets nothing.
+A restart is a stop. The start follows since a dead agent is to run, so nothing is
+forgotten if the daemon crashes in between.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .rules import (
     CAUSES,
     NoteWell,
     goes_on,
-    is_foreign,
     judge_running,
     left_alone,
     link_repairs,
+    must_wait_to_adopt,
     taken_over,
 )
 from .starting import is_rescue, judge_dead, moves_before_start, start_needs, switches
@@ -48,7 +48,7 @@ _ENDED_WELL = "exit status 0"
 
 @dataclass(frozen=True, kw_only=True)
 class Adopt(Action):
-    """Takes over an agent that we did not start, or whose start we did not live to note."""
+    """Records an unrecorded agent: not started by us, or we crashed before recording its start."""
 
     verb: ClassVar[str] = "adopt"
     is_note: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class NoteEnd(Action):
 
 @dataclass(frozen=True, kw_only=True)
 class NoteBackground(Action):
-    """Notes that the agent has left its main process, and lives on."""
+    """Notes that the agent's main process has ended and the agent runs on in the background."""
 
     verb: ClassVar[str] = "note_background"
     is_note: ClassVar[bool] = True
@@ -136,9 +136,9 @@ ChildAction = Adopt | NoteEnd | NoteWell | NoteBackground | EndOrphans | Start |
 @dataclass(frozen=True, kw_only=True)
 class ChildActual(Actual):
     """
-    main     the noted main process, if it lives
-    unrecorded  an agent that lives without being noted
-    is_ours  of `unrecorded`: it holds our lock, so inputs noted for a start are its own
+    main     the recorded main process, if it is alive
+    unrecorded  a living agent that is not in the record
+    is_ours  `unrecorded` holds our lock, so the inputs recorded for a start are its inputs
     unit     the agent's systemd unit, when `unrecorded` runs in that
     orphans  what is left of the noted life without its main process
     background  those of `orphans` that may be the agent itself
@@ -226,7 +226,7 @@ def _plan_unrecorded(
     noted = actual.record.life
     is_noted_start = actual.is_ours and noted is not None and noted.pid is None
     what = f"the agent runs as process {unrecorded.pid}"
-    if not is_noted_start and is_foreign(spec, actual):
+    if not is_noted_start and must_wait_to_adopt(spec, actual):
         return left_alone(actual, what)
     life = noted if noted and is_noted_start else taken_over(spec, actual, unrecorded)
     life = replace(
@@ -243,7 +243,7 @@ def _plan_unrecorded(
 
 
 def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
-    if actual.background and spec.state == "running" and not _is_moot(spec, actual):
+    if actual.background and spec.state == "running" and not _is_superseded(spec, actual):
         verdict, life = _in_background(actual.background), actual.record.life
         if life and life.is_background:
             return Plan(verdict, observe_again_in_s=BACKGROUND_INTERVAL_S)
@@ -255,7 +255,7 @@ def _plan_orphans(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
 
 
 def _went_into_background(actual: ChildActual) -> bool:
-    """Its main process has ended well, soon, and without having been told to."""
+    """Whether the main process exited soon, with status 0, and was not stopped by us."""
     record = actual.record
     lived_s = actual.now_s - record.life.started_s if record.life else BACKGROUND_S
     return (
@@ -266,8 +266,8 @@ def _went_into_background(actual: ChildActual) -> bool:
     )
 
 
-def _is_moot(spec: AgentSpec, actual: ChildActual) -> bool:
-    """The document starts another one than that which is in the background."""
+def _is_superseded(spec: AgentSpec, actual: ChildActual) -> bool:
+    """Whether the document asks for another agent than the one in the background."""
     life = actual.record.life
     differs = differing(spec, actual.desired, life.inputs) if life else ()
     may = not actual.risk.held and not actual.obstacle and spec.restart == "auto"
@@ -283,7 +283,7 @@ def _in_background(those: tuple[Process, ...]) -> Verdict:
 
 
 def orphaned(orphans: tuple[Process, ...]) -> Verdict:
-    text = f"its main process is gone, but process {pids(orphans)} of the agent lives"
+    text = f"the agent's main process is gone, but its process {pids(orphans)} is still alive"
     return Verdict(Status.FALSE, "Orphaned", text)
 
 
@@ -311,7 +311,7 @@ def _plan_dead(spec: AgentSpec, actual: ChildActual) -> Plan[ChildAction]:
 def _plan_dead_and_held(
     spec: AgentSpec, actual: ChildActual, held: HeldChange
 ) -> Plan[ChildAction]:
-    """Sessions need their agent: it comes back as it was, beside an agent.toml that is held."""
+    """Starts the agent as before, since its sessions need it; agent.toml stays held back."""
     if actual.risk.before is None:
         text = f"{held.verdict.message}; the agent is down, and how it was started is not known"
         return Plan(replace(held.verdict, message=text), observe_again_in_s=SESSIONS_INTERVAL_S)

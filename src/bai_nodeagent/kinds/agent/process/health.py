@@ -1,11 +1,11 @@
 """How long the agent has been well, or unwell, and what follows from that. Pure.
 
-- With what it was healthy for a while, that is kept as what one may go back to.
-- Where the document says so, inputs with which it does not get healthy within
-  their time are given up for those. Time counts only while all that an agent
-  relies on is well, and never for a trouble that the change can't have caused:
-  an outage during a good change rolls nothing back.
-- Never where going back could cost sessions, and never twice.
+- Inputs with which the agent has been healthy for a while are kept, for a rollback.
+- If the document asks for it, inputs with which the agent does not get healthy in time
+  are rolled back to those. Time counts only while everything that the agent relies on is
+  well, and only for a fault that the change can have caused: an outage during a good
+  change rolls nothing back.
+- Nothing is rolled back if that could cost sessions, and nothing is rolled back twice.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..sessions import HeldChange
 from ..spec import AgentSpec, differing
 from .actual import Actual, moment
 
-# How often time is counted, and the most that one look may add: what lies between
-# two looks that are further apart (a suspended machine) nobody has seen.
+# How often time is counted, and the most that one observation may add: two observations
+# further apart (a suspended machine) prove nothing about the time between them.
 COUNT_EVERY_S = 2.0
 COUNT_MOST_S = 10.0
 
@@ -60,7 +60,7 @@ class NoteHealthy(Action):
 
     @property
     def summary(self) -> str:
-        return "keep what the agent is healthy with"
+        return "keep the inputs that the agent is healthy with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class RollBack(Action):
 
     @property
     def summary(self) -> str:
-        return f"go back to what the agent was healthy with ({len(self.order.changes)} changes)"
+        return f"roll back to the last healthy inputs ({len(self.order.changes)} changes)"
 
 
 HealthAction = NoteHealthy | NoteUnhealthy | RollBack
@@ -174,11 +174,11 @@ def _why_not_counted(spec: AgentSpec, rollback: RollbackState, verdict: Verdict)
 def _outlook(due: str, held: HeldChange | None, obstacle: str | None) -> str:
     if held is not None:
         return f"it is not rolled back, since {held.verdict.message}"
-    return obstacle or f"it is rolled back at {due} unless it gets healthy until then"
+    return obstacle or f"it is rolled back at {due} unless it gets healthy before then"
 
 
 def _with_rollback(spec: AgentSpec, plan: Plan[Any]) -> Plan[Any]:
-    """Where no agent.toml is managed, no other condition can tell of a rollback."""
+    """Without a managed agent.toml, no other condition reports a rollback."""
     if not spec.rolled_back or spec.config_path is not None:
         return plan
     return replace(plan, verdict=Verdict(Status.FALSE, "RolledBack", spec.rolled_back))

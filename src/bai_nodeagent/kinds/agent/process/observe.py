@@ -1,4 +1,4 @@
-"""What a look at the node finds of the agent, whoever supervises it."""
+"""What one observation finds out about the agent, under either supervisor."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ class AgentContext:
             return None
 
     async def _others(self) -> list[tuple[AgentInput, Any]]:
-        """The inputs of other kinds, each with what is seen of it; without those of which nothing
-        can be told: their own conditions say why, and the agent is kept alive without."""
+        """The inputs of other kinds, each with its observation. One that can't be observed is left
+        out: its own condition reports why, and the agent is kept alive without it."""
         found = []
         for each in self.spec.inputs:
             observe = partial(each.observe, self.host)
@@ -144,10 +144,10 @@ class AgentContext:
     async def obstacle(
         self, launch: Launch | None, record: Record, desired: Inputs, observed: Environments | None
     ) -> str:
-        """What would keep a start with the desired inputs from succeeding, asked before anything
-        that lives is stopped for it; "" for nothing, and where nothing is to be stopped.
+        """Why a start with the desired inputs would fail; "": it would not, or no restart is due.
+        Checked before a living agent is stopped.
 
-        An environment that is to be moved into is run in.
+        If the environment is to change, a program is run in the new one.
         """
         life = record.life
         if life is None or not due(self.spec, desired, life):
@@ -168,7 +168,7 @@ class AgentContext:
             tried = (str(there / "bin/python"), "-c", "")
         try:
             return await in_thread(
-                "agent: whether it could be started",
+                "agent: check of its start",
                 lambda: rehearsal.obstacle(
                     command,
                     user=launch.user,
@@ -205,8 +205,9 @@ class AgentContext:
         launch: Launch | None,
         occupied: tuple[str, ...],
     ) -> Actual:
-        """What both supervisors observe. `lines` is the output of this life; `command` what it
-        runs, `launch` how it is started, where that can be rehearsed; `occupied` as there."""
+        """What both supervisors observe. `lines` is the output of this life, `command` what it
+        runs. `launch` is how it is started; None: no rehearsal is possible.
+        `occupied` as in Actual."""
         text, unread = await config_text_soon(self.spec, NAME)
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
@@ -245,12 +246,12 @@ class AgentContext:
         )
 
     async def _entrusted(self, launch: Launch | None) -> str:
-        """Who besides root decides what runs as root, as a sentence; "" for nobody."""
+        """A sentence on who besides root can change what runs as root; "": nobody can."""
         if launch is None or launch.user not in (None, "root") or os.geteuid() != 0:
             return ""
         with contextlib.suppress(Stuck):
             return await in_thread(
-                "agent: whose program it is",
+                "agent: owner of its program",
                 lambda: rehearsal.entrusted(launch.command, launch.env, Path(launch.workdir)),
                 process.SCAN_DEADLINE_S,
             )
@@ -272,7 +273,7 @@ class AgentContext:
         answer = await sockets.ask(rpc.host, rpc.port) if rpc.host else "refuses"
         occupied: tuple[str, ...] = ()
         if answer != "greets" or not (life and life.well_s):
-            # Who listens costs a walk through all of /proc: not asked of one that works.
+            # Listeners are found by a walk through all of /proc: skipped for an agent that works.
             found = await self._listeners(wanted.ports)
             pids = {p.pid for p in family}
             ours = {o for o in found if (o.pid in pids if o.pid else o.uid == uid)}
@@ -288,7 +289,7 @@ class AgentContext:
 
     async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:
         return await in_thread(
-            "agent: who has its ports",
+            "agent: owners of its ports",
             lambda: sockets.listeners(ports),
             process.SCAN_DEADLINE_S,
         )

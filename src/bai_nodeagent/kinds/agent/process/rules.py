@@ -55,8 +55,8 @@ class NoteWell(Action):
 
 
 def link_repairs(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
-    """The switches that put the link back on the environment which the agent runs in, after
-    somebody has moved it. None if the agent does not run as desired."""
+    """The switches that point a moved link back at the environment that the agent runs in.
+    Empty unless that is the desired environment."""
     life = actual.record.life
     runs_in = life.inputs.get(PART) if life else None
     return switches(spec, actual) if runs_in and runs_in == actual.desired.get(PART) else ()
@@ -71,18 +71,18 @@ def judge_running(
 ) -> Plan[ActionT | NoteWell]:
     """The plan for a living agent.
 
-    `restart` is what brings it into line when it is not; `revive` what brings
-    one back whose main process lives on without the rest of it.
+    `restart` puts the desired inputs into force. `revive` restarts an agent whose main
+    process lives on without its worker.
     """
     known = facts(actual, main)
     life = actual.record.life
-    health, observe_again_in_s = _in_step(spec, actual)
+    health, observe_again_in_s = _health(spec, actual)
     if health.reason == "WorkerDead":
         left_s = crash_left_s(actual.record.deaths, actual.now_s)
         return Plan(health, () if left_s > 0 else revive, left_s or None, known)
     differs = due(spec, actual.desired, life) if life else ()
     if life is None or not differs:
-        return Plan(health, _news(actual), observe_again_in_s, known)
+        return Plan(health, _note_if_well(actual), observe_again_in_s, known)
     wait_s: float | None = SESSIONS_INTERVAL_S
     if held := actual.risk.held:
         verdict = goes_on(held)
@@ -98,28 +98,28 @@ def judge_running(
     if health.status is Status.FALSE:
         text = f"{health.message}; besides: {verdict.message}"
         return Plan(replace(health, message=text), (), observe_again_in_s, known)
-    return Plan(verdict, _news(actual), wait_s, known)
+    return Plan(verdict, _note_if_well(actual), wait_s, known)
 
 
 def goes_on(held: HeldChange) -> Verdict:
     """A living agent is left alone, since ending it could cost sessions."""
-    return replace(held.verdict, message=f"{held.verdict.message}; the agent goes on as it is")
+    return replace(held.verdict, message=f"{held.verdict.message}; the agent is left running")
 
 
 def blocked(obstacle: str) -> Verdict:
-    """What can be looked at before a healthy agent is stopped is looked at before."""
-    text = f"the agent goes on as it is: a start as desired would fail, {obstacle}"
+    """A healthy agent is not stopped for a start that is known to fail."""
+    text = f"the agent is left running: a start with the desired inputs would fail, {obstacle}"
     return Verdict(Status.FALSE, "Blocked", text)
 
 
-def _news(actual: Actual) -> tuple[NoteWell, ...]:
+def _note_if_well(actual: Actual) -> tuple[NoteWell, ...]:
     life, liveness = actual.record.life, actual.liveness
     if life is None or life.well_s or liveness is None or not liveness.is_well:
         return ()
     return (NoteWell(at_s=actual.now_s, rpc=liveness.at),)
 
 
-def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
+def _health(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     record, life = actual.record, actual.record.life
     lived_s = actual.now_s - life.started_s if life else STARTING_S
     needed_s = RECOVERING_S if len(record.deaths) > 1 else STARTING_S
@@ -135,7 +135,7 @@ def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     if verdict.status is not Status.TRUE:
         return verdict, observe_again_in_s
     if lived_s >= needed_s or (actual.liveness is not None and len(record.deaths) < 2):
-        return replace(verdict, message=_besides(spec, actual)), observe_again_in_s
+        return replace(verdict, message=_running_message(spec, actual)), observe_again_in_s
     if len(record.deaths) > 1:
         return died(actual, "; it runs again"), needed_s - lived_s
     return Verdict(Status.UNKNOWN, "Starting", "the agent has just been started"), (
@@ -143,15 +143,15 @@ def _in_step(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float | None]:
     )
 
 
-def _besides(spec: AgentSpec, actual: Actual) -> str:
-    """What there is to say of an agent that runs well; "" for nothing."""
+def _running_message(spec: AgentSpec, actual: Actual) -> str:
+    """The message of an agent that runs well; "" if there is nothing to report."""
     life = actual.record.life
     if life is None:
         return ""
     if life.unwritten:
         return f"its output goes to {life.output}, since it can't go to {life.unwritten}"
     if spared := differing(spec, actual.desired, life.inputs):
-        return f"adopted as it is, no restart for what is not as desired: {_listed(spared)}"
+        return f"adopted as-is, not restarted for inputs that differ: {_listed(spared)}"
     changed = unread(actual.desired, life.inputs, actual.found)
     text = f"unmanaged keys changed since its start, no restart for that: {_listed(changed)}"
     return text if changed else actual.entrusted
@@ -167,7 +167,7 @@ def _by_hand(spec: AgentSpec, actual: Actual) -> str:
 
 
 def _when(spec: AgentSpec, actual: Actual, what: str) -> tuple[Verdict, float | None]:
-    """Whether a due restart may be: 0 is now; None: not before something changes."""
+    """The verdict on a due restart, and its wait: 0 is now; None: until something changes."""
     text = f"the agent runs with other inputs than desired: {what}"
     if spec.restart == "manual":
         message = f'{text}; restart = "manual", so by hand: {_by_hand(spec, actual)}'
@@ -188,22 +188,22 @@ def _when(spec: AgentSpec, actual: Actual, what: str) -> tuple[Verdict, float | 
     return Verdict(Status.UNKNOWN, "RestartPending", text), 0.0
 
 
-def is_foreign(spec: AgentSpec, actual: Actual) -> bool:
-    """Whether an agent that somebody else started is left alone, since nobody can know now what
-    it has read. As-is the document vouches for it."""
+def must_wait_to_adopt(spec: AgentSpec, actual: Actual) -> bool:
+    """Whether an unrecorded agent is left alone, since its agent.toml can't be read now.
+    With adopt = "as-is" it is adopted all the same."""
     return bool(actual.unread) and spec.adopt != "as-is" and spec.state == "running"
 
 
 def left_alone(actual: Actual, what: str) -> Plan[ActionT]:
-    text = f"{what}; it is taken over once it is known what it has read: {actual.unread}"
+    text = f"{what}; it is adopted once agent.toml can be read: {actual.unread}"
     return Plan(Verdict(Status.UNKNOWN, "Adopting", text), observe_again_in_s=OBSTACLE_INTERVAL_S)
 
 
 def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
-    What it found of other kinds they say themselves, at each look. Its environment
-    is the one that the link leads to if nobody has moved that since.
+    Inputs of other kinds are left out: each kind supplies its own at every observation.
+    The environment is the linked one, if the link has not moved since the start.
     """
     started_s = main.started_s if main else actual.now_s
     observed = actual.environments

@@ -1,7 +1,7 @@
-"""Who of the agent lives, whoever started it: a search among all processes.
+"""Searches all processes for those of the agent, whoever started them.
 
-What it finds decides whether another one may be started: never beside one that
-lives, and not before what an earlier one has left behind is ended.
+The result decides about a start: never beside a living agent, and not before the processes
+that an earlier agent left behind are ended.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class SearchResult:
 
 
 class Search:
-    """`lock` is what an agent that we have started holds, with all that it forks; `asker` tells
-    apart who asks at the same time."""
+    """`lock` is held by an agent that we started, and by all that it forks. `asker` keeps
+    concurrent searches apart."""
 
     def __init__(self, spec: AgentSpec, lock: Path, asker: str = "agent") -> None:
         self._spec = spec
@@ -59,7 +59,7 @@ class Search:
 
     async def run(self, record: Record, command: tuple[str, ...]) -> SearchResult:
         return await in_thread(
-            f"{self._asker}: who lives",
+            f"{self._asker}: search of all processes",
             lambda: self._search(record, command),
             process.SCAN_DEADLINE_S,
         )
@@ -73,7 +73,7 @@ class Search:
             return SearchResult(unrecorded=leader, is_ours=True)
         left = self.left_behind(record)
         uids = self._uids()
-        # Before anything of theirs is read: whoever can't be the agent costs one question each.
+        # By uid first: a process that can't be the agent costs one check, and nothing is read.
         others = [p for p in everyone if p not in left and _is_of(p, uids)]
         wanted = executable.executable(command, self._spec.workdir, self._search_path())
         unrecorded = self._by_command(others, everyone, command, wanted) if wanted else None
@@ -82,7 +82,7 @@ class Search:
         if unrecorded is None and is_backendai(self._spec.health, command):
             text, env = config_text(self._spec), self._spec.env
             needed = endpoints(text, version_at(command), env)
-            found = _in_the_way(needed)
+            found = _occupants(needed)
             owners = {o.pid for o in found}
             unrecorded, left_over = self._by_title(
                 others, wanted, owners, noted_pid(pid_file(text, env))
@@ -112,7 +112,7 @@ class Search:
         command: tuple[str, ...],
         wanted: Executable,
     ) -> Process | None:
-        """The agent by its arguments, and by all that nobody can choose for himself."""
+        """The agent by its arguments, and by traits that a process can't choose for itself."""
         folder = self._folder()
         limit = process.ARGUMENTS_BYTES_AT_MOST + sum(
             len(os.fsencode(word)) + 1 for word in command
@@ -135,10 +135,10 @@ class Search:
         """The agent by what it calls itself (it overwrites its arguments), and what is left of
         earlier ones without their main process.
 
-        A title is no proof. It has to be a Python of the agent's account as well, and
-        another node's agent on this machine is both: so ours is who has our ports, or
-        is of our command's own interpreter and works in our folder or stands in our
-        pid-file, which a second agent would overwrite and then remove.
+        A title is no proof: the process must also be a Python of the agent's account. Another
+        node's agent on this machine passes both checks. So ours is a process that listens on
+        our ports; or one of our command's interpreter that works in our folder or is named by
+        our pid-file, which a second agent would overwrite and then remove.
         """
         agents: dict[Process, tuple[str, Traits]] = {}
         for p in among:
@@ -162,8 +162,8 @@ class Search:
         return unrecorded, {p for p in ours if p.pid not in mains and p.parent not in mains}
 
     def _traits(self, of: Process) -> Traits | None:
-        """None for whoever can't be the agent: of another account, or in another world than
-        ours, where paths and pids mean something else. Its own unit may have one of its own."""
+        """None for a process that can't be the agent: it has another account, or namespaces where
+        paths and pids differ from ours. The agent's own unit may have such namespaces."""
         found = executable.traits(of)
         if found is None or not found.uids <= self._uids():
             return None
@@ -178,9 +178,9 @@ class Search:
         return self._spec.env.get("PATH", launch.SEARCH_PATH)
 
     def left_behind(self, record: Record) -> set[Process]:
-        """What lives of an agent whose main process does not. Blocks.
+        """The living processes of an agent whose main process is dead. Blocks.
 
-        Once an end is noted nothing was left, and its numbers may be others' by now.
+        None once the end is recorded: nothing was left then, and its pids may be reused.
         """
         life = record.life
         return process.kin(life.process if life and not life.is_over else None, self._lock)
@@ -207,9 +207,9 @@ class Search:
             return {0, os.geteuid()}
 
 
-def _in_the_way(needed: Endpoints) -> tuple[sockets.Listener, ...]:
-    """Who keeps an agent from listening where it has to; without account where nobody is seen to
-    listen. Blocks."""
+def _occupants(needed: Endpoints) -> tuple[sockets.Listener, ...]:
+    """The listeners on ports that the agent needs; uid NOBODY for an occupied port whose
+    listener is hidden. Blocks."""
     occupied = [each for each in needed.all if sockets.is_occupied(each.host, each.port)]
     found = sockets.listeners({each.port for each in occupied})
     observed = {
@@ -251,10 +251,10 @@ def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
 
 
 def _owner_text(one: sockets.Listener) -> str:
-    """Of a stranger no more than that: his arguments may hold secrets, and are his own words."""
+    """Pid, name and account only: arguments are untrusted, and may hold secrets."""
     owner = process.find(one.pid) if one.pid else None
     if owner is None:
-        return f"a process of {_account(one.uid)}" if one.uid != NOBODY else "nobody who is seen"
+        return f"a process of {_account(one.uid)}" if one.uid != NOBODY else "a hidden process"
     return f"process {one.pid} ({process.name_of(owner)}, {_account(one.uid)})"
 
 

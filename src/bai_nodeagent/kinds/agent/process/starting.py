@@ -1,7 +1,7 @@
 """When an agent that is down may be started, and with what. Pure.
 
-What is dead is started at once, and from the second death within a minute on
-after a growing wait, which ends when the desired inputs change.
+A dead agent is started at once. From the second death within a minute on, each start waits
+longer. The wait ends when the desired inputs change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .waits import change_wait_s, crash_left_s, crash_wait_s
 # How long a start waits for agent.toml to be repaired, and how often it is looked at meanwhile.
 REPAIR_S = 1.0
 REPAIR_INTERVAL_S = 0.05
-# Of AgentConfig: nothing is written, and what stands there is what the agent ran with.
+# Reasons of AgentConfig with which agent.toml stays as the agent last read it.
 _AS_IT_WAS = ("Incompatible", "IdentityChanged")
 
 
@@ -32,14 +32,14 @@ def switches(spec: AgentSpec, actual: Actual) -> tuple[Switch, ...]:
 
 
 def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
-    """How a dead agent stands, how long its start has to wait, and the cause of that start."""
+    """The verdict on a dead agent, how long its start has to wait, and the start's cause."""
     record = actual.record
     if record.ending or not record.deaths:
         cause: Cause = "changed" if record.ending == "changed" else "first"
         return Verdict(Status.UNKNOWN, "Starting", "the agent does not run yet"), 0.0, cause
     crash_s, wait_s = crash_wait_s(record.deaths), crash_left_s(record.deaths, actual.now_s)
-    # Never stuck on a bad target after somebody has fixed it, nor once more with it.
-    if len(record.deaths) > 1 and _is_news(spec, actual):
+    # Other inputs may be the fix, so they don't wait for the crash backoff.
+    if len(record.deaths) > 1 and _has_new_inputs(spec, actual):
         wait_s = min(wait_s, change_wait_s(record.changes, actual.now_s))
         return died(actual), wait_s, "changed"
     wait_s = max(wait_s, _repair_wait_s(spec, actual))
@@ -49,8 +49,8 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
 def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
     """Time to the next look while agent.toml is neither as desired nor as the agent had it.
 
-    AgentConfig puts that right first, but what it said last is from before. It may not
-    be able to, and then says so: this waits for moments only.
+    AgentConfig repairs the file first, but its last verdict may be older than the damage.
+    If it can't, its next verdict blocks the start; so this wait is short.
     """
     if actual.risk.held or is_in_step(spec, actual.desired, actual.found):
         return 0.0
@@ -58,7 +58,7 @@ def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
     return 0.0 if left_s <= 0 or _is_as_it_was(spec, actual, "died") else REPAIR_INTERVAL_S
 
 
-def _is_news(spec: AgentSpec, actual: Actual) -> bool:
+def _has_new_inputs(spec: AgentSpec, actual: Actual) -> bool:
     """Whether a start now has other inputs than the last one had. An environment that is still
     being built does not count."""
     life = actual.record.life
@@ -67,18 +67,18 @@ def _is_news(spec: AgentSpec, actual: Actual) -> bool:
 
 
 def is_looping(record: Record) -> bool:
-    """Whether a mere start says nothing yet: the cause of the last death is known, or it was not
-    the first death."""
+    """Whether a new start is no good news yet: the last death has a known cause, or was not
+    the first one."""
     return len(record.deaths) > 1 or bool(record.deaths and record.trouble)
 
 
 def start_needs(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[str, ...]:
     """What a start waits for.
 
-    Sessions need their agent: one that died comes back as it was, whatever keeps agent.toml
-    from being as desired: a change that is held back, or one that its version can't take.
-    So does the agent of a node that has been booted beside such a change.
-    And it runs in an old environment rather than not at all while another can't be built.
+    Sessions need their agent, so a dead agent is started as before even while agent.toml can't
+    be as desired: a change is held back, or the agent's version can't take it. The same holds
+    for the first start after a boot. And while the desired environment can't be built, the
+    agent runs in the old one.
     """
     observed = actual.environments
     spared = {"AgentConfig"} if actual.risk.held or _is_as_it_was(spec, actual, cause) else set()
@@ -100,15 +100,15 @@ def _is_as_it_was(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
 
 
 def is_rescue(spec: AgentSpec, actual: Actual, cause: Cause) -> bool:
-    """Whether a start is that of one which died, and finds what that one had."""
+    """Whether a start revives an agent that died, with the same inputs."""
     return spec.state == "running" and cause == "died" and _is_as_it_was(spec, actual, cause)
 
 
 def moves_before_start(spec: AgentSpec, actual: Actual, cause: Cause) -> tuple[Switch, ...]:
-    """The way into another environment for an agent that is down.
+    """The switch to another environment before an agent that is down is started.
 
-    One that died comes back where it was, if it can: it moves by a restart, which waits
-    for all that a start in there needs.
+    An agent that died is started in its old environment, if that is usable. A later restart
+    moves it; that one waits for everything that a start in the new environment needs.
     """
     is_home_whole = actual.environments is not None and actual.environments.is_usable
     return () if cause == "died" and is_home_whole else switches(spec, actual)

@@ -1,9 +1,9 @@
 """The agent as a systemd unit: what to do about it. Pure.
 
-systemd starts and restarts the agent; we only give it jobs. Its own
-restarting goes first: we step in when it has given up, never against it.
-What the unit found at its start is noted by `may-start`, the unit's gate, or
-by us around a job; for a run without a note, what is known of it is adopted.
+systemd starts and restarts the agent; the daemon only queues jobs. systemd's own restarts
+come first: the daemon acts only once systemd has given up. The inputs of a start are
+recorded by `may-start`, the unit's gate, or by the daemon around a job. A run that is not
+in the record is adopted.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .rules import (
     NoteWell,
     blocked,
     goes_on,
-    is_foreign,
     judge_running,
     left_alone,
     link_repairs,
+    must_wait_to_adopt,
     taken_over,
 )
 from .starting import (
@@ -84,7 +84,7 @@ class RestartUnit(Action):
 
 @dataclass(frozen=True, kw_only=True)
 class StopUnit(Action):
-    """For good, or to start it in another environment: then with what that start needs."""
+    """Stops the unit for good, or to start it in another environment; `needs` are that start's."""
 
     verb: ClassVar[str] = "stop"
     is_disruptive: ClassVar[bool] = True
@@ -147,7 +147,7 @@ def _fault(unit: UnitState) -> Verdict | None:
         case "loaded":
             return None
         case "masked":
-            text = f"{unit.name} is masked, and that is left so: `systemctl unmask {unit.name}`"
+            text = f"{unit.name} is masked; to let it start: `systemctl unmask {unit.name}`"
             return Verdict(Status.FALSE, "Blocked", text)
         case "not-found":
             text = f"there is no unit {unit.name}; install it, or name yours in [agent] unit"
@@ -160,7 +160,7 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
     """An agent that this daemon started as a child is stopped, so that the unit can take over.
     Any other is left to people."""
     if not actual.is_child:
-        text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that one"
+        text = f"an agent runs outside {spec.unit}, as process {outside.pid}: end that process"
         return Plan(Verdict(Status.FALSE, "Blocked", text))
     known = facts(actual, outside)
     if held := actual.risk.held:
@@ -175,7 +175,7 @@ def _plan_outside(spec: AgentSpec, actual: UnitActual, outside: Process) -> Plan
 def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     life = actual.record.life
     if life is None or life.is_over or life.invocation_id != actual.unit.invocation_id:
-        if is_foreign(spec, actual):
+        if must_wait_to_adopt(spec, actual):
             return left_alone(actual, f"{spec.unit} is active")
         fresh = replace(
             taken_over(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
@@ -189,7 +189,7 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
     needs = start_needs(spec, actual, "died")
     revive = replace(restart, cause="died", restart_cause="died", needs=needs)
     restarts: tuple[UnitAction, ...] = (restart,)
-    if moving := switches(spec, actual):  # while it is down, which a restart leaves no time for
+    if moving := switches(spec, actual):  # the link is switched while it is down
         down = StopUnit(unit=spec.unit, cause="changed", needs=spec.needs)
         restarts = (down, *moving, _start(spec, actual, "changed"))
     plan = judge_running(spec, actual, actual.main, restarts, (revive,))
@@ -231,7 +231,7 @@ def _end(actual: UnitActual) -> NoteEnd:
     how = f"systemd: {actual.unit.result}"
     trouble = why_dead(actual.output)
     if not actual.output and actual.record.is_dying_again(actual.now_s):
-        trouble = actual.record.trouble  # journald is late, or busy: what it said before goes
+        trouble = actual.record.trouble  # journald has no lines yet: keep the last cause
     return NoteEnd(at_s=actual.now_s, exit=how, trouble=trouble)
 
 
