@@ -27,7 +27,7 @@ from .redact import Redactor
 from .settings import Settings
 from .store import EtcdSettings, FileSettings, open_store
 from .store.base import Store
-from .system import kept
+from .system import kept, own_file
 
 LOCK = "lock"
 NODE_ID = "node-id"
@@ -141,7 +141,7 @@ def _etcd_of(settings: Settings) -> EtcdAccess:
 def locked(runtime: Path) -> Iterator[None]:
     """Holds the node for one `run` or `apply`. Raises AlreadyRunning, CannotStart."""
     try:
-        fd = kept.open_lock(runtime / LOCK)
+        fd = own_file.open_lock(runtime / LOCK)
     except OSError as error:
         raise CannotStart(f"{error.filename}: {error.strerror}") from error
     try:
@@ -161,7 +161,7 @@ def _found(path: Path, parse: Callable[[bytes], T], *, writes: bool) -> T | None
         return kept.read(path, parse)
     try:
         return kept.peek(path, parse)
-    except kept.Unreadable:
+    except own_file.Unreadable:
         return None  # for the daemon to set aside, and to tell
 
 

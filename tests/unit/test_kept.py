@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from bai_nodeagent.system import files, kept
+from bai_nodeagent.system import files, kept, own_file
 from bai_nodeagent.typed import json_value, typed
 
 
@@ -69,7 +69,7 @@ def forgotten() -> Iterator[None]:
 def test_what_can_not_be_used_is_set_aside_and_counts_as_nothing(tmp_path: Path, how: str) -> None:
     path = tmp_path / "it.json"
     SPOILT[how](path)
-    with pytest.raises(kept.Unreadable, match=r"it\.json"):
+    with pytest.raises(own_file.Unreadable, match=r"it\.json"):
         kept.peek(path, parse)
     assert os.path.lexists(path)
     before = path.lstat()
@@ -92,13 +92,13 @@ def test_set_aside_is_a_bounded_number_with_the_first_and_the_last(tmp_path: Pat
         path.write_text(f"spoilt {number}")
         assert kept.read(path, parse) is None
     there = [p.read_text() for p in sorted(tmp_path.iterdir())]
-    assert len(there) == kept.SET_ASIDE_AT_MOST
+    assert len(there) == own_file.SET_ASIDE_AT_MOST
     assert (there[0], there[-1]) == ("spoilt 0", "spoilt 19")
 
 
 def test_a_folder_is_set_aside_in_place_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "it"
-    for number in range(2 * kept.SET_ASIDE_AT_MOST):
+    for number in range(2 * own_file.SET_ASIDE_AT_MOST):
         if number % 3:
             path.write_text("spoilt")
         else:
@@ -106,7 +106,7 @@ def test_a_folder_is_set_aside_in_place_of_a_file(tmp_path: Path) -> None:
             (path / "file").touch()
         assert kept.read(path, parse) is None
         assert not os.path.lexists(path)
-    assert len([*tmp_path.iterdir()]) == kept.SET_ASIDE_AT_MOST
+    assert len([*tmp_path.iterdir()]) == own_file.SET_ASIDE_AT_MOST
 
 
 @pytest.mark.parametrize("how", ["a folder", "a link", "a pipe"])
@@ -171,12 +171,12 @@ def test_more_than_is_read_again_is_not_written(tmp_path: Path) -> None:
     """It would be set aside at the next read, and written, and set aside again."""
     path = tmp_path / "it"
     kept.write(path, b"one")
-    large = b"x" * (kept.LIMIT + 1)
+    large = b"x" * (own_file.LIMIT + 1)
     assert "too large" in kept.keep(path, large)
     assert kept.read(path, bytes) == large  # from memory
     assert path.read_bytes() == b"one"
-    assert kept.keep(path, large, limit=2 * kept.LIMIT) == ""
-    assert kept.read(path, bytes, 2 * kept.LIMIT) == large
+    assert kept.keep(path, large, limit=2 * own_file.LIMIT) == ""
+    assert kept.read(path, bytes, 2 * own_file.LIMIT) == large
 
 
 def test_what_somebody_else_writes_meanwhile_counts(full: Path) -> None:

@@ -22,7 +22,7 @@ from bai_nodeagent.follow.reading import secrets_of
 from bai_nodeagent.kinds.agent import rollback_order
 from bai_nodeagent.kinds.agent.given import SECRETS_AT_MOST, Given
 from bai_nodeagent.redact import PASSING_AT_MOST, Redactor, strings_in
-from bai_nodeagent.system import kept
+from bai_nodeagent.system import kept, own_file
 from bai_nodeagent.text import clean
 from unit.fakes import node_spec
 
@@ -46,7 +46,7 @@ def test_a_journal_that_can_not_be_read_is_set_aside_and_never_deleted(
 ) -> None:
     path = tmp_path / journal.NAME
     path.write_bytes(raw)
-    with pytest.raises(kept.Unreadable):
+    with pytest.raises(own_file.Unreadable):
         journal.peek(path, "i-1")
     assert journal.load(path, "i-1") == Journal("i-1")
     (aside,) = tmp_path.iterdir()

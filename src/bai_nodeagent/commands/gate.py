@@ -15,7 +15,7 @@ from ..kinds import KINDS
 from ..kinds.agent import gate as agent_gate
 from ..model import NodeSpec
 from ..site import Site
-from ..system import kept
+from ..system import own_file
 from . import Answer
 from .plan import observe_all
 
@@ -28,7 +28,7 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     """
     try:
         spec = anyio.run(_state_in_force, site)
-    except (InvalidSpec, Unavailable, kept.Unreadable, OSError) as error:
+    except (InvalidSpec, Unavailable, own_file.Unreadable, OSError) as error:
         return _no(f"what is desired of this node can't be judged: {error}")
     if spec is None:
         said = "nothing is desired of this node: no reason against a start"
@@ -51,7 +51,7 @@ def _no(reason: str) -> Answer:
 async def _state_in_force(site: Site) -> NodeSpec | None:
     """The last valid state, from the journal: the daemon keeps it up to date.
 
-    None when there was none. Raises InvalidSpec, Unavailable, kept.Unreadable, OSError.
+    None when there was none. Raises InvalidSpec, Unavailable, own_file.Unreadable, OSError.
     """
     last = journal.peek(site.settings.state / journal.NAME, site.place.identity.node_id)
     if last is None or not last.raw:

@@ -14,7 +14,7 @@ from ..follow import orders
 from ..kinds.agent import rollback_order
 from ..settings import Settings
 from ..site import NODE_ID
-from ..system import kept
+from ..system import kept, own_file
 from . import Answer
 
 
@@ -61,7 +61,7 @@ def _node(settings: Settings) -> str:
     """Whose order it is: an admin has many terminals."""
     if settings.node_id:
         return settings.node_id
-    with contextlib.suppress(OSError, kept.Unreadable):
+    with contextlib.suppress(OSError, own_file.Unreadable):
         if found := kept.peek(settings.state / NODE_ID, identity.parse):
             return found
     return socket.gethostname()

@@ -20,7 +20,7 @@ from ..kinds.agent.spec import agent_spec
 from ..model import Action, AnyResource, NodeSpec, Outcome, Plan
 from ..site import Site
 from ..store.base import Snapshot
-from ..system import kept
+from ..system import own_file
 from . import STORE_DEADLINE_S, Answer
 from .summary import Part, Sessions, effect_of, summary
 
@@ -129,7 +129,7 @@ async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
         why = str(error) or f"{site.store.where} does not answer"
         try:
             there = journal.peek(site.settings.state / journal.NAME, node_id)
-        except kept.Unreadable as fault:
+        except own_file.Unreadable as fault:
             return None, [f"{why}; and the journal of an earlier state can't be read: {fault}"]
         if there is None or not there.raw:
             return None, [f"{why}; and there is no journal of an earlier state"]

@@ -51,7 +51,7 @@ def load(path: Path, node_id: str) -> Journal:
 
 
 def peek(path: Path, node_id: str) -> Journal | None:
-    """Reads the journal and changes nothing; None if there is none. Raises kept.Unreadable."""
+    """Reads the journal and changes nothing; None if there is none. Raises own_file.Unreadable."""
     return kept.peek(path, lambda raw: _decode(raw, node_id), BYTES_AT_MOST)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..address import Kept
 from ..kinds.agent import rollback_order
-from ..system import kept
+from ..system import kept, own_file
 from ..typed import json_value, typed
 
 PAUSE = "pause"
@@ -58,7 +58,7 @@ def current_pause(state: Path, now_s: float) -> Pause | None:
     """The pause in force. One that can't be read counts as a pause without end: never a guess."""
     try:
         order = kept.peek(state / PAUSE, _pause)
-    except kept.Unreadable as error:
+    except own_file.Unreadable as error:
         return Pause(fault=str(error))
     except OSError as error:
         return Pause(fault=f"{state / PAUSE}: {error.strerror}")

@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 
 from ..errors import Unavailable
-from ..system import files, inotify, kept
+from ..system import files, inotify, kept, own_file
 from ..typed import json_value, typed
 from . import FileSettings
 from .base import Conflict, Entry, Snapshot, Superseded
@@ -274,7 +274,9 @@ class FileStore:
         if self._is_counted:
             found = kept.read(self._state / COUNT, parse_count, COUNT_AT_MOST)
         else:
-            with contextlib.suppress(kept.Unreadable):  # for the daemon to set aside, and to tell
+            with contextlib.suppress(
+                own_file.Unreadable
+            ):  # for the daemon to set aside, and to tell
                 found = kept.peek(self._state / COUNT, parse_count, COUNT_AT_MOST)
         return found or Count(epoch=secrets.token_hex(8))
 
@@ -295,7 +297,7 @@ class FileStore:
                 yield
                 return
             _make_private(self._state)
-            lock = kept.open_lock(self._state / "store.lock")
+            lock = own_file.open_lock(self._state / "store.lock")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield

@@ -12,9 +12,6 @@ the event loop.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import stat
 import threading
 import time
 from collections import defaultdict
@@ -26,23 +23,12 @@ from typing import TypeVar
 
 import structlog
 
-from ..errors import Refused
-from . import files
-
-LIMIT = 1 << 20
-# Of one name. Above that the newest makes room: the first tells most of what went wrong.
-SET_ASIDE_AT_MOST = 8
-# They say nothing of the file: the process, or the machine, is short of something.
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+from . import own_file
+from .own_file import LIMIT, Stamp, Unreadable, stamp
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Stamp = tuple[int, int, int, int] | None
-
-
-class Unreadable(Exception):
-    """Something lies there, and it isn't what we would have written; the text says why."""
 
 
 # --- reading
@@ -66,8 +52,8 @@ def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
     """As `read`, for those who touch nothing. Raises Unreadable as well."""
     with _mutex:
         held, is_ours = _held.get(path), path in _being_written
-    is_held = held is not None and (is_ours or held.instead_of == _stamp(path))
-    raw = held.data if held is not None and is_held else _raw(path, limit)
+    is_held = held is not None and (is_ours or held.instead_of == stamp(path))
+    raw = held.data if held is not None and is_held else own_file.read(path, limit)
     if raw is None:
         return None
     try:
@@ -86,42 +72,15 @@ def readable(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T |
         return None
 
 
-def _raw(path: Path, limit: int) -> bytes | None:
-    try:
-        return files.read_bounded(path, limit, is_followed=False)
-    except Refused as error:
-        raise Unreadable(error.message) from error
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in _SHORTAGES:
-            raise
-        raise Unreadable(f"{path}: {error.strerror}") from error
-
-
 def _lose(path: Path, why: str) -> None:
     """Sets aside what can't be used; where that can't be, it is found and told of but once."""
     try:
-        kept_as = str(set_aside(path))
+        kept_as = str(own_file.set_aside(path))
     except OSError as error:
         kept_as = f"{path} ({error.strerror})"
     if _lost.get(path) != why:
         log.warning("file.unreadable", error=why, kept_as=kept_as)
     _lost[path] = why
-
-
-def set_aside(path: Path) -> Path:
-    """Moves away whatever lies there, as `<name>.unreadable-<time>`. Raises OSError."""
-    mark = f"{path.name}.unreadable-"
-    there = sorted(p for p in path.parent.iterdir() if p.name.startswith(mark))
-    if len(there) < SET_ASIDE_AT_MOST:
-        return path.rename(path.with_name(f"{mark}{time.time_ns()}"))
-    for old in reversed(there):
-        with contextlib.suppress(OSError):  # a folder that is not empty
-            if not old.is_dir():
-                old.unlink()
-            return path.rename(old)
-    raise OSError(errno.ENOTEMPTY, "what was set aside earlier is in the way", str(path))
 
 
 # --- writing
@@ -152,22 +111,17 @@ _listeners: list[Callable[[], object]] = []
 def write(
     path: Path, data: bytes, *, owner: tuple[int, int] | None = None, limit: int = LIMIT
 ) -> None:
-    """Writes a file, 0600, or leaves it as it is where it says just that already.
-
-    What lies there and is no file is set aside; a folder that is missing is
-    made, 0700. More than `limit` is not written, since nobody would read it again.
-    Raises OSError, whose `filename` is the path that can't be written.
-    """
+    """As `own_file.write`; nothing stays in memory. Raises OSError."""
     with _turns[path]:
         _forget(path)
-        _write(path, data, owner, limit)
+        own_file.write(path, data, owner, limit)
 
 
 def remove(path: Path) -> None:
-    """Takes a file away; what is none is set aside. Raises OSError."""
+    """As `own_file.remove`; nothing stays in memory. Raises OSError."""
     with _turns[path]:
         _forget(path)
-        _remove(path)
+        own_file.remove(path)
 
 
 def _forget(path: Path) -> None:
@@ -175,41 +129,6 @@ def _forget(path: Path) -> None:
     with _mutex:
         _held.pop(path, None)
     _note(path, "")
-
-
-def _write(path: Path, data: bytes, owner: tuple[int, int] | None, limit: int) -> None:
-    if _is_on_disk(path, data, owner):
-        return
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    make_way(path)
-    files.replace(path, data, mode=0o600, owner=owner)
-
-
-def _remove(path: Path) -> None:
-    if _is_file_or_nothing(path):
-        files.remove(path)
-    else:
-        set_aside(path)
-
-
-def make_way(path: Path) -> None:
-    """Makes the folder for a file, 0700, and sets aside what lies in its place and is none.
-
-    Raises OSError.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_file_or_nothing(path):
-        set_aside(path)
-
-
-def open_lock(path: Path) -> int:
-    """A descriptor of a file to lock, made where it is missing. Raises OSError.
-
-    For reading alone: whoever inherits it could write as much into it as the disk holds.
-    """
-    make_way(path)
-    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def keep(
@@ -273,7 +192,7 @@ def flush(within_s: float) -> None:
 
 def _hold(path: Path, data: bytes | None, owner: tuple[int, int] | None, limit: int) -> None:
     with _mutex:
-        _held[path] = _Held(data, owner, limit, _stamp(path))
+        _held[path] = _Held(data, owner, limit, stamp(path))
 
 
 def _later(path: Path) -> None:
@@ -297,14 +216,14 @@ def _settle(path: Path) -> None:
                 return
             _being_written.add(path)
         # Where somebody else was faster, what that one put there counts.
-        fault = _attempt(path, held) if held.instead_of == _stamp(path) else ""
+        fault = _attempt(path, held) if held.instead_of == stamp(path) else ""
         with _mutex:
             _being_written.discard(path)
             newest = _held.get(path)
             if newest is held and not fault:
                 del _held[path]
             elif newest is not None:
-                _held[path] = replace(newest, instead_of=_stamp(path))
+                _held[path] = replace(newest, instead_of=stamp(path))
     _note(path, fault)
 
 
@@ -324,34 +243,9 @@ def _note(path: Path, fault: str) -> None:
 def _attempt(path: Path, held: _Held) -> str:
     try:
         if held.data is None:
-            _remove(path)
+            own_file.remove(path)
         else:
-            _write(path, held.data, held.owner, held.limit)
+            own_file.write(path, held.data, held.owner, held.limit)
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
     return ""
-
-
-def _is_on_disk(path: Path, data: bytes, owner: tuple[int, int] | None) -> bool:
-    try:
-        status = path.lstat()
-        is_ours = stat.S_IMODE(status.st_mode) == 0o600 and status.st_size == len(data)
-        is_theirs = owner is not None and owner != (status.st_uid, status.st_gid)
-        return is_ours and not is_theirs and _raw(path, len(data)) == data
-    except (OSError, Unreadable):
-        return False
-
-
-def _is_file_or_nothing(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        return True
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

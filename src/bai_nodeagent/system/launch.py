@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ..errors import Refused, Unavailable
-from . import kept, process
+from . import own_file, process
 from .process import Process
 
 # Not that of the daemon: the same agent must come out however the daemon was started.
@@ -70,7 +70,7 @@ def held(lock: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _opened(lock: Path) -> Iterator[int]:
-    fd = kept.open_lock(lock)
+    fd = own_file.open_lock(lock)
     try:
         yield fd
     finally:

@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...system import kept
+from ...system import kept, own_file
 from ...system.place import File, Owner
 from ...typed import json_value, typed
 
@@ -53,7 +53,7 @@ def read(state: Path) -> Last | None:
     try:
         raw = kept.peek(state / NAME, bytes)
         whose = kept.peek(_beside(state), lambda text: typed(Whose, json_value(text)))
-    except kept.Unreadable:
+    except own_file.Unreadable:
         return None
     if raw is None:
         return None

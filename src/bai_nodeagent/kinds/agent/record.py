@@ -22,7 +22,7 @@ from typing import Literal
 
 from ...errors import Refused, Stuck, Unavailable
 from ...model import AgentInput, Host, Inputs
-from ...system import hostile, kept, process
+from ...system import hostile, kept, own_file, process
 from ...system.blocking import in_thread
 from ...system.process import Process
 from ...typed import json_value, typed
@@ -273,7 +273,7 @@ class Notes:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         # Another file than the notes: those are replaced, and a lock sticks to the old one.
-        fd = kept.open_lock(self.path.with_name(f"{self.path.name}.lock"))
+        fd = own_file.open_lock(self.path.with_name(f"{self.path.name}.lock"))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

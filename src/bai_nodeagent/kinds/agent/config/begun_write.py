@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ....system import kept
+from ....system import kept, own_file
 from ....system.place import LIMIT
 from ....typed import json_value, typed
 
@@ -39,7 +39,7 @@ def read(state: Path) -> Begun | None:
     """Blocks. Raises OSError."""
     try:
         return kept.peek(state / NAME, lambda raw: typed(Begun, json_value(raw)), _BYTES_AT_MOST)
-    except kept.Unreadable:
+    except own_file.Unreadable:
         return None
 
 
