@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from .base import EtcdSettings, FileSettings, Store
 
-from ..etcd_access import EtcdAccess
-from .base import Store
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdSettings:
-    """The store in etcd: keys below `<prefix>/<cluster>/`."""
-
-    access: EtcdAccess
-    cluster: str
-    prefix: str = "/bai-nodeagent"
-
-
-@dataclass(frozen=True, slots=True)
-class FileSettings:
-    """The store in a folder.
-
-    state       where the count of revisions is kept
-    is_counted  False for commands that leave the node untouched: revisions are
-                told as the daemon would count them, and not kept
-    """
-
-    folder: Path
-    state: Path
-    is_counted: bool = True
+__all__ = ["EtcdSettings", "FileSettings", "Store", "open_store"]
 
 
 def open_store(settings: EtcdSettings | FileSettings) -> Store:

@@ -10,9 +10,35 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from ..etcd_access import EtcdAccess
+
 RECONNECT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """The store in etcd: keys below `<prefix>/<cluster>/`."""
+
+    access: EtcdAccess
+    cluster: str
+    prefix: str = "/bai-nodeagent"
+
+
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """The store in a folder.
+
+    state       where the count of revisions is kept
+    is_counted  False for commands that leave the node untouched: revisions are
+                told as the daemon would count them, and not kept
+    """
+
+    folder: Path
+    state: Path
+    is_counted: bool = True
 
 
 class Superseded(Exception):

@@ -11,8 +11,7 @@ import anyio
 from ..errors import Unavailable
 from ..system.etcd import EtcdClient, Reading
 from ..system.etcd_faults import Gone, Mismatch
-from . import EtcdSettings
-from .base import Conflict, Entry, Snapshot, Superseded, reconnect_s
+from .base import Conflict, Entry, EtcdSettings, Snapshot, Superseded, reconnect_s
 from .presence import LEASE_S, Claim, held
 
 

@@ -26,8 +26,7 @@ import anyio
 from ..errors import Unavailable
 from ..system import files, inotify, kept, own_file
 from ..typed import json_value, typed
-from . import FileSettings
-from .base import Conflict, Entry, Snapshot, Superseded
+from .base import Conflict, Entry, FileSettings, Snapshot, Superseded
 from .presence import LEASE_S, Claim, held
 
 SETTLE_S = 0.05  # between an event and the look: a file that is created is empty at first
