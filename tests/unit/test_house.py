@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import functools
 from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 import bai_nodeagent
@@ -56,3 +58,28 @@ def test_nothing_is_run_by_a_shell() -> None:
         text = path.read_text()
         assert "shell=True" not in text, path
         assert "os.system(" not in text, path
+
+
+LINES_OF_A_MODULE, LINES_OF_A_FUNCTION = 350, 50
+
+
+def test_no_module_and_no_function_is_long() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= LINES_OF_A_MODULE, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < LINES_OF_A_FUNCTION, (path, node.name)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = grimp.build_graph(bai_nodeagent.__name__)
+    order = TopologicalSorter(
+        {each: graph.find_modules_directly_imported_by(each) for each in graph.modules}
+    )
+    order.prepare()  # raises CycleError, which names the cycle
+
+
+def test_imports_inside_of_the_package_are_relative() -> None:
+    assert bai_nodeagent.__name__ not in importers()
