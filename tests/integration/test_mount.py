@@ -80,6 +80,21 @@ async def a_target_behind_a_link_is_found(folder: Path) -> None:
 
 
 @scenario
+async def two_targets_that_are_one_folder_do_not_take_each_other_away(folder: Path) -> None:
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    (folder / "link2").symlink_to("real")
+    first, second = tmpfs(folder / "link"), replace(tmpfs(folder / "link2"), source="other")
+    second = replace(second, name="second")
+    first, second = replace(first, others=(second,)), replace(second, others=(first,))
+    assert (await passed(first, folder)).reason == "Mounted"
+    mounted = mounts.table()
+    assert (await passed(second, folder)).reason == "Conflict"
+    assert (await passed(first, folder)).reason == "Mounted"
+    assert mounts.table() == mounted
+
+
+@scenario
 async def a_bind_is_known_again(folder: Path) -> None:
     (folder / "data").mkdir()
     (folder / "data/version.txt").write_text("3\n")

@@ -344,7 +344,8 @@ def test_each_item_is_a_resource() -> None:
     node = NodeSpec("i-1", "local", 1, "sha256:d", {}, {"mount": items})
     first, second = kind.KIND.resources(node, host())
     assert (first.name, second.name) == ("Mount/vfroot", "Mount/b")
-    assert first.spec == MountSpec(
+    assert isinstance(first.spec, MountSpec)
+    assert replace(first.spec, others=()) == MountSpec(
         "vfroot",
         "10.0.0.1:/vfroot",
         "/vf",
@@ -393,6 +394,31 @@ def test_two_mounts_at_one_target_are_a_mistake() -> None:
     ((place, what),) = kind.KIND.check(items)
     assert place == (1, "target")
     assert what == '/vf is also the target of "a"; each mount needs its own'
+
+
+def test_two_targets_that_variables_make_one_are_a_conflict() -> None:
+    items = [item("a", "/vf/i-1"), item("b", "/vf/i-1/", state="unmounted"), item("c", "/vf/i-2")]
+    node = NodeSpec("i-1", "local", 1, "sha256:d", {}, {"mount": items})
+    for resource in kind.KIND.resources(node, host()):
+        spec = resource.spec
+        assert isinstance(spec, MountSpec)
+        got = planned(spec=spec, folder=Folder(spec.target, "folder"))
+        assert verbs(got) == (["mount"] if spec.name == "c" else [])
+        assert got.verdict.reason == ("NotMounted" if spec.name == "c" else "Conflict")
+
+
+def test_two_targets_that_links_make_one_are_a_conflict() -> None:
+    named = replace(SPEC, name="named", source="10.0.0.1:/n", target="/real")
+    linked = replace(SPEC, name="linked", source="10.0.0.1:/l", target="/link")
+    shown = table("2 1 0:44 / /real rw - nfs4 10.0.0.1:/n rw")
+    # The one leads to the folder that the other names, or both to one that neither names.
+    for other in (named, replace(named, target="/other-link")):
+        spec = replace(linked, others=(other,))
+        assert state_of(spec, "/real", shown).rival == "named"
+    # What is mounted there by hand is nobody's.
+    by_hand = table("2 1 0:44 / /real rw - nfs4 10.0.0.1:/x rw")
+    spec = replace(linked, others=(replace(named, target="/other-link"),))
+    assert state_of(spec, "/real", by_hand).rival == ""
 
 
 SYSTEMS = ("/", "//usr/local/sbin", "/usr/./bin/", "/etc/x", "/lib64", "/var", "/var/spool/cron")

@@ -117,9 +117,11 @@ class MountPoint:
         if hidden := hidden_by(self._path, (*SYSTEM, *self._own)):
             return Actual(hides=hidden)
         observed = self._state(table)
+        actual = Actual(observed)
+        if observed.rival:
+            return actual
         if observed.mount is None and observed.cover is None and self.spec.state == "mounted":
             return await self._observe_folder(table)
-        actual = Actual(observed)
         if observed.is_right and observed.mount and self.spec.state == "mounted":
             actual = Actual(observed, health=await self._probe(observed.mount))
         if observed.mount and mount_rules.is_to_go(self.spec, actual):
@@ -220,7 +222,15 @@ class MountPoint:
 
 
 def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
-    return [MountPoint(_spec(item, node), host) for item in node.document.get(SECTION, ())]
+    return [MountPoint(spec, host) for spec in _specs(node)]
+
+
+def _specs(node: NodeSpec) -> Iterator[MountSpec]:
+    items = [_spec(item, node) for item in node.document.get(SECTION, ())]
+    for spec in items:
+        others = tuple(other for other in items if other is not spec)
+        outer = (each for each in others if each.state == "mounted" and _lies_in(spec, each))
+        yield replace(spec, outer=tuple(outer), others=others)
 
 
 def _check(section: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -253,17 +263,6 @@ def _target(item: Mapping[str, Any]) -> str:
     return plain(item["target"])
 
 
-def _outer(item: Mapping[str, Any], node: NodeSpec) -> tuple[MountSpec, ...]:
-    """The items that an item's target lies in."""
-    target = _target(item)
-    return tuple(
-        _spec(other, node)
-        for other in node.document.get(SECTION, ())
-        if other.get("state") != "unmounted" and target != _target(other) != "/"
-        if is_within(target, _target(other))
-    )
-
-
 def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
     return MountSpec(
         name=item["name"],
@@ -276,8 +275,11 @@ def _spec(item: Mapping[str, Any], node: NodeSpec) -> MountSpec:
         expect_uid=item.get("expect-uid"),
         expect_gid=item.get("expect-gid"),
         node_id=node.node_id,
-        outer=_outer(item, node),
     )
+
+
+def _lies_in(inner: MountSpec, outer: MountSpec) -> bool:
+    return inner.target != outer.target != "/" and is_within(inner.target, outer.target)
 
 
 KIND = Kind(

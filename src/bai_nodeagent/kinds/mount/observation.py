@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...paths import is_within
@@ -28,6 +28,7 @@ class MountSpec:
     expect_gid: int | None = None
     node_id: str = ""
     outer: tuple[MountSpec, ...] = ()  # the items that its target lies in
+    others: tuple[MountSpec, ...] = ()  # all items but this one
 
     @property
     def is_writable(self) -> bool:
@@ -54,6 +55,7 @@ class MountState:
     extra     options that we had given it, and that the document names no more
     cover     what hides the desired one, which is mounted there
     lacks     the name of an item that the target lies in and that is not mounted there
+    rival     the name of an item whose target is the same folder: by variables, or by links
     """
 
     mount: MountEntry | None = None
@@ -62,6 +64,7 @@ class MountState:
     extra: tuple[str, ...] = ()
     cover: MountEntry | None = None
     lacks: str = ""
+    rival: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -72,6 +75,24 @@ def state_of(
     spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None = None
 ) -> MountState:
     """`path` is the target without links; `made` what was noted of our last mount there."""
+    state = _state_of(spec, path, table, made)
+    return replace(state, rival=_rival(spec, path, state, table))
+
+
+def _rival(spec: MountSpec, path: str, state: MountState, table: Table) -> str:
+    """Two items at one place would take each other away without end.
+
+    Where a document names one place twice, `check` says so. Variables and links show only here.
+    """
+    found = [other for other in spec.others if other.target in (spec.target, path)]
+    if path != spec.target and state.mount and not state.is_right:
+        found += [other for other in spec.others if _shows(other, state.mount, table)]
+    return found[0].name if found else ""
+
+
+def _state_of(
+    spec: MountSpec, path: str, table: Table, made: Mapping[str, Any] | None
+) -> MountState:
     mount = mounted_at(path, table)
     hidden = [e for e in table if e.target == path and _shows(spec, e, table)]
     if mount is None:

@@ -122,6 +122,9 @@ def plan(spec: MountSpec, actual: Actual) -> MountPlan:
     if actual.hides:
         text = f"{spec.target} would hide or lie in {actual.hides}: choose another target"
         return _trouble("SystemFolder", text)
+    if rival := actual.mounted.rival:
+        text = f"{spec.target} is the same folder as the target of Mount/{rival}: choose another"
+        return _trouble("Conflict", text)
     if cover := actual.mounted.cover:
         return _trouble("Covered", _covered(spec, cover))
     if spec.state == "unmounted":
