@@ -35,3 +35,9 @@ def test_each_mistake_is_told_as_shown(cell: str, sentence: str) -> None:
 def test_the_page_has_them() -> None:
     assert len(EXAMPLES) >= 5
     assert len(ROWS) >= 6
+
+
+@pytest.mark.parametrize("section", [each.section for each in KINDS])
+def test_each_kind_has_an_example(section: str) -> None:
+    """A new kind is not finished without its section in the reference."""
+    assert any(re.search(rf"^\[\[?{section}[].]", text, re.MULTILINE) for text in EXAMPLES)

@@ -1,8 +1,10 @@
 """The schema of a document: the core's own sections and those of the kinds, as one.
 
 A kind may refer to these "#/$defs/…": text, name, path, address, duration,
-mode, secret-reference, text-or-secret, reserved. A `title` says in a few words
-what is allowed; it ends up in the sentences. `{"not": {"enum": […]}}` beside an
+mode, secret-reference, text-or-secret, reserved. The two with secrets are for tables
+called `env` (check.py refuses a reference elsewhere: there a text names the secret, see
+`Kind.secret_names`). A `title` says in a few words what is allowed; it ends up in the
+sentences. `{"not": {"enum": […]}}` beside an
 "enum" reserves values for later, as "reserved" does for keys. A key is forbidden
 by `{"not": {}}`, not by `false`, whose error lacks the place.
 """
