@@ -10,15 +10,17 @@ import pytest
 from bai_nodeagent import desired
 from bai_nodeagent.kinds import KINDS
 
-PAGE = (Path(__file__).parents[2] / "docs/desired-state.md").read_text()
-EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGE = (DOCS / "desired-state.md").read_text()
+EXAMPLES = TOML.findall(PAGE)
 ROWS = re.findall(r"^\| (`[^|]*`) \| `cluster: (.*)` \|$", PAGE, re.MULTILINE)
 
 
-def _told(text: str) -> list[str]:
+def _told(text: str, layer: str = "cluster") -> list[str]:
     if "api-version" not in text:
         text = f"api-version = 1\n{text}"
-    found = desired.check_alone("cluster", text.encode(), KINDS, "0.1.0")
+    found = desired.check_alone(layer, text.encode(), KINDS, "0.1.0")
     return [f"{mistake.key}: {mistake.what}" for mistake in found]
 
 
@@ -38,6 +40,12 @@ def test_the_page_has_them() -> None:
 
 
 @pytest.mark.parametrize("section", [each.section for each in KINDS])
-def test_each_kind_has_an_example(section: str) -> None:
-    """A new kind is not finished without its section in the reference."""
-    assert any(re.search(rf"^\[\[?{section}[].]", text, re.MULTILINE) for text in EXAMPLES)
+def test_each_kind_has_its_place_in_the_reference_and_an_example_in_a_page(section: str) -> None:
+    """A new kind is not finished without them."""
+    assert re.search(rf"`\[\[?{section}[].]", PAGE)
+    head = re.compile(rf"^\[\[?{section}[].]", re.MULTILINE)
+    pages = [page.read_text() for page in DOCS.glob("*.md")]
+    found = [text for page in pages for text in TOML.findall(page) if head.search(text)]
+    shown = [text.replace("sha256:…", f"sha256:{0:064}") for text in found]
+    assert shown
+    assert [_told(text) for text in shown if _told(text, "node/i-1")] == []
