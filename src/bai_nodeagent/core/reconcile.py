@@ -33,7 +33,7 @@ from ..system.blocking import in_thread
 # somebody else changes the node as fast as we do, or the plan is wrong.
 ACTIONS_AT_MOST = 20
 # A watch that held this long was a good one: its next break starts counting anew.
-WATCH_HELD_S = 60.0
+WATCH_STABLE_S = 60.0
 WATCH_PAUSE_MOST_S = 30.0
 # An edit of a whole MiB of empty lines took 14 s on a loaded machine; of a real file, milliseconds.
 PLAN_DEADLINE_S = 15.0
@@ -118,7 +118,7 @@ async def watch(resource: AnyResource, wake: Callable[[], None]) -> None:
                 log.debug("watch.unavailable", resource=resource.name, error=str(plain))
             else:
                 log.exception("resource.bug", resource=resource.name, exc_info=error)
-        failures = 1 if time.monotonic() - started_s > WATCH_HELD_S else failures + 1
+        failures = 1 if time.monotonic() - started_s > WATCH_STABLE_S else failures + 1
         await anyio.sleep(min(2.0 ** min(failures - 1, 10), WATCH_PAUSE_MOST_S))
         wake()
 

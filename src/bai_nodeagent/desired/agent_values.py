@@ -47,7 +47,7 @@ def agent_values(
     derived = {
         place: value
         for place, value in _derived(document, agent_ip, kinds).items()
-        if not any(_overlap(place, said, item) for said, item in explicit.items())
+        if not any(_overlap(place, other, item) for other, item in explicit.items())
         and not any(isinstance(text, str) and text in waiting for _, text in walk(value))
     }
     pending = _leaves_near(unresolved)
@@ -134,7 +134,7 @@ def _overlap(derived: KeyPath, explicit: KeyPath, value: object) -> bool:
 
 def _is_created(place: KeyPath, explicit: Mapping[KeyPath, Any]) -> bool:
     return place[0] in _CREATED or any(
-        said[0] == place[0] and value is not UNSET for said, value in explicit.items()
+        other[0] == place[0] and value is not UNSET for other, value in explicit.items()
     )
 
 

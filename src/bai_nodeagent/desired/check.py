@@ -65,9 +65,9 @@ class Rules:
             _faults_of_shared(layer, document),
         )
         covered = list(islice(own, MOST_FAULTS + 1))
-        said = without_unset(document, self)
-        found = covered + self._found(self._layer, said, covered)
-        found += _own_faults(said, self, {fault.place[0] for fault in found if fault.place})
+        given = without_unset(document, self)
+        found = covered + self._found(self._layer, given, covered)
+        found += _own_faults(given, self, {fault.place[0] for fault in found if fault.place})
         return [Fault(named(f.place, document, self.named), f.what) for f in found]
 
     def merged(self, document: dict[str, Any]) -> list[Fault]:

@@ -36,7 +36,7 @@ class Desired:
     merged: Mapping[str, Any] | None = field(repr=False)
     digest: str | None
     too_old: str | None
-    said_by: Mapping[Place, str] = field(repr=False)
+    layer_by_place: Mapping[Place, str] = field(repr=False)
 
     @property
     def secret_names(self) -> frozenset[str]:
@@ -45,7 +45,7 @@ class Desired:
 
     def layer_of(self, place: Place) -> str:
         """The layer that said what stands at a place of `merged`."""
-        return layer_of(place, self.said_by)
+        return layer_of(place, self.layer_by_place)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def evaluate(
         merged=merged.document if is_valid else None,
         digest=digest(merged.document, seal) if is_valid else None,
         too_old=_too_old(tables, daemon_version),
-        said_by=merged.said_by,
+        layer_by_place=merged.layer_by_place,
     )
 
 
@@ -134,7 +134,7 @@ def _with_mistakes_of_merged(
     known = {r.layer: {fault.place for fault in r.faults} for r in readings}
     late: dict[str, list[Fault]] = {r.layer: [] for r in readings}
     for fault in rules.merged(merged.document):
-        layer = layer_of(fault.place, merged.said_by)
+        layer = layer_of(fault.place, merged.layer_by_place)
         if not is_below(fault.place, known[layer]):
             late[layer].append(fault)
     order = list(known)

@@ -1,4 +1,4 @@
-"""Several layers to one document, and who said what in it.
+"""Several layers to one document, and which layer set what in it.
 
 Invariant: what `merge` gives holds no `unset` outside of agent-config.values,
 no `meta`, and every named section as a list again.
@@ -22,41 +22,43 @@ from .secrecy import Place, is_secret_place
 
 @dataclass(frozen=True)
 class Merged:
-    """`said_by` has the last layer that spoke of a place, for each place of `document`."""
+    """`layer_by_place` has the last layer that spoke of a place, for each place of `document`."""
 
     document: dict[str, Any] = field(repr=False)
-    said_by: Mapping[Place, str] = field(repr=False)
+    layer_by_place: Mapping[Place, str] = field(repr=False)
 
 
-def layer_of(place: Place, said_by: Mapping[Place, str]) -> str:
+def layer_of(place: Place, layer_by_place: Mapping[Place, str]) -> str:
     """The layer to name for a mistake here; for what is missing, that of the table around."""
-    inside = next(n for n in range(len(place), -1, -1) if place[:n] in said_by)
-    return said_by[place[:inside]]
+    inside = next(n for n in range(len(place), -1, -1) if place[:n] in layer_by_place)
+    return layer_by_place[place[:inside]]
 
 
 def merge(layers: Iterable[tuple[str, Mapping[str, Any]]], named: Collection[str]) -> Merged:
     """Merges documents, each with its layer, in this order. They need not be right."""
     document: dict[str, Any] = {}
-    said_by: dict[Place, str] = {}
+    layer_by_place: dict[Place, str] = {}
     for layer, raw in layers:
         above = {key: value for key, value in raw.items() if key != "meta"}
         for section in named & above.keys():
             above[section] = _by_name(above[section])
-        document = _over(document, above, (), layer, said_by)
-    return Merged(_as_lists(_without_unset(document, named), named), said_by)
+        document = _over(document, above, (), layer, layer_by_place)
+    return Merged(_as_lists(_without_unset(document, named), named), layer_by_place)
 
 
-def _over(below: Any, above: Any, place: Place, layer: str, said_by: dict[Place, str]) -> Any:
-    said_by[place] = layer
+def _over(
+    below: Any, above: Any, place: Place, layer: str, layer_by_place: dict[Place, str]
+) -> Any:
+    layer_by_place[place] = layer
     if not isinstance(above, dict):
         return above
     if not isinstance(below, dict) or is_marker(below) or is_marker(above):
         below = {}
-    said = {
-        key: _over(below.get(key), item, (*place, key), layer, said_by)
+    laid_over = {
+        key: _over(below.get(key), item, (*place, key), layer, layer_by_place)
         for key, item in above.items()
     }
-    return {**below, **said}
+    return {**below, **laid_over}
 
 
 def _by_name(items: Any) -> Any:

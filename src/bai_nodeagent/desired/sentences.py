@@ -58,11 +58,11 @@ def _telling(errors: list[ValidationError]) -> list[ValidationError]:
     return errors
 
 
-Said = Iterator[tuple[Place, str]]
+Sentences = Iterator[tuple[Place, str]]
 """Sentences, each with the place below the error's own that it is about."""
 
 
-def _unknown_keys(error: ValidationError, place: Place) -> Said:
+def _unknown_keys(error: ValidationError, place: Place) -> Sentences:
     known = error.schema.get("properties", {})
     patterns = error.schema.get("patternProperties", {})
     allowed = sorted(key for key, schema in known.items() if not is_reserved(schema))
@@ -73,14 +73,14 @@ def _unknown_keys(error: ValidationError, place: Place) -> Said:
             yield (key,), _sentence("is an unknown key", ", ".join(allowed), hint)
 
 
-def _missing_keys(error: ValidationError, place: Place) -> Said:
+def _missing_keys(error: ValidationError, place: Place) -> Sentences:
     for key in error.validator_value:
         if key not in error.instance:
             wanted = allowed(error.schema.get("properties", {}).get(key, {}))
             yield (key,), _sentence("is missing", wanted)
 
 
-def _missing_beside(error: ValidationError, place: Place) -> Said:
+def _missing_beside(error: ValidationError, place: Place) -> Sentences:
     for key, others in error.validator_value.items():
         for other in others if key in error.instance else ():
             if other not in error.instance:
@@ -88,31 +88,31 @@ def _missing_beside(error: ValidationError, place: Place) -> Said:
                 yield (other,), _sentence(f"is missing, and {key} needs it", wanted)
 
 
-def _wrong_type(error: ValidationError, place: Place) -> Said:
+def _wrong_type(error: ValidationError, place: Place) -> Sentences:
     yield (), _sentence(f"is {_kind_of(error.instance)}", allowed(error.schema))
 
 
-def _wrong_value(error: ValidationError, place: Place) -> Said:
+def _wrong_value(error: ValidationError, place: Place) -> Sentences:
     choices = error.validator_value if error.validator == "enum" else [error.validator_value]
     hint = _near(error.instance, [choice for choice in choices if isinstance(choice, str)])
     what = f"{_quoted(error.instance, place)} is not allowed"
     yield (), _sentence(what, _choices(choices), hint if not is_secret_place(place) else "")
 
 
-def _does_not_fit(error: ValidationError, place: Place) -> Said:
+def _does_not_fit(error: ValidationError, place: Place) -> Sentences:
     yield (), _sentence(f"{_quoted(error.instance, place)} does not fit", allowed(error.schema))
 
 
-def _not(error: ValidationError, place: Place) -> Said:
+def _not(error: ValidationError, place: Place) -> Sentences:
     is_later = is_reserved(error.schema) or error.validator_value.keys() in ({"enum"}, {"const"})
     yield (), NOT_YET if is_later else _sentence("is not allowed", allowed(error.schema))
 
 
-def _twice_in_list(error: ValidationError, place: Place) -> Said:
+def _twice_in_list(error: ValidationError, place: Place) -> Sentences:
     yield (), "holds the same item twice; allowed: each one once"
 
 
-def _no_branch(error: ValidationError, place: Place) -> Said:
+def _no_branch(error: ValidationError, place: Place) -> Sentences:
     """Of several forms the one that was meant, judged by its type, else all of them."""
     context = sorted(error.context or (), key=_branch)
     branches = [list(errors) for _, errors in groupby(context, key=_branch)]
@@ -143,11 +143,11 @@ def _is_of_other_type(error: ValidationError) -> bool:
             return False
 
 
-def _other(error: ValidationError, place: Place) -> Said:
+def _other(error: ValidationError, place: Place) -> Sentences:
     yield (), _sentence("is not allowed", allowed(error.schema))
 
 
-_HANDLERS: Mapping[str, Callable[[ValidationError, Place], Said]] = {
+_HANDLERS: Mapping[str, Callable[[ValidationError, Place], Sentences]] = {
     "additionalProperties": _unknown_keys,
     "required": _missing_keys,
     "dependentRequired": _missing_beside,

@@ -106,9 +106,9 @@ class _Holder:
             self._lease = await self._client.grant(self._lease_s)
         value = self._claim.value()
         if kv is None or (kv.value, kv.lease) != (value, self._lease):
-            seen = kv.mod_revision if kv else 0
+            revision = kv.mod_revision if kv else 0
             try:
-                await self._client.put(self._key, value, lease=self._lease, expected=seen)
+                await self._client.put(self._key, value, lease=self._lease, expected=revision)
             except Mismatch as error:
                 raise Conflict(str(error)) from error
 

@@ -36,14 +36,14 @@ class Claim:
     lease_s: float
     rival: bytes | None = None
     _stranger_since: float | None = None
-    _seen: tuple[bytes, float] = (b"", 0.0)
+    _observed: tuple[bytes, float] = (b"", 0.0)
 
     def may_write(self, there: bytes | None, now: float) -> bool:
         """`there`: the key's value, None for none; `now`: a monotonic clock, in seconds."""
-        if there is not None and there != self._seen[0]:
-            self._seen = there, now
+        if there is not None and there != self._observed[0]:
+            self._observed = there, now
         is_ours = there in (None, self.value())
-        if is_ours or self.replaces(there or b"", now - self._seen[1]):
+        if is_ours or self.replaces(there or b"", now - self._observed[1]):
             self.rival = self._stranger_since = None
             return True
         if self._stranger_since is None:

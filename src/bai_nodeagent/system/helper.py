@@ -110,12 +110,12 @@ async def _run(
         lock_fd = await _locked(lock, patience_s) if lock else None
         if lock_fd is not None:
             ours.callback(os.close, lock_fd)  # the helper has its own
-        said = ours.enter_context(output.bounded())
+        captured = ours.enter_context(output.bounded())
         child = subprocess.Popen(  # noqa: ASYNC220  (returns at exec; our programs are local)
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=captured,
+            stderr=captured,
             cwd="/",
             env=env,
             pass_fds=() if lock_fd is None else (lock_fd,),
@@ -127,7 +127,7 @@ async def _run(
         except BaseException:
             _leave(child, end_with)
             raise
-        return Finished(child.wait(), output.last_of(said, _OUTPUT_AT_MOST))
+        return Finished(child.wait(), output.last_of(captured, _OUTPUT_AT_MOST))
 
 
 async def _ended(child: subprocess.Popen[bytes], deadline_s: float) -> None:

@@ -51,9 +51,9 @@ def read(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
 def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
     """As `read`, for those who touch nothing. Raises Unreadable as well."""
     with _mutex:
-        held, is_ours = _held.get(path), path in _being_written
-    is_held = held is not None and (is_ours or held.instead_of == stamp(path))
-    raw = held.data if held is not None and is_held else own_file.read(path, limit)
+        pending, is_ours = _pending.get(path), path in _being_written
+    is_pending = pending is not None and (is_ours or pending.instead_of == stamp(path))
+    raw = pending.data if pending is not None and is_pending else own_file.read(path, limit)
     if raw is None:
         return None
     try:
@@ -87,7 +87,7 @@ def _lose(path: Path, why: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Pending:
     """What is to stand in a file; None: it is to go. It counts as long as nobody
     else has put something there `instead_of` what it was to replace."""
 
@@ -97,7 +97,7 @@ class _Held:
     instead_of: Stamp
 
 
-_held: dict[Path, _Held] = {}
+_pending: dict[Path, _Pending] = {}
 _being_written: set[Path] = set()  # by us: what stands there changes, and nobody was faster
 _faults: dict[Path, str] = {}
 _lost: dict[Path, str] = {}
@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 def _forget(path: Path) -> None:
     """What was to be kept there is overtaken."""
     with _mutex:
-        _held.pop(path, None)
+        _pending.pop(path, None)
     _note(path, "")
 
 
@@ -142,7 +142,7 @@ def keep(
 
     As long as it could not be written, `read` gives it from memory. Blocks.
     """
-    _hold(path, data, owner, limit)
+    _remember(path, data, owner, limit)
     _settle(path)
     return _faults.get(path, "")
 
@@ -158,7 +158,7 @@ def keep_soon(
 
     For callers in the event loop: an fsync on a busy disk takes seconds.
     """
-    _hold(path, data, owner, limit)
+    _remember(path, data, owner, limit)
     _later(path)
 
 
@@ -190,9 +190,9 @@ def flush(within_s: float) -> None:
         time.sleep(0.005)
 
 
-def _hold(path: Path, data: bytes | None, owner: tuple[int, int] | None, limit: int) -> None:
+def _remember(path: Path, data: bytes | None, owner: tuple[int, int] | None, limit: int) -> None:
     with _mutex:
-        _held[path] = _Held(data, owner, limit, stamp(path))
+        _pending[path] = _Pending(data, owner, limit, stamp(path))
 
 
 def _later(path: Path) -> None:
@@ -211,19 +211,19 @@ def _work() -> None:
 def _settle(path: Path) -> None:
     with _turns[path]:
         with _mutex:
-            held = _held.get(path)
-            if held is None:
+            pending = _pending.get(path)
+            if pending is None:
                 return
             _being_written.add(path)
         # Where somebody else was faster, what that one put there counts.
-        fault = _attempt(path, held) if held.instead_of == stamp(path) else ""
+        fault = _attempt(path, pending) if pending.instead_of == stamp(path) else ""
         with _mutex:
             _being_written.discard(path)
-            newest = _held.get(path)
-            if newest is held and not fault:
-                del _held[path]
+            newest = _pending.get(path)
+            if newest is pending and not fault:
+                del _pending[path]
             elif newest is not None:
-                _held[path] = replace(newest, instead_of=stamp(path))
+                _pending[path] = replace(newest, instead_of=stamp(path))
     _note(path, fault)
 
 
@@ -240,12 +240,12 @@ def _note(path: Path, fault: str) -> None:
         listener()
 
 
-def _attempt(path: Path, held: _Held) -> str:
+def _attempt(path: Path, pending: _Pending) -> str:
     try:
-        if held.data is None:
+        if pending.data is None:
             own_file.remove(path)
         else:
-            own_file.write(path, held.data, held.owner, held.limit)
+            own_file.write(path, pending.data, pending.owner, pending.limit)
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
     return ""

@@ -151,10 +151,10 @@ async def ask(host: str, port: int) -> Answer:
 
 
 async def _greeting(stream: anyio.abc.SocketStream) -> Answer:
-    said = b""
+    received = b""
     try:
-        while len(said) < len(_GREETING):
-            said += await stream.receive()
+        while len(received) < len(_GREETING):
+            received += await stream.receive()
     except (anyio.EndOfStream, anyio.BrokenResourceError):
         return "speaks otherwise"
-    return "greets" if said.startswith(_GREETING) else "speaks otherwise"
+    return "greets" if received.startswith(_GREETING) else "speaks otherwise"

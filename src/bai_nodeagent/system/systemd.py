@@ -189,13 +189,13 @@ class Systemd:
         if properties.get("Result") != "exec-condition" and properties["ConditionResult"]:
             return
         unit = _unit_state(properties)
-        said = ""
+        lines = ""
         with contextlib.suppress(Unavailable, Stuck):
-            said = await self._lines(unit, _GATE_LINES)
+            lines = await self._lines(unit, _GATE_LINES)
         raise Refused(
             "GateClosed",
             f"systemd: a condition of {unit.name} keeps it from starting"
-            + (f": {said}" if said else ""),
+            + (f": {lines}" if lines else ""),
         )
 
     def _connect(self) -> contextlib.AbstractAsyncContextManager[dbus.Conversation]:

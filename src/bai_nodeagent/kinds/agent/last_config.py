@@ -1,6 +1,6 @@
 """`<state>/agent-config.last`: the content of agent.toml that was in line last.
 
-Beside it, `agent-config.last.json` says whose content that is: what stood at
+Beside it, `agent-config.last.json` says which file that content is of: what stood at
 another path, or in another file that a link led to, is no content of this one. It
 names the content by a digest, so a crash between the two writes leaves no wrong word.
 """
@@ -20,7 +20,7 @@ NAME = "agent-config.last"
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class Facts:
     """`path` as it is configured, `target` what that led to, both as `_named` writes them."""
 
     path: str
@@ -32,40 +32,40 @@ class Whose:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """`whose` None: nobody says."""
+    """`facts` None: not known which file it is of."""
 
     raw: bytes = field(repr=False)
-    whose: Whose | None
+    facts: Facts | None
 
     def of(self, path: Path, target: Path, *, is_there: bool) -> File | None:
         """As a content of that file; None: it is of another. Of one that is
         gone, with the link that led there, the path alone can tell."""
-        whose = self.whose
-        if whose is None or whose.path != _named(path):
+        facts = self.facts
+        if facts is None or facts.path != _named(path):
             return None
-        if is_there and whose.target != _named(target):
+        if is_there and facts.target != _named(target):
             return None
-        return File(self.raw, whose.mode, whose.owner)
+        return File(self.raw, facts.mode, facts.owner)
 
 
 def read(state: Path) -> Last | None:
     """None: there is none that can be read. Blocks. Raises OSError."""
     try:
         raw = kept.peek(state / NAME, bytes)
-        whose = kept.peek(_beside(state), lambda text: typed(Whose, json_value(text)))
+        facts = kept.peek(_beside(state), lambda text: typed(Facts, json_value(text)))
     except own_file.Unreadable:
         return None
     if raw is None:
         return None
-    is_of_this = whose is not None and whose.sha256 == _digest(raw)
-    return Last(raw, whose if is_of_this else None)
+    is_of_this = facts is not None and facts.sha256 == _digest(raw)
+    return Last(raw, facts if is_of_this else None)
 
 
 def keep(state: Path, path: Path, target: Path, file: File) -> None:
     """As well as the disk allows. Blocks."""
-    whose = Whose(_named(path), _named(target), file.owner, file.mode, _digest(file.raw))
+    facts = Facts(_named(path), _named(target), file.owner, file.mode, _digest(file.raw))
     kept.keep(state / NAME, file.raw)
-    kept.keep(_beside(state), json.dumps(asdict(whose)).encode())
+    kept.keep(_beside(state), json.dumps(asdict(facts)).encode())
 
 
 def _beside(state: Path) -> Path:

@@ -149,17 +149,17 @@ def changes(node: NodeSpec, healthy: Healthy) -> tuple[Change, ...]:
             found.append(Change(part_of(place), line))
     now_agent, then_agent = node.document.get("agent", {}), there.document.get("agent", {})
     for key in AGENT_INPUTS:
-        now_said, then_said = now_agent.get(key), then_agent.get(key)
-        if now_said != then_said:
-            listed = _packages(now_said, then_said) if key == "install" else ""
+        now_value, then_value = now_agent.get(key), then_agent.get(key)
+        if now_value != then_value:
+            listed = _packages(now_value, then_value) if key == "install" else ""
             found.append(Change(key, f"[agent] {key}{listed}"))
     return tuple(found)
 
 
 def _packages(now: Mapping[str, Any] | None, then: Mapping[str, Any] | None) -> str:
     """What differs between two `[agent.install]`, for people."""
-    given_up, taken_back = (set(said["packages"]) if said else set() for said in (now, then))
-    parts = [", ".join(sorted(given_up - taken_back)), ", ".join(sorted(taken_back - given_up))]
+    given_up, restored = (set(each["packages"]) if each else set() for each in (now, then))
+    parts = [", ".join(sorted(given_up - restored)), ", ".join(sorted(restored - given_up))]
     return f": {parts[0] or 'nothing'} instead of {parts[1] or 'nothing'}" if any(parts) else ""
 
 
@@ -209,8 +209,8 @@ def _checked(healthy: Healthy) -> Healthy:
 
 
 def _inputs(node: NodeSpec, section: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    said = node.document.get(section, {})
-    return {key: said[key] for key in keys if key in said}
+    values = node.document.get(section, {})
+    return {key: values[key] for key in keys if key in values}
 
 
 def _but(section: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -138,9 +138,9 @@ def _text(value: str | Mapping[str, str], secrets: Mapping[str, str]) -> str:
 
 
 def _stop_timeout_s(section: Mapping[str, Any]) -> float:
-    said_s = duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s"))
+    wanted_s = duration_s(section.get("stop-timeout", f"{STOP_TIMEOUT_S:g}s"))
     is_real = is_backendai(section.get("health", "auto"), section.get("command", ()))
-    return max(said_s, STOP_TIMEOUT_LEAST_S) if is_real else said_s
+    return max(wanted_s, STOP_TIMEOUT_LEAST_S) if is_real else wanted_s
 
 
 def _needs(node: NodeSpec) -> tuple[str, ...]:

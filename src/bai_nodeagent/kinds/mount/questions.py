@@ -98,7 +98,9 @@ class Way:
             return False
         if not is_safe or status.st_uid not in _ours():
             link = "/" + "/".join([*self._names, name])
-            raise Untrusted(f"{link} is a link that uid {_whose(status, self._fds)} could have put")
+            raise Untrusted(
+                f"{link} is a link that uid {_culprit(status, self._fds)} could have put"
+            )
         to = os.readlink("", dir_fd=fd)
         if to.startswith("/"):
             del self._names[:], self._fds[1:], self._are_safe[1:]
@@ -132,7 +134,7 @@ def _is_out_of_reach(entry: os.stat_result, folder: os.stat_result) -> bool:
     return folder.st_uid in _ours() and (is_closed or is_kept)
 
 
-def _whose(link: os.stat_result, fds: list[int]) -> int:
+def _culprit(link: os.stat_result, fds: list[int]) -> int:
     """Who could have put a link there: of all who own it, or a folder on the way, the first."""
     owners = [os.fstat(fd).st_uid for fd in fds]
     return next((uid for uid in (link.st_uid, *owners) if uid not in _ours()), link.st_uid)
@@ -190,8 +192,8 @@ def _run(*argv: str) -> str:
     streams = [(os.POSIX_SPAWN_DUP2, output, number) for number in (1, 2)]
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=streams)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    said = os.pread(output, OUTPUT_AT_MOST, 0).decode(errors="backslashreplace")
-    return (" ".join(said.split()) or f"ended with {code}") if code else ""
+    text = os.pread(output, OUTPUT_AT_MOST, 0).decode(errors="backslashreplace")
+    return (" ".join(text.split()) or f"ended with {code}") if code else ""
 
 
 def unmount(target: str, parent_id: str) -> Answer:

@@ -164,9 +164,9 @@ def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
         text = "; ".join(sentence for _, sentence in complaints)
         verdict = Verdict(Status.FALSE, complaints[0][0], text)
         return Plan(verdict, observe_again_in_s=again_s, facts=facts)
-    said = [listed(loaded)] if loaded else []
-    said += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
-    verdict = Verdict(Status.TRUE, "InSync", ", ".join(said))
+    parts = [listed(loaded)] if loaded else []
+    parts += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
+    verdict = Verdict(Status.TRUE, "InSync", ", ".join(parts))
     return Plan(verdict, observe_again_in_s=again_s, facts=facts)
 
 

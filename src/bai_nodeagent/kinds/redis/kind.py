@@ -21,7 +21,7 @@ from ...etcd_access import EtcdAccess, parse_endpoints
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import network, process
 from ...system.blocking import in_thread
-from ..agent.backendai.ids import agent_ids, said_of_ids
+from ..agent.backendai.ids import agent_ids, id_values
 from ..agent.record import Notes, text_at
 from .rules import (
     NAMES,
@@ -133,8 +133,8 @@ class Redis:
             if path is not None:
                 text = await in_thread("Redis: agent.toml", lambda: text_at(path), READ_S)
         with contextlib.suppress(ValueError):
-            return agent_ids(text, self.spec.said_of_ids, self.spec.agent_id)
-        return agent_ids(None, self.spec.said_of_ids, self.spec.agent_id)
+            return agent_ids(text, self.spec.id_values, self.spec.agent_id)
+        return agent_ids(None, self.spec.id_values, self.spec.agent_id)
 
     def _agent_s(self) -> float | None:
         life = Notes.of(self._host).read().life
@@ -286,7 +286,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         manager_ip=document.get("node", {}).get("manager-ip"),
         agent_id=node.node_id,
         config_path=None if node.agent_values is None else node.agent_config_path,
-        said_of_ids=said_of_ids(node.agent_values or {}),
+        id_values=id_values(node.agent_values or {}),
         is_seen_checked=document["redis"].get("check", False),
         is_agent_managed=agent is not None,
         is_agent_desired=agent is not None and agent.get("state", "running") == "running",

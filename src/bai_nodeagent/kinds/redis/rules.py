@@ -46,7 +46,7 @@ class RedisSpec:
     manager_ip        None: nobody knows where the manager is
     agent_id          the id of an agent that agent.toml gives none
     config_path       of agent.toml, which may give several; None: it is unmanaged
-    said_of_ids       what documents say in it of ids
+    id_values         managed values of agent.toml that decide about ids
     is_seen_checked   whether the manager sees the agent counts as well
     is_agent_managed  the document speaks of the agent; without, nobody knows whether one runs
     is_agent_desired  an agent is to run here
@@ -57,7 +57,7 @@ class RedisSpec:
     manager_ip: str | None = None
     agent_id: str = ""
     config_path: Path | None = None
-    said_of_ids: Mapping[KeyPath, Any] = field(default_factory=dict)
+    id_values: Mapping[KeyPath, Any] = field(default_factory=dict)
     is_seen_checked: bool = False
     is_agent_managed: bool = False
     is_agent_desired: bool = False
@@ -180,11 +180,13 @@ def _judged(spec: RedisSpec, actual: Actual, target: Target, attempt: Attempt) -
         return Plan(Verdict(Status.TRUE, "InSync", f"{attempt.server} answers"), facts=facts)
     if times := [at_s for at_s in actual.last_seen.values() if at_s is not None]:
         facts["agent-last-seen"] = _moment(min(times))
-    verdict, observe_again_in_s = _seen(spec, actual, attempt)
+    verdict, observe_again_in_s = _judge_last_seen(spec, actual, attempt)
     return Plan(verdict, observe_again_in_s=observe_again_in_s, facts=facts)
 
 
-def _seen(spec: RedisSpec, actual: Actual, attempt: Attempt) -> tuple[Verdict, float | None]:
+def _judge_last_seen(
+    spec: RedisSpec, actual: Actual, attempt: Attempt
+) -> tuple[Verdict, float | None]:
     left_s = {
         agent: SEEN_WITHIN_S - (actual.now_s - at_s) if at_s is not None else 0.0
         for agent, at_s in actual.last_seen.items()

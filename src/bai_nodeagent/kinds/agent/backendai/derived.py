@@ -45,7 +45,7 @@ def derived(text: str, values: Values, version: str) -> dict[KeyPath, Any]:
         **dict(_moved(text, values)),
         **dict(_announced(document, values, version)),
     }
-    return {place: value for place, value in found.items() if not _is_said(place, values)}
+    return {place: value for place, value in found.items() if not _is_managed(place, values)}
 
 
 def left_behind(text: str, values: Values) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def left_behind(text: str, values: Values) -> tuple[str, ...]:
         f"{'.'.join(place)} is {found[place]}, and {'.'.join(leader)} is {values[leader]}"
         for place, leader in _FOLLOWERS
         if _is_usable(found.get(place)) and _is_usable(values.get(leader))
-        if found[place] != values[leader] and not _is_said(place, values)
+        if found[place] != values[leader] and not _is_managed(place, values)
     )
 
 
@@ -92,11 +92,11 @@ def _announced(
             yield (*place, "port"), next((p for p in ports if p is not UNSET), _SERVICE_PORT)
 
 
-def _is_said(place: KeyPath, values: Values) -> bool:
+def _is_managed(place: KeyPath, values: Values) -> bool:
     """Whether a document speaks of that place, or of one around or within it."""
     return any(
-        place[: len(said)] == said or said[: len(place)] == place
-        for said, value in values.items()
+        place[: len(managed)] == managed or managed[: len(place)] == place
+        for managed, value in values.items()
         if value != {}
     )
 

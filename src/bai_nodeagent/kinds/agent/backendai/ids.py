@@ -18,7 +18,7 @@ _AGENTS: KeyPath = ("agents",)
 _ID: KeyPath = ("agent", "id")
 
 
-def said_of_ids(values: Mapping[KeyPath, Any]) -> Mapping[KeyPath, Any]:
+def id_values(values: Mapping[KeyPath, Any]) -> Mapping[KeyPath, Any]:
     """What of the managed values bears on ids."""
     return {place: values[place] for place in (_ID, _AGENTS) if place in values}
 
@@ -41,8 +41,8 @@ def every_id(
     and without, `[[agents]]` and `[agent]`. Raises ValueError."""
     found = {default}
     for text in (*texts, None):
-        for said in (values, {}):
-            own, others = _ids(text, said)
+        for managed in (values, {}):
+            own, others = _ids(text, managed)
             found |= {own, *others}
     return frozenset(found - {""})
 

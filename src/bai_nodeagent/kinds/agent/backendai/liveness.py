@@ -131,9 +131,9 @@ def endpoints(
     further = document.get("agents")
     tables = further if isinstance(further, list) else []
     # From 25.12 on one process may be several agents: each says what it has for itself.
-    said = [common, *(_table(each, _AGENT) for each in tables if isinstance(each, dict))]
-    rpc, *others = (_rpc(agent) for agent in said)
-    others += [each for agent in said for each in _local(agent, is_first=agent is common)]
+    agents = [common, *(_table(each, _AGENT) for each in tables if isinstance(each, dict))]
+    rpc, *others = (_rpc(agent) for agent in agents)
+    others += [each for agent in agents for each in _local(agent, is_first=agent is common)]
     others += [*_service(common, version), *_monitor(common, version)]
     host = (env or {}).get(_VARIABLES["host"], rpc.host if rpc else "")
     port = (env or {}).get(_VARIABLES["port"], "")
@@ -152,16 +152,16 @@ def _local(agent: Mapping[str, Any], *, is_first: bool) -> Iterator[Endpoint]:
 
 
 def _service(agent: Mapping[str, Any], version: Version) -> Iterator[Endpoint]:
-    said = next((agent[key] for key in _SERVICE if key in agent), None)
-    if version >= _HAS_SERVICE_SINCE or (said is not None and not version):
-        yield _address(said, 6003) or Endpoint("", 6003)
+    value = next((agent[key] for key in _SERVICE if key in agent), None)
+    if version >= _HAS_SERVICE_SINCE or (value is not None and not version):
+        yield _address(value, 6003) or Endpoint("", 6003)
 
 
 def _monitor(agent: Mapping[str, Any], version: Version) -> Iterator[Endpoint]:
-    said = next((agent[key] for key in _MONITOR if key in agent), None)
-    if version or said is not None:
+    value = next((agent[key] for key in _MONITOR if key in agent), None)
+    if version or value is not None:
         default = next(port for since, port in _MONITOR_PORTS if version >= since)
-        yield Endpoint("127.0.0.1", _port(said, default))
+        yield Endpoint("127.0.0.1", _port(value, default))
 
 
 def _address(value: object, default: int) -> Endpoint | None:
@@ -213,17 +213,17 @@ def judge_liveness(
         return port_occupied(liveness.occupied), TROUBLE_INTERVAL_S
     if not was_well and (trouble := not_bound(output)):
         return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_INTERVAL_S
-    said = f"; its last lines:\n{last_lines}" if last_lines else ""
+    quoted = f"; its last lines:\n{last_lines}" if last_lines else ""
     answer = f"{liveness.at} {liveness.rpc}"
     if was_well:
-        text = f"the agent lives but does not answer any more: {answer}{said}"
+        text = f"the agent lives but does not answer any more: {answer}{quoted}"
         return Verdict(Status.FALSE, "NotAnswering", text), TROUBLE_INTERVAL_S
     if trouble := what_it_waits_for(output):
         return Verdict(Status.FALSE, trouble.reason, trouble.message), TROUBLE_INTERVAL_S
     if lived_s < START_S:
         text = f"the agent is starting: {answer}"
         return Verdict(Status.UNKNOWN, "Starting", text), STARTING_INTERVAL_S
-    text = f"the agent is starting for more than {START_S:.0f} s: {answer}{said}"
+    text = f"the agent is starting for more than {START_S:.0f} s: {answer}{quoted}"
     return Verdict(Status.FALSE, "StartHangs", text), TROUBLE_INTERVAL_S
 
 

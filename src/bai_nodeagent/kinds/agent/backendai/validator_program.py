@@ -53,9 +53,9 @@ def faults(path: str) -> Iterator[str]:
         main.add_command(click.Command("only-check", callback=lambda: None))
     except BaseException as error:
         raise NotKnown(f"{SERVER} can't be asked: {_text_of(error)}") from error
-    said, read = io.StringIO(), _what_is_read(server)
+    stderr, read = io.StringIO(), _what_is_read(server)
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
             main.main(["-f", path, "only-check"], standalone_mode=False)
             _check_the_rest(server, read)
     except (click.UsageError, MemoryError) as error:
@@ -63,7 +63,7 @@ def faults(path: str) -> Iterator[str]:
     except click.exceptions.Abort as error:
         # The agent prints the error that it has caught, values and all.
         cause = error.__cause__ or error.__context__
-        yield from _sentences(cause) if cause else said.getvalue().splitlines()[-1:]
+        yield from _sentences(cause) if cause else stderr.getvalue().splitlines()[-1:]
     except NotKnown:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from ..backendai.derived import derived, left_behind
 from ..environment.rules import NAME as ENVIRONMENT
 from ..sessions import SESSIONS_INTERVAL_S, HeldChange
 from ..spec import SACRED
-from . import messages as words
+from . import messages
 from .state import Actual, AgentConfigSpec, text_of
 
 CREATED_MODE = 0o640
@@ -130,8 +130,8 @@ def plan(
         actions = _rewrite(spec, actual, actual.torn, redact)
         return Plan(Verdict(Status.FALSE, "Broken", message), actions)
     if file is not None and file.raw.strip() and text is None and text_of(actual.last) is None:
-        return Plan(words.left_alone(spec, actual, file))
-    if text and (changed := words.identity_changed(spec, text, text_of(actual.last))):
+        return Plan(messages.left_alone(spec, actual, file))
+    if text and (changed := messages.identity_changed(spec, text, text_of(actual.last))):
         return Plan(changed)
     if actual.risk.held:
         return _held(spec, actual, actual.risk.held, redact)
@@ -141,15 +141,15 @@ def plan(
     fit = (each for each in texts if not actual.opinion(actual.reader, each).faults)
     wanted = next(fit, texts[0])
     if (opinion := actual.opinion(actual.reader, wanted)).faults:
-        return Plan(words.incompatible(spec, actual, opinion))
+        return Plan(messages.incompatible(spec, actual, opinion))
     mode, owner = _access(spec, actual, wanted)
     if file is None or file.raw != wanted.encode():
-        if file is not None and (bound := words.bound(spec, file)):
+        if file is not None and (bound := messages.bound(spec, file)):
             return Plan(bound)
-        return Plan(words.verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
+        return Plan(messages.verdict(spec, actual, text), _rewrite(spec, actual, wanted, redact))
     if (file.mode, file.owner) != (mode, owner):
         access = SetAccess(actual.target, mode, owner or file.owner)
-        return Plan(words.access(spec, file, owner, mode), (access,))
+        return Plan(messages.access(spec, file, owner, mode), (access,))
     # Its owner is remembered only by the one who can give it back.
     is_known = (
         actual.last is not None
@@ -159,7 +159,7 @@ def plan(
     )
     notes = () if is_known else (Remember(actual.target, file),)
     if actual.user and not file.has_acl and not _reads(actual.user, file.owner, file.mode):
-        return Plan(words.unreadable(spec, actual.user, file), notes)
+        return Plan(messages.unreadable(spec, actual.user, file), notes)
     return _in_line(spec, actual, wanted, notes)
 
 
@@ -176,7 +176,7 @@ def _in_line(
         )
     count = len(agent_toml.managed(text, spec.values))
     other = f"; {'; '.join(kept)}" if (kept := left_behind(text, spec.values)) else ""
-    message = f"{count} values in line in {spec.path}{other}{words.aside(actual)}"
+    message = f"{count} values in line in {spec.path}{other}{messages.aside(actual)}"
     return Plan(Verdict(Status.TRUE, "InSync", message), actions)
 
 
@@ -204,7 +204,7 @@ def _rewrite(
     mode, owner = _access(spec, actual, wanted)
     expected = file.raw if file else None
     text = text_of(file)
-    costs = words.costs(spec, actual, text) if text and not actual.risk.held else ""
+    costs = messages.costs(spec, actual, text) if text and not actual.risk.held else ""
     needs = _needs(actual, wanted)
     write = Write(
         target,
@@ -228,7 +228,7 @@ def _held(
     crash of the agent are set back to what it runs with."""
     text, last = text_of(actual.file), text_of(actual.last)
     verdict = held.verdict
-    if text and (costs := words.costs(spec, actual, text)):
+    if text and (costs := messages.costs(spec, actual, text)):
         verdict = replace(verdict, message=f"{verdict.message}; not written: {costs}")
     if last is None or (text is None and actual.file is None and not last):
         return Plan(verdict, observe_again_in_s=SESSIONS_INTERVAL_S)
@@ -236,7 +236,7 @@ def _held(
     found = {key: agent_toml.lookup(document, key) for key in SACRED}
     sacred = {key: value for key, value in found.items() if value is not UNSET}
     kept = agent_toml.edit(text or last, sacred, (), last)
-    if actual.file and (actual.file.raw == kept.encode() or words.bound(spec, actual.file)):
+    if actual.file and (actual.file.raw == kept.encode() or messages.bound(spec, actual.file)):
         return Plan(verdict, observe_again_in_s=SESSIONS_INTERVAL_S)
     return Plan(verdict, _rewrite(spec, actual, kept, redact), SESSIONS_INTERVAL_S)
 

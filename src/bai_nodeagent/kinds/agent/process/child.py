@@ -28,12 +28,12 @@ from .actual import Actual, facts, pids
 from .rules import (
     CAUSES,
     NoteWell,
+    adopted_life,
     goes_on,
     judge_running,
     left_alone,
     link_repairs,
     must_wait_to_adopt,
-    taken_over,
 )
 from .starting import is_rescue, judge_dead, moves_before_start, start_needs, switches
 
@@ -228,7 +228,7 @@ def _plan_unrecorded(
     what = f"the agent runs as process {unrecorded.pid}"
     if not is_noted_start and must_wait_to_adopt(spec, actual):
         return left_alone(actual, what)
-    life = noted if noted and is_noted_start else taken_over(spec, actual, unrecorded)
+    life = noted if noted and is_noted_start else adopted_life(spec, actual, unrecorded)
     life = replace(
         life,
         pid=unrecorded.pid,

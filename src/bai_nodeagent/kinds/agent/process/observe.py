@@ -212,7 +212,7 @@ class AgentContext:
         # After the text: if we have written that since the notes were read, they say so now.
         record = replace(record, wrote_s=self.notes.read().wrote_s)
         is_masked = self.given.observe(text or "")
-        said = self.host.redact(lines) if is_masked else NOT_SHOWN
+        shown = self.host.redact(lines) if is_masked else NOT_SHOWN
         is_real = is_backendai(self.spec.health, command)
         liveness = (
             await self._liveness(main, record.life, command, text) if main and is_real else None
@@ -234,8 +234,8 @@ class AgentContext:
             found=found,
             unread=unread,
             occupied=occupied,
-            last_lines=output.quoted(said, LINES_QUOTED),
-            output=said if is_real else "",
+            last_lines=output.quoted(shown, LINES_QUOTED),
+            output=shown if is_real else "",
             liveness=liveness,
             risk=await self.guard.observe(command, record, found, desired),
             sessions=await self._sessions(record, desired),

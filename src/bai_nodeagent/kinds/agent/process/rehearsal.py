@@ -21,7 +21,7 @@ from ....text import clean
 DEADLINE_S = 10.0
 CHECK_S = 5.0
 _OUTPUT_AT_MOST = 65_536
-# A name with what is said of it, in words, up to the kernel's limit: execve(2).
+# A name with what is said of it, in argv, up to the kernel's limit: execve(2).
 _STRING_AT_MOST = 131_071
 # Looks at its arguments up to "--"; what follows is there to be passed.
 _CHECK = """
@@ -58,8 +58,8 @@ def obstacle(
         wanted = executable.executable(command, workdir, search_path)
         files = [str(found), *([wanted.named] if wanted and wanted.before else [])]
         check = [program("sh"), "-c", _CHECK, "sh", *files, "--", *command]
-        for words in (check, list(tried)):
-            if words and (why := _run(words, run_as, env, workdir)):
+        for argv in (check, list(tried)):
+            if argv and (why := _run(argv, run_as, env, workdir)):
                 return why
     except (Refused, Unavailable) as error:
         return str(error)
@@ -99,11 +99,11 @@ def _in_other_hands(path: Path) -> str:
     return "others can write in it" if status.st_mode & 0o022 else ""
 
 
-def _run(words: list[str], run_as: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
+def _run(argv: list[str], run_as: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
     try:
         with output.bounded() as fd:
             done = subprocess.run(
-                words,
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=fd,
                 stderr=subprocess.STDOUT,
@@ -116,22 +116,22 @@ def _run(words: list[str], run_as: launch.Account, env: Mapping[str, str], workd
             )
             text = output.last_of(fd, _OUTPUT_AT_MOST)
     except subprocess.TimeoutExpired:
-        return f"{words[0]} does not end within {CHECK_S:.0f} s in {workdir}"
+        return f"{argv[0]} does not end within {CHECK_S:.0f} s in {workdir}"
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return _refused(error, words, env, workdir)
+        return _refused(error, argv, env, workdir)
     if done.returncode == 0:
         return ""
-    said = output.quoted(text, 3)
-    if words[1:2] == ["-c"]:
-        return said or f"{words[0]} fails in {workdir}"
-    return f"{words[0]} does not run: {said or f'exit status {done.returncode}'}"
+    lines = output.quoted(text, 3)
+    if argv[1:2] == ["-c"]:
+        return lines or f"{argv[0]} fails in {workdir}"
+    return f"{argv[0]} does not run: {lines or f'exit status {done.returncode}'}"
 
 
-def _refused(error: Exception, words: list[str], env: Mapping[str, str], workdir: Path) -> str:
+def _refused(error: Exception, argv: list[str], env: Mapping[str, str], workdir: Path) -> str:
     if not isinstance(error, OSError):
         return f"it can't be started in {workdir}: {error}"
     if error.errno == errno.E2BIG:
         named = [n for n, value in env.items() if len(f"{n}={value}".encode()) > _STRING_AT_MOST]
         which = f": {', '.join(named)} has more than 128 KiB" if named else ""
         return f"its arguments and environment are too long for the kernel{which}"
-    return f"it can't be started in {workdir}: {error.filename or words[0]}: {error.strerror}"
+    return f"it can't be started in {workdir}: {error.filename or argv[0]}: {error.strerror}"

@@ -199,7 +199,7 @@ def left_alone(actual: Actual, what: str) -> Plan[ActionT]:
     return Plan(Verdict(Status.UNKNOWN, "Adopting", text), observe_again_in_s=OBSTACLE_INTERVAL_S)
 
 
-def taken_over(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
+def adopted_life(spec: AgentSpec, actual: Actual, main: Process | None) -> Life:
     """The life of an agent that somebody else started.
 
     Inputs of other kinds are left out: each kind supplies its own at every observation.

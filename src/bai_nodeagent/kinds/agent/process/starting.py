@@ -118,10 +118,10 @@ def died(actual: Actual, then: str = "") -> Verdict:
     """The verdict on a death, or on several in a row, with the agent's last words."""
     record = actual.record
     how = record.exit or "its exit status is not known"
-    said = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
+    quoted = f"; its last lines:\n{actual.last_lines}" if actual.last_lines else ""
     is_loop = len(record.deaths) > 1
     times = f" {len(record.deaths)} times in a row" if is_loop else ""
-    text = f"the agent died{times} ({how}){then if is_loop else ''}{said}"
+    text = f"the agent died{times} ({how}){then if is_loop else ''}{quoted}"
     if trouble := why_dead(actual.output, record.exit) or record.trouble:
         return Verdict(Status.FALSE, trouble.reason, f"{trouble.message}; {text}")
     return Verdict(Status.FALSE, "CrashLoop" if is_loop else "Died", text)

@@ -27,13 +27,13 @@ from .rules import (
     CAUSES,
     OBSTACLE_INTERVAL_S,
     NoteWell,
+    adopted_life,
     blocked,
     goes_on,
     judge_running,
     left_alone,
     link_repairs,
     must_wait_to_adopt,
-    taken_over,
 )
 from .starting import (
     died,
@@ -178,7 +178,7 @@ def _plan_active(spec: AgentSpec, actual: UnitActual) -> Plan[UnitAction]:
         if must_wait_to_adopt(spec, actual):
             return left_alone(actual, f"{spec.unit} is active")
         fresh = replace(
-            taken_over(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
+            adopted_life(spec, actual, actual.main), invocation_id=actual.unit.invocation_id
         )
         known = replace(actual, record=replace(actual.record, life=fresh, ending=""))
         verdict = Verdict(Status.UNKNOWN, "Adopting", f"{spec.unit} is active")
