@@ -121,7 +121,7 @@ def at_rest(node: Node) -> tuple[float, float, float]:
     return cpu_s_a_day, daemon.memory_info().rss / 1e6, bare_mb
 
 
-def told(what: str, ours: Sequence[float], floor: Sequence[float], *, of: str) -> None:
+def reported(what: str, ours: Sequence[float], floor: Sequence[float], *, of: str) -> None:
     mine, its = statistics.median(ours) * 1000, statistics.median(floor) * 1000
     print(f"{what:28} {mine:7.1f} ms   {mine / its:5.1f} x {of} ({its:.1f} ms)")
 
@@ -137,12 +137,12 @@ def main() -> None:
             print(f"{'daemon start -> Ready':28} {(time.monotonic() - started_s) * 1000:7.1f} ms")
             with etcdctl_watch(node) as watch:
                 puts = [put_to_file(node, watch, n) for n in range(ROUNDS)]
-            told("put -> agent.toml", *zip(*puts, strict=True), of="etcdctl watch")
+            reported("put -> agent.toml", *zip(*puts, strict=True), of="etcdctl watch")
             node.desire()
             node.wait_ready("one")
             repairs = [drift(node) for _ in range(ROUNDS)]
-            told("hand edit -> repaired", *zip(*repairs, strict=True), of="inotify")
-            told("death -> restarted", *zip(death(node), strict=True), of="start by hand")
+            reported("hand edit -> repaired", *zip(*repairs, strict=True), of="inotify")
+            reported("death -> restarted", *zip(death(node), strict=True), of="start by hand")
             node.wait_ready("one")
             cpu_s, rss_mb, bare_mb = at_rest(node)
             print(

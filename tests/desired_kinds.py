@@ -110,7 +110,7 @@ def judged(layers: Mapping[str, str | bytes]) -> Desired:
     return desired.evaluate(documents(layers), (), KINDS, VERSION)
 
 
-def told(text: str | bytes) -> list[str]:
+def reported(text: str | bytes) -> list[str]:
     """The mistakes of one document, as sentences without the layer."""
     found = desired.check_alone("x", _bytes(text), KINDS, VERSION)
     return [str(mistake).removeprefix("x: ") for mistake in found]

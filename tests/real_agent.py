@@ -93,12 +93,12 @@ def find_python(version: str, user: str | None = None) -> Path | None:
     for folder in (*own, *on_path, Path("/usr/bin")):
         program = folder / f"python{version}"
         # pyenv's shims are there for versions that are not selected, and fail then.
-        if program.exists() and _says(program, user) == version:
+        if program.exists() and _output(program, user) == version:
             return program
     return None
 
 
-def _says(program: Path, user: str | None) -> str:
+def _output(program: Path, user: str | None) -> str:
     ask = [str(program), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     try:
         done = subprocess.run(ask, user=user, cwd="/", capture_output=True, text=True, check=False)

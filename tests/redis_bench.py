@@ -95,15 +95,15 @@ class Watched:
 
 @asynccontextmanager
 async def watched(bench: Bench) -> AsyncIterator[Watched]:
-    seen = Watched(bench.resource())
+    observed = Watched(bench.resource())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(seen.watch)
-        tasks.start_soon(seen.follow)
-        yield seen
+        tasks.start_soon(observed.watch)
+        tasks.start_soon(observed.follow)
+        yield observed
         tasks.cancel_scope.cancel()
 
 
-async def settled(seen: Watched) -> None:
+async def settled(observed: Watched) -> None:
     """The held connection is up: nothing wakes any more."""
-    await seen.until(lambda reason: reason.startswith("InSync"))
+    await observed.until(lambda reason: reason.startswith("InSync"))
     await anyio.sleep(0.3)

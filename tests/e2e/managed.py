@@ -77,9 +77,9 @@ supervisor = "systemd"
 
     def status(self) -> dict[str, Any]:
         """As the daemon tells it itself: changes reach etcd at most once in 30 s, so later."""
-        said = self.node.run("bash", "-c", ASK_STATUS, check=False)
-        _, _, text = said.out.partition("\r\n\r\n")
-        return json.loads(text) if said.code == 0 else {"summary": "", "conditions": []}
+        quote = self.node.run("bash", "-c", ASK_STATUS, check=False)
+        _, _, text = quote.out.partition("\r\n\r\n")
+        return json.loads(text) if quote.code == 0 else {"summary": "", "conditions": []}
 
     def status_in_etcd(self) -> dict[str, Any]:
         text = self.etcd.get(f"{ROOT}/node/i-lab/status")
@@ -125,8 +125,8 @@ supervisor = "systemd"
                 log = self.node.journal(DAEMON)[-4000:]
             except (CommandFailed, GuestUnreachable) as fault:
                 log = str(fault)
-            told = json.dumps(self.status(), indent=1)
-            raise AssertionError(f"not within {within_s} s: {what}\n{told}\n{log}") from None
+            reported = json.dumps(self.status(), indent=1)
+            raise AssertionError(f"not within {within_s} s: {what}\n{reported}\n{log}") from None
 
     # -- times, measured on the node itself
 

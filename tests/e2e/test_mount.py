@@ -90,11 +90,11 @@ def test_a_frozen_server_hurts_nothing_else(managed: Managed) -> None:
     free_gate_s = time.monotonic() - began
     managed.nfs.freeze()
     frozen_at = time.monotonic()
-    told = managed.wait_reason("Stuck")
-    assert told["status"] == "Unknown"
-    assert managed.nfs.source("vfroot") in told["message"]
-    assert "has not answered since 20" in told["message"]
-    assert "the kernel waits in rpc_wait_bit_killable" in told["message"]
+    reported = managed.wait_reason("Stuck")
+    assert reported["status"] == "Unknown"
+    assert managed.nfs.source("vfroot") in reported["message"]
+    assert "has not answered since 20" in reported["message"]
+    assert "the kernel waits in rpc_wait_bit_killable" in reported["message"]
     frozen_s = managed.seconds_to_repair()
     print(f"agent.toml repaired after {before_s:.2f} s, with the server frozen {frozen_s:.2f} s")
     assert frozen_s < before_s + AT_ONCE_S
@@ -147,8 +147,8 @@ def test_a_server_that_comes_back_is_found_and_a_lost_share_is_healed(managed: M
     managed.wait_ready()
     user = background(managed.node, f"cd {TARGET}; exec sleep 1000")
     managed.nfs.replace("vfroot")  # the same name, another folder: handles are stale
-    told = managed.wait_reason("StaleHandle")
-    assert f"used by sleep (pid {user}, working directory)" in told["message"]
+    reported = managed.wait_reason("StaleHandle")
+    assert f"used by sleep (pid {user}, working directory)" in reported["message"]
     assert managed.node.run("ls", TARGET, check=False).code != 0
     managed.node.run("kill", user)
     managed.wait_ready()
@@ -163,11 +163,11 @@ def test_the_wrong_share_is_replaced_only_when_nothing_uses_it(managed: Managed)
     container_with_the_share(node)
     managed.desire()
     managed.start()
-    told = managed.wait_reason("Busy")
-    assert f"{nfs.source('other')} (nfs4) is mounted at {TARGET}" in told["message"]
-    assert f"sleep (pid {in_folder}, working directory)" in told["message"]
-    assert f"container {CONTAINER_ID[:12]}: " in told["message"]
-    assert f"mounted at {IN_CONTAINER} in its namespace)" in told["message"]
+    reported = managed.wait_reason("Busy")
+    assert f"{nfs.source('other')} (nfs4) is mounted at {TARGET}" in reported["message"]
+    assert f"sleep (pid {in_folder}, working directory)" in reported["message"]
+    assert f"container {CONTAINER_ID[:12]}: " in reported["message"]
+    assert f"mounted at {IN_CONTAINER} in its namespace)" in reported["message"]
     assert managed.agent_saw() == []
     node.run("kill", in_folder)
     managed.wait("one is gone", lambda: in_folder not in managed.condition()["message"])
@@ -178,13 +178,13 @@ def test_the_wrong_share_is_replaced_only_when_nothing_uses_it(managed: Managed)
     assert managed.agent_saw() == ["1"]
 
 
-def test_a_share_that_is_not_as_expected_is_told_with_its_numbers(managed: Managed) -> None:
+def test_a_share_that_is_not_as_expected_is_reported_with_its_numbers(managed: Managed) -> None:
     share = managed.nfs.shares["vfroot"]
     managed.desire('expect-uid = 1100\nexpect-gid = 1100\nexpect-file = "marker"')
     managed.start()
-    told = managed.wait_reason("MissingFile")
-    assert "holds no marker" in told["message"]
-    assert "belongs to 0:0, not to 1100:1100" in told["message"]
+    reported = managed.wait_reason("MissingFile")
+    assert "holds no marker" in reported["message"]
+    assert "belongs to 0:0, not to 1100:1100" in reported["message"]
     (share / "marker").write_text("")
     managed.wait_reason("WrongOwner")
     managed.node.run("chown", "1100:1100", TARGET)
@@ -194,7 +194,7 @@ def test_a_share_that_is_not_as_expected_is_told_with_its_numbers(managed: Manag
     assert "as uid 1100: EACCES" in managed.wait_reason("NotWritable")["message"]
 
 
-def test_what_lies_under_or_over_the_target_is_told_and_left(managed: Managed) -> None:
+def test_what_lies_under_or_over_the_target_is_reported_and_left(managed: Managed) -> None:
     node = managed.node
     node.write(f"{TARGET}/written-too-early", "")
     managed.desire()
@@ -246,8 +246,8 @@ def test_without_its_share_the_agent_waits_and_starts_when_it_is_back(managed: M
     managed.nfs.stop()
     managed.desire()
     managed.start()
-    told = managed.wait_reason("MountFailed")
-    assert told["status"] == "False"
+    reported = managed.wait_reason("MountFailed")
+    assert reported["status"] == "False"
     assert managed.agent_saw() == []
     managed.nfs.start()
     managed.wait_ready(2 * SOON_S)

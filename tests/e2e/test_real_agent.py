@@ -62,13 +62,13 @@ def _is_another(node: RealNode, main: int) -> bool:
 
 @both
 @pytest.mark.parametrize("victim", ["main", "worker"])
-def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode, victim: str) -> None:
+def test_an_agent_that_a_signal_has_stopped_is_reported(node: RealNode, victim: str) -> None:
     node.start()
     node.desire(node.agent_document())
     pid = running(node)[("main", "worker").index(victim)]
     os.kill(pid, signal.SIGSTOP)
-    told = node.wait_reason("Agent", "Frozen", START_S)
-    assert (told["status"], str(pid) in told["message"]) == ("False", True)
+    reported = node.wait_reason("Agent", "Frozen", START_S)
+    assert (reported["status"], str(pid) in reported["message"]) == ("False", True)
     os.kill(pid, signal.SIGCONT)
     node.wait_reason("Agent", "Running", START_S)
 
@@ -80,8 +80,8 @@ def test_an_agent_that_a_signal_has_stopped_is_told(node: RealNode, victim: str)
 def test_etcd_refuses(node: RealNode) -> None:
     node.start()
     node.desire(node.agent_document().replace(f"port = {ETCD_PORT}", "port = 12399"))
-    told = node.wait_reason("Agent", "EtcdUnreachable", START_S)
-    assert "exit status 0" in told["message"]
+    reported = node.wait_reason("Agent", "EtcdUnreachable", START_S)
+    assert "exit status 0" in reported["message"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_wrong_password_for_redis(node: RealNode, reason: str) -> None:
     try:
         node.start()
         node.desire(node.agent_document())
-        told = node.wait_reason("Agent", reason, START_S)
-        assert "password" in told["message"]
+        reported = node.wait_reason("Agent", reason, START_S)
+        assert "password" in reported["message"]
     finally:
         node.lab.run(
             "redis-cli", "-p", str(REDIS_PORT), "-a", "right", "config", "set", "requirepass", ""
@@ -144,13 +144,15 @@ def test_docker_is_down(node: RealNode) -> None:
 
 @both
 @pytest.mark.parametrize("port", [RPC_PORT, 40128])
-def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port: int) -> None:
+def test_an_occupied_port_is_reported_with_its_listener_and_no_start_is_tried(
+    node: RealNode, port: int
+) -> None:
     stranger = node.lab.listen(port)
     try:
         node.start()
         node.desire(node.agent_document())
-        told = node.wait_reason("Agent", "PortTaken", START_S)
-        assert f"port {port} by process {stranger.pid}" in told["message"]
+        reported = node.wait_reason("Agent", "PortTaken", START_S)
+        assert f"port {port} by process {stranger.pid}" in reported["message"]
         assert not (node.folder / "state/agent.log").exists()
     finally:
         stranger.kill()
@@ -160,7 +162,7 @@ def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port
 
 @both
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "quote"),
     [
         ("[etcd\n", "not valid TOML"),
         ('[agent]\nbackend = "docker"\n[container]\nscratch-type = "hostdir"\n', "etcd"),
@@ -168,15 +170,15 @@ def test_a_taken_port_is_told_by_whom_and_no_start_is_tried(node: RealNode, port
     ids=["no-toml", "missing-key"],
 )
 def test_an_agent_toml_that_no_document_manages_is_refused_in_the_agents_words(
-    node: RealNode, text: str, said: str
+    node: RealNode, text: str, quote: str
 ) -> None:
     node.agent_toml.write_text(text)
     node.start()
     node.desire(f"api-version = 1\n{node.agent_section}")
-    told = node.wait_reason("Agent", "BadConfig", START_S)
-    assert "exit status 1" in told["message"]
+    reported = node.wait_reason("Agent", "BadConfig", START_S)
+    assert "exit status 1" in reported["message"]
     # Not while it starts again: it has said nothing then.
-    node.wait(said, lambda: said in node.condition("Agent")["message"], START_S)
+    node.wait(quote, lambda: quote in node.condition("Agent")["message"], START_S)
     assert node.agent_toml.read_text() == text
 
 
@@ -201,9 +203,9 @@ required = true
     node.start()
     node.desire(node.agent_document(f'mount-path = "{share}"') + mount)
     node.wait_reason("Mount/vfroot", "MountFailed", START_S)
-    told = node.wait_reason("Agent", "Blocked", START_S)
-    assert told["status"] == "False"
-    assert "Mount/vfroot (MountFailed: mount" in told["message"]
+    reported = node.wait_reason("Agent", "Blocked", START_S)
+    assert reported["status"] == "False"
+    assert "Mount/vfroot (MountFailed: mount" in reported["message"]
     assert not (node.folder / "state/agent.log").exists()
     assert not list(share.iterdir())
 
@@ -253,8 +255,8 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     main, _ = running(node)
     before = node.agent_toml.read_bytes()
     node.desire(node.agent_document(line))
-    told = node.wait_reason("AgentConfig", "Incompatible", START_S)
-    assert line.partition(" ")[0] in told["message"]
+    reported = node.wait_reason("AgentConfig", "Incompatible", START_S)
+    assert line.partition(" ")[0] in reported["message"]
     assert node.agent_toml.read_bytes() == before
     assert main in node.living()
     os.kill(main, signal.SIGKILL)  # it comes back with what stands there

@@ -109,12 +109,12 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(
     session = node.session()
     node.desire(node.installed(second, policy))
     node.wait("built", lambda: node.condition("AgentEnvironment")["reason"] == "Built", BUILD_S)
-    told = node.wait_reason("Agent", "Blocked", START_S)["message"]
-    assert "a change of environment would lose" in told
-    assert "sessions run: 1" in told
+    reported = node.wait_reason("Agent", "Blocked", START_S)["message"]
+    assert "a change of environment would lose" in reported
+    assert "sessions run: 1" in reported
     node.wait("as it was, meanwhile", lambda: node.agent_pid and node.worker_pid(), START_S)
     main = node.agent_pid
-    (permit,) = re.findall(r'allow-session-loss = "(sha256:[0-9a-f]{64})"', told)
+    (permit,) = re.findall(r'allow-session-loss = "(sha256:[0-9a-f]{64})"', reported)
     assert permit in node.run("plan").stdout
     node.put(
         f"desired/node/{node.id}",
@@ -134,7 +134,7 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(
 
     node.desire(node.installed(bad, policy))
     node.wait("back", lambda: node.condition("AgentConfig")["reason"] == "RolledBack", BUILD_S)
-    told = node.condition("AgentConfig")["message"]
-    assert f"{MOCK}=={bad} instead of {MOCK}=={second}" in told
+    reported = node.condition("AgentConfig")["message"]
+    assert f"{MOCK}=={bad} instead of {MOCK}=={second}" in reported
     running(node)
     node.wait("told", lambda: f"{MOCK} {second}" in node.condition("Plugins")["message"], START_S)

@@ -35,9 +35,9 @@ def healthy(node: RealNode) -> int:
 def test_a_poisonous_but_valid_value_is_rolled_back_and_stays_so(node: RealNode) -> None:
     healthy(node)
     node.desire(desired(node, POISON))
-    told = node.wait_reason("AgentConfig", "RolledBack", START_S)
-    for said in ('etcd.namespace: "nowhere" instead of "local"', "sha256:", "Waiting", "retry"):
-        assert said in told["message"]
+    reported = node.wait_reason("AgentConfig", "RolledBack", START_S)
+    for text in ('etcd.namespace: "nowhere" instead of "local"', "sha256:", "Waiting", "retry"):
+        assert text in reported["message"]
     main, worker = running(node)
     assert 'namespace = "local"' in node.agent_toml.read_text()
     node.stop()
@@ -77,9 +77,9 @@ def test_nothing_is_rolled_back_where_that_could_cost_sessions(
     session = cluster.session(node.id, str(uuid.uuid4()))
     try:
         node.wait("told", lambda: "not rolled back" in node.condition("Agent")["message"], START_S)
-        told = node.condition("Agent")["message"]
-        assert "agent.var-base-path" in told
-        assert "sessions run: 1" in told
+        reported = node.condition("Agent")["message"]
+        assert "agent.var-base-path" in reported
+        assert "sessions run: 1" in reported
     finally:
         cluster.docker("rm", "--force", session)
     node.wait_reason("AgentConfig", "RolledBack", START_S)

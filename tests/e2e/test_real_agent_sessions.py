@@ -44,12 +44,12 @@ def permit_where_batch_sessions_end(node: RealNode) -> None:
     if node.python != agent_python(OLD):
         return
 
-    def told() -> str:
+    def reported() -> str:
         message = str(node.condition("Agent")["message"])
         return message if "stopping agent 23.9.10 ends batch sessions" in message else ""
 
-    node.wait("held", told, START_S)
-    found = re.search(r"sha256:[0-9a-f]{64}", told())
+    node.wait("held", reported, START_S)
+    found = re.search(r"sha256:[0-9a-f]{64}", reported())
     assert found
     permit = f'api-version = 1\n[agent]\nallow-session-loss = "{found[0]}"'
     node.put(f"desired/node/{node.id}", permit)
@@ -151,15 +151,15 @@ def test_each_change_that_would_cost_sessions_is_held_back(node: RealNode) -> No
         "the environment's path": good.replace(venv, f"{node.folder}/venv"),
     }.items():
         node.desire(text)
-        told = held(node, part)
-        assert re.search(r"sessions run: 1, the oldest since \d{4}-\d\d-\d\dT", told)
+        reported = held(node, part)
+        assert re.search(r"sessions run: 1, the oldest since \d{4}-\d\d-\d\dT", reported)
         assert node.agent_toml.read_bytes() == before
         assert running_pids(node) == pids
         plan = node.run("plan")
         assert plan.returncode == 3
-        assert told in plan.stdout
+        assert reported in plan.stdout
         if "." in part:
-            assert f"not written: {part} (session-losing)" in told
+            assert f"not written: {part} (session-losing)" in reported
     node.desire(good)
     node.wait_summary("Ready", START_S)
     assert running(node) == pids
@@ -170,8 +170,8 @@ def held(node: RealNode, part: str) -> str:
     """Until both conditions say that a change of this part is held back."""
 
     def is_propagated(name: str) -> bool:
-        told = node.condition(name)
-        return told["reason"] == "Blocked" and f"{part} would" in told["message"]
+        reported = node.condition(name)
+        return reported["reason"] == "Blocked" and f"{part} would" in reported["message"]
 
     for name in ("AgentConfig", "Agent"):
         node.wait(f"{name}: {part} is held back", partial(is_propagated, name), START_S)
@@ -193,8 +193,8 @@ def test_a_key_changed_by_hand_is_not_put_into_force_by_a_restart_for_another(
     line = f'[agent]\nvar-base-path = "{node.folder}/by-hand"'
     node.agent_toml.write_text(text.replace("[agent]", line))
     node.desire(node.agent_document('region = "other"'))
-    told = node.wait_reason("Agent", "Blocked", START_S)["message"]
-    assert "agent.var-base-path would" in told
+    reported = node.wait_reason("Agent", "Blocked", START_S)["message"]
+    assert "agent.var-base-path would" in reported
     assert node.agent_pid == main
     assert "by-hand" in node.agent_toml.read_text()
     node.agent_toml.write_text(node.agent_toml.read_text().replace(line, "[agent]"))
@@ -204,7 +204,7 @@ def test_a_key_changed_by_hand_is_not_put_into_force_by_a_restart_for_another(
     assert node.lab.is_running(session)
 
 
-def test_plan_and_status_say_what_a_change_costs(node: RealNode) -> None:
+def test_plan_and_status_report_what_a_change_costs(node: RealNode) -> None:
     node.start()
     node.desire(desired(node))
     running(node)
@@ -225,10 +225,10 @@ def test_a_change_is_held_back_through_a_crash_until_it_is_permitted(node: RealN
     before = node.agent_toml.read_bytes()
 
     node.desire(elsewhere(node))
-    told = node.wait_reason("AgentConfig", "Blocked", START_S)
+    reported = node.wait_reason("AgentConfig", "Blocked", START_S)
     node.wait_reason("Agent", "Blocked", START_S)
-    assert "agent.var-base-path" in told["message"]
-    assert "sessions run: 1" in told["message"]
+    assert "agent.var-base-path" in reported["message"]
+    assert "sessions run: 1" in reported["message"]
     assert node.agent_toml.read_bytes() == before
     plan = node.run("plan")
     assert plan.returncode == 3
@@ -258,8 +258,8 @@ def test_while_docker_does_not_answer_sessions_are_taken_to_run(node: RealNode) 
     node.lab.dockerd.stop()
     try:
         node.desire(elsewhere(node))
-        told = node.wait_reason("AgentConfig", "Blocked", START_S)
-        assert "Docker can't be asked" in told["message"]
+        reported = node.wait_reason("AgentConfig", "Blocked", START_S)
+        assert "Docker can't be asked" in reported["message"]
     finally:
         node.lab.dockerd.start()
     node.wait("done once Docker says that none runs", (node.folder / "elsewhere").is_dir, START_S)

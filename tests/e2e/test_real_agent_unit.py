@@ -68,7 +68,7 @@ def test_whatever_is_killed_comes_back_whole(node: UnitNode, victims: str) -> No
     assert not (node.here.root / f"proc/{worker}").exists()
 
 
-def test_one_that_a_signal_has_stopped_is_told(node: UnitNode) -> None:
+def test_one_that_a_signal_has_stopped_is_reported(node: UnitNode) -> None:
     node.start()
     node.desire(node.document())
     main, _ = node.running()
@@ -108,11 +108,11 @@ def test_each_way_to_fail_has_its_own_reason(node: UnitNode, case: str) -> None:
         node.desire(text)
         node.wait_reason("Agent", reason)
         if case in ("etcd", "docker", "no-redis", "toml"):  # and no other while it loops
-            seen = set()
+            observed = set()
             for _ in range(40):
-                seen.add(node.condition("Agent")["reason"])
+                observed.add(node.condition("Agent")["reason"])
                 time.sleep(0.25)
-            assert seen == {reason}
+            assert observed == {reason}
     finally:
         if stranger is not None:
             stranger.kill()
@@ -141,10 +141,10 @@ def test_sessions_outlive_what_is_harmless_and_hold_back_what_is_not(node: UnitN
     node.desire(
         node.document('region = "held"').replace(f"{node.home}/var", f"{node.home}/elsewhere")
     )
-    told = node.wait_reason("AgentConfig", "Blocked")["message"]
+    reported = node.wait_reason("AgentConfig", "Blocked")["message"]
     node.wait_reason("Agent", "Blocked")
-    assert "agent.var-base-path" in told
-    assert "sessions run: 1" in told
+    assert "agent.var-base-path" in reported
+    assert "sessions run: 1" in reported
     node.kill("KILL", main)
     node.wait("back", lambda: node.main_pid() not in (0, main) and node.worker_pid())
     # Whoever stops it, the sessions need their agent.
@@ -157,7 +157,7 @@ def test_sessions_outlive_what_is_harmless_and_hold_back_what_is_not(node: UnitN
     time.sleep(DESTROYED_S)
     assert node.lab.is_running(session)
 
-    found = re.search(r"sha256:[0-9a-f]{64}", told)
+    found = re.search(r"sha256:[0-9a-f]{64}", reported)
     assert found
     permit = f'api-version = 1\n[agent]\nallow-session-loss = "{found[0]}"\n'
     key = f"/bai-nodeagent/local/desired/node/{ID}"
@@ -175,8 +175,8 @@ def test_a_poisonous_value_is_rolled_back(node: UnitNode) -> None:
     node.wait("kept", kept.exists)
     poison = '[agent-config.values.etcd]\nnamespace = "nowhere"'
     node.desire(node.document(poison, policy))
-    told = node.wait_reason("AgentConfig", "RolledBack")["message"]
-    assert 'etcd.namespace: "nowhere" instead of "local"' in told
+    reported = node.wait_reason("AgentConfig", "RolledBack")["message"]
+    assert 'etcd.namespace: "nowhere" instead of "local"' in reported
     node.running()
     node.here.run("systemctl", "restart", DAEMON)
     node.wait("daemon is back", lambda: node.condition("AgentConfig")["reason"] == "RolledBack")

@@ -96,7 +96,7 @@ def node(
 def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(node: InstalledUnitNode) -> None:
     first, second, bad = node.line.version, upgraded(node.line), broken(node.line)
 
-    def told(version: str) -> bool:
+    def reported(version: str) -> bool:
         return f"{MOCK} {version}" in node.condition("Plugins")["message"]
 
     node.start()
@@ -106,7 +106,7 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(node: Installe
     assert worker
     assert (node.here.root / f"proc/{main}").stat().st_uid == pwd.getpwnam(USER).pw_uid
     assert node.lab.etcd.keys(f"/sorna/local/nodes/agents/{ID}")
-    node.wait("told", lambda: told(first))
+    node.wait("told", lambda: reported(first))
     node.wait("healthy", node.kept)
 
     node.desire(node.installed(first, 'state = "stopped"'))
@@ -122,12 +122,12 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(node: Installe
     node.kill("KILL", main)
     node.wait("back", lambda: node.main_pid() not in (0, main) and node.worker_pid())
     main = node.main_pid()
-    assert told(first)
+    assert reported(first)
     (permit,) = re.findall(r'allow-session-loss = "(sha256:[0-9a-f]{64})"', why)
     own = f'api-version = 1\n[agent]\nallow-session-loss = "{permit}"\n'
     node.lab.etcd.etcdctl("put", f"/bai-nodeagent/local/desired/node/{ID}", stdin=own.encode())
     node.wait("upgraded", lambda: node.runs_anew(main))
-    node.wait("told", lambda: told(second))
+    node.wait("told", lambda: reported(second))
     time.sleep(DESTROYED_S)
     assert node.lab.is_running(session)
     node.lab.docker("rm", "--force", session)
@@ -137,4 +137,4 @@ def test_from_nothing_an_upgrade_held_by_a_session_and_a_way_back(node: Installe
     node.wait("back", lambda: node.condition("AgentConfig")["reason"] == "RolledBack", BUILD_S)
     assert f"{MOCK}=={bad} instead of {MOCK}=={second}" in node.condition("AgentConfig")["message"]
     node.running()
-    node.wait("told", lambda: told(second))
+    node.wait("told", lambda: reported(second))

@@ -123,7 +123,9 @@ def test_loopback_by_name_is_a_mistake_with_a_manager_elsewhere(
     assert "the manager is 198.51.100.1" in found["message"]
 
 
-def test_a_manager_of_another_family_is_told_and_rebind_helps(node: Node, network: Network) -> None:
+def test_a_manager_of_another_family_is_reported_and_rebind_helps(
+    node: Node, network: Network
+) -> None:
     network.ip("addr", "add", "2001:db8::2/64", "dev", "v0", "nodad")
     node.desire(document(node))
     node.start(*network.enter)

@@ -44,12 +44,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("number", [16, 17, 64, 500])
-@pytest.mark.parametrize("said", ["", "GET /metrics HTTP/1.0\r\n"], ids=["silent", "half"])
-def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, said: str) -> None:
+@pytest.mark.parametrize("quote", ["", "GET /metrics HTTP/1.0\r\n"], ids=["silent", "half"])
+def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, quote: str) -> None:
     node.desire()
     node.start()
     node.wait_ready("one")
-    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), str(number), said]
+    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), str(number), quote]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
@@ -129,7 +129,7 @@ def test_the_same_port_of_another_address_is_no_impostor(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "how", "told"),
+    ("host", "how", "reported"),
     [
         ("127.0.0.1", "listens", "account 61001 listens there"),
         ("::ffff:127.0.0.1", "listens", "account 61001 listens there"),
@@ -137,14 +137,14 @@ def test_the_same_port_of_another_address_is_no_impostor(node: Node) -> None:
     ],
 )
 def test_whoever_takes_the_port_first_leaves_no_node_unkept(
-    node: Node, host: str, how: str, told: str
+    node: Node, host: str, how: str, reported: str
 ) -> None:
     node.desire()
     with impostor(node, host, how) as squatter:
         try:
             node.start()
             node.wait("an agent", lambda: [marker for _, marker in node.starts] == ["one"])
-            assert told in node.log
+            assert reported in node.log
         finally:
             squatter.kill()
     node.wait("it serves", lambda: node.http("/readyz") == (200, "Ready\n"))

@@ -68,11 +68,11 @@ async def test_the_output_of_a_step_has_a_bound(who: Account, flood: Path, tmp_p
     argv = ("/bin/sh", "-c", f"{flood}; sleep 1; exit 3")
     async with anyio.create_task_group() as tasks:
 
-        async def look() -> None:
+        async def observe_once() -> None:
             await anyio.sleep(0.7)
             assert shared_memory() - before < 4 * output.ROOM_BYTES
 
-        tasks.start_soon(look)
+        tasks.start_soon(observe_once)
         done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
     assert done.code == 3
     assert len(done.output) <= 65536
@@ -92,7 +92,7 @@ def test_a_rehearsal_keeps_no_more_than_a_bound(
 
 
 @pytest.mark.anyio
-async def test_the_last_words_of_a_step_are_told(who: Account, tmp_path: Path) -> None:
+async def test_the_last_lines_of_a_step_are_reported(who: Account, tmp_path: Path) -> None:
     argv = ("/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo why; exit 3")
     done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
     assert done.output.endswith("x\nwhy\n")

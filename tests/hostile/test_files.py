@@ -38,7 +38,7 @@ def desire(node: Node, path: Path, marker: str = "one") -> None:
     node.desire(node.document(marker).replace(str(node.agent_toml), str(path)))
 
 
-def told(node: Node, reason: str, within_s: float = WAIT_S) -> str:
+def reported(node: Node, reason: str, within_s: float = WAIT_S) -> str:
     """By HTTP: changes without a new document are soon written only once in 30 s."""
 
     def found() -> list[str]:
@@ -71,7 +71,7 @@ def test_no_file_of_root_is_changed_or_given_away_by_a_link(
     (theirs / "agent.toml").symlink_to(secret)
     as_stranger(theirs / "agent.toml")
     desire(node, theirs / "agent.toml")
-    assert str(STRANGER) in told(node, "Untrusted")
+    assert str(STRANGER) in reported(node, "Untrusted")
     assert secret.stat() == before
     assert secret.read_text() == "[agent]\npassword = 'of root'\n"
 
@@ -83,7 +83,7 @@ def test_no_file_is_made_where_a_link_of_others_leads(
     (theirs / "agent.toml").symlink_to(tmp_path / "root" / "new")
     as_stranger(theirs / "agent.toml")
     desire(node, theirs / "agent.toml")
-    told(node, "Untrusted")
+    reported(node, "Untrusted")
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -111,7 +111,7 @@ def sparse(path: Path) -> None:
         (sparse, "TooLarge"),
     ],
 )
-def test_what_is_no_small_file_is_said_and_stops_nothing(
+def test_what_is_no_small_file_is_reported_and_stops_nothing(
     node: Node, tmp_path: Path, lay: Lay, reason: str
 ) -> None:
     lay(tmp_path / "agent.toml")
@@ -119,7 +119,7 @@ def test_what_is_no_small_file_is_said_and_stops_nothing(
     node.wait_reason("AgentConfig", reason)
     assert node.http("/livez")[0] == 200
     desire(node, node.folder / "other.toml")
-    told(node, "InSync")
+    reported(node, "InSync")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_broken_file_of_unknown_content_is_left_alone(
 ) -> None:
     (tmp_path / "agent.toml").write_bytes(raw)
     desire(node, tmp_path / "agent.toml", marker=f"m{len(raw)}")
-    assert "at line" in told(node, "Broken")
+    assert "at line" in reported(node, "Broken")
     starts = len(node.starts)
     time.sleep(1)  # a start takes a tenth of that
     assert (tmp_path / "agent.toml").read_bytes() == raw
@@ -143,10 +143,10 @@ def test_the_content_of_another_path_is_not_used(node: Node, tmp_path: Path) -> 
     one.write_text("[agent]\nof-one = 1\n")
     desire(node, one)
     node.wait("in line", lambda: "i-test01" in one.read_text())
-    told(node, "InSync")
+    reported(node, "InSync")
     two.write_text("[agent\n")
     desire(node, two)
-    told(node, "Broken")
+    reported(node, "Broken")
     assert two.read_text() == "[agent\n"
 
 
@@ -164,7 +164,7 @@ def test_ten_broken_files_are_kept_at_most(node: Node, tmp_path: Path) -> None:
     assert kept[0].read_text() == "old 0"
     assert kept[-1].read_text() == "[agent"
     name = kept[-1].name
-    node.wait("named", lambda: name in told(node, "InSync"))
+    node.wait("named", lambda: name in reported(node, "InSync"))
 
 
 def test_thousands_of_copies_that_others_lay_are_not_all_read(node: Node, theirs: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_file_that_is_truncated_by_path_is_mended_by_event(node: Node, tmp_pat
     path = tmp_path / "agent.toml"
     desire(node, path)
     node.wait("in line", lambda: "i-test01" in path.read_text())
-    told(node, "InSync")
+    reported(node, "InSync")
     os.truncate(path, 0)
     node.wait("mended", lambda: "i-test01" in path.read_text(), 15)  # the next look is after 48 s
 
@@ -257,7 +257,7 @@ def test_a_share_that_freezes_holds_up_nothing_else(tmp_path: Path) -> None:
         server.freeze()
         desire(node, path)
         node.start()
-        told(node, "Stuck", 30)
+        reported(node, "Stuck", 30)
         assert "daemon.ready" in node.log
         assert node.http("/livez")[0] == 200
     finally:
@@ -290,7 +290,7 @@ def test_the_gate_answers_beside_a_pipe(tmp_path: Path) -> None:
     node = Node(tmp_path / "node")
     desire(node, node.agent_toml)
     node.start()
-    told(node, "InSync")
+    reported(node, "InSync")
     node.stop()
     node.agent_toml.unlink()
     os.mkfifo(node.agent_toml)

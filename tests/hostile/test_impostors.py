@@ -101,7 +101,7 @@ def executes(child: subprocess.Popen[bytes], *names: str) -> Callable[[], bool]:
     ],
     ids=lambda words: " ".join(words)[:40],
 )
-async def test_who_only_names_the_agents_program_is_not_the_agent(
+async def test_a_process_that_only_names_the_agents_program_is_not_the_agent(
     reader: tuple[str, ...], folder: Path, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     program = str(script(folder))
@@ -192,7 +192,7 @@ async def test_arguments_that_are_no_text_are_survived(
         child.wait()
 
 
-async def test_who_holds_a_file_of_the_locks_name_elsewhere_is_none_of_ours(
+async def test_a_process_with_a_file_of_the_locks_name_elsewhere_is_none_of_ours(
     folder: Path, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """A file that has the lock's path in a mount namespace of somebody else's."""
@@ -217,7 +217,7 @@ async def test_who_holds_a_file_of_the_locks_name_elsewhere_is_none_of_ours(
         assert process.kin(None, lock) == set()
 
 
-async def test_who_has_the_lock_open_without_holding_it_is_none_of_ours(
+async def test_a_process_with_the_lock_open_but_not_held_is_none_of_ours(
     folder: Path, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     lock = folder / "agent.lock"
@@ -304,14 +304,14 @@ async def test_the_agent_can_not_keep_us_from_its_lock(
         "except OSError as error: said = error.strerror\n"
         "open(sys.argv[2], 'w').write(said); time.sleep(600)\n"
     )
-    said = folder_of_its_own / "said"
+    quote = folder_of_its_own / "said"
     with launch.held(lock) as fd:
         agent = launch.start(
-            ["/usr/bin/python3", "-c", leases, str(fd), str(said)],
+            ["/usr/bin/python3", "-c", leases, str(fd), str(quote)],
             user="nobody", env={}, workdir=Path("/"), output=folder / "out", lock_fd=fd,
         )  # fmt: skip
-    wait_until(lambda: said.read_text(), "it has not tried")
-    assert said.read_text() == outcome
+    wait_until(lambda: quote.read_text(), "it has not tried")
+    assert quote.read_text() == outcome
     assert process.is_held(lock)
     assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
@@ -329,7 +329,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("user", ["", "root", "nobody"])
-def test_it_is_told_that_root_runs_what_another_account_can_replace(node: Node, user: str) -> None:
+def test_it_is_reported_that_root_runs_what_another_account_can_replace(
+    node: Node, user: str
+) -> None:
     """Whoever owns an environment is root as soon as its agent is: nothing else here says so."""
     theirs = node.folder / "theirs"
     theirs.mkdir()
@@ -413,14 +415,14 @@ def test_a_daemon_stops_no_healthy_agent_for_a_start_that_would_fail(node: Node)
     node.wait_ready("one")
     for more, named in (('user = "no-such-one"', "no-such-one"), ('workdir = "/no"', "/no")):
         node.desire(node.document(agent=more))
-        node.wait(named, partial(_says, node, named))
+        node.wait(named, partial(_output, node, named))
         assert node.condition("Agent")["reason"] == "Blocked"
         assert len(node.living()) == len(node.starts) == 1
     node.desire(node.document(marker="two"))
     node.wait_ready("two")
 
 
-def _says(node: Node, words: str) -> bool:
+def _output(node: Node, words: str) -> bool:
     return words in node.condition("Agent")["message"]
 
 

@@ -57,7 +57,7 @@ anyio.run(main)
 """
 
 
-def said_by(program: str, *arguments: str) -> list[str]:
+def lines_of(program: str, *arguments: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
@@ -70,11 +70,11 @@ def said_by(program: str, *arguments: str) -> list[str]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_a_question_without_a_thread_is_asked_again() -> None:
-    assert said_by(WITHOUT_THREADS) == ["a question: can't start new thread", "2"]
+    assert lines_of(WITHOUT_THREADS) == ["a question: can't start new thread", "2"]
 
 
 def test_a_helper_that_can_t_be_started_leaves_no_lock(tmp_path: Path) -> None:
-    assert said_by(WITHOUT_DESCRIPTORS, str(tmp_path)) == [
+    assert lines_of(WITHOUT_DESCRIPTORS, str(tmp_path)) == [
         "Too many open files",
         "Finished(code=0, output='')",
     ]

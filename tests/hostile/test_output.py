@@ -101,7 +101,7 @@ def test_an_answer_that_can_not_be_printed_has_one_line_and_a_code_of_its_own(no
         assert "No space left on device" in done.stderr
 
 
-def test_the_gate_says_no_whatever_its_output_is(node: Node) -> None:
+def test_the_gate_refuses_whatever_its_output_is(node: Node) -> None:
     node.desire(
         node.document() + '[[mount]]\nname = "m"\nsource = "/nowhere"\ntype = "bind"\n'
         f'target = "{node.folder}/not-mounted"\nrequired = true\n'
@@ -173,8 +173,8 @@ def test_an_interrupted_command_ends_quietly(tmp_path: Path) -> None:
     )
     wait_until(lambda: "pipe_read" in Path(f"/proc/{child.pid}/wchan").read_text(), "it reads")
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=WAIT_S)
-    assert (child.returncode, said) == (130, "")
+    _, quote = child.communicate(timeout=WAIT_S)
+    assert (child.returncode, quote) == (130, "")
 
 
 def test_an_address_that_is_not_there_yet_is_waited_for(node: Node) -> None:

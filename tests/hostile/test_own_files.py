@@ -193,9 +193,9 @@ def test_a_full_disk_of_our_own_stops_nothing_and_is_named(
     filler = fill(folder)
     assert_kept(node, "two")
     node.wait("told", lambda: "No space left" in node.http("/status")[1])
-    told = [c for c in node.status_now()["conditions"] if "No space left" in c["message"]]
-    assert told
-    for condition in told:
+    reported = [c for c in node.status_now()["conditions"] if "No space left" in c["message"]]
+    assert reported
+    for condition in reported:
         assert f"{folder}/" in condition["message"]
         assert f"{node.agent_toml}: No space" not in condition["message"]
     # A restart while it is full as well.
@@ -233,7 +233,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_swept(node: Node) -> Non
         own = [p for folder in folders if folder.is_dir() for p in folder.glob(".*.tmp")]
         return own + list((node.folder / "store").rglob(".*.tmp"))
 
-    seen: set[str] = set()
+    observed: set[str] = set()
     for number in range(1, 9):
         node.start(sys.executable, str(DYING), str(number))
         assert node.process is not None
@@ -241,10 +241,10 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_swept(node: Node) -> Non
             node.process.wait(8)
         node.process.kill()
         node.process.wait()
-        seen |= {p.name.split(".")[1] for p in left()}
+        observed |= {p.name.split(".")[1] for p in left()}
         # Each daemon has swept what was left by the one before.
         assert len(left()) <= 2
-    assert {"journal", "agent"} <= seen, seen
+    assert {"journal", "agent"} <= observed, observed
     status = node.folder / "store" / "node" / node.id / "status"
     status.with_name(".status.abcd1234.tmp").touch()  # as one that dies later leaves it
     node.start()
@@ -253,7 +253,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_swept(node: Node) -> Non
     assert "hunter2-secret" in node.agent_toml.read_text()
 
 
-def test_two_daemons_of_one_boot_with_one_id_are_told_and_only_one_acts(
+def test_two_daemons_of_one_boot_with_one_id_are_reported_and_only_one_acts(
     tmp_path: Path, etcd: object, prefix: str
 ) -> None:
     from servers import Etcd

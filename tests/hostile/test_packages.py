@@ -72,7 +72,7 @@ def desire(node: Node, packages: Path) -> None:
     node.desire(node.document() + section)
 
 
-def told(node: Node, reason: str, about: str = "") -> None:
+def reported(node: Node, reason: str, about: str = "") -> None:
     def is_so() -> bool:
         found = [c for c in node.status_now()["conditions"] if c["type"] == "Plugins"]
         return any(c["reason"] == reason and about in c["message"] for c in found)
@@ -94,29 +94,29 @@ def told(node: Node, reason: str, about: str = "") -> None:
         "other-1.0.dist-info/entry_points.txt",
     ],
 )
-def test_what_is_no_file_or_has_no_end_is_told_by_its_path(
+def test_what_is_no_file_or_has_no_end_is_reported_by_its_path(
     node: Node, packages: Path, name: str, lay: Lay, reason: str
 ) -> None:
     path = Path(os.path.normpath(packages / name))
     path.parent.mkdir(exist_ok=True)
     lay(path)
     desire(node, packages)
-    told(node, reason, f"{path} ")
+    reported(node, reason, f"{path} ")
 
 
 def test_what_is_put_right_is_in_line(node: Node, packages: Path) -> None:
     pipe(packages / "extra.pth")
     desire(node, packages)
-    told(node, "NotAFile", f"{packages}/extra.pth ")
+    reported(node, "NotAFile", f"{packages}/extra.pth ")
     (packages / "extra.pth").unlink()
-    told(node, "InSync", "fast 1.0")
+    reported(node, "InSync", "fast 1.0")
 
 
-def test_a_crowd_of_entries_is_told_by_its_folder(node: Node, packages: Path) -> None:
+def test_a_crowd_of_entries_is_reported_by_its_folder(node: Node, packages: Path) -> None:
     for number in range(ENTRIES_AT_MOST):
         (packages / f"{number}").touch()
     desire(node, packages)
-    told(node, "TooLarge", f"{packages} ")
+    reported(node, "TooLarge", f"{packages} ")
 
 
 def test_a_crowd_of_plugins_is_not_watched(node: Node, packages: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_crowd_of_plugins_is_not_watched(node: Node, packages: Path) -> None:
     path = packages / "fast-1.0.dist-info/entry_points.txt"
     path.write_text(f"[backendai_accelerator_v21]\n{points}")
     desire(node, packages)
-    told(node, "TooLarge", f"{packages.parents[2]}/bin/python has more than")
+    reported(node, "TooLarge", f"{packages.parents[2]}/bin/python has more than")
 
 
 @pytest.mark.parametrize("points", ["fast", "fast = !"])
@@ -134,7 +134,7 @@ def test_entry_points_that_nobody_can_parse_are_broken(
     folder = packages / "fast-1.0.dist-info"
     (folder / "entry_points.txt").write_text(f"[backendai_accelerator_v21]\n{points}\n")
     desire(node, packages)
-    told(node, "Broken", str(folder))
+    reported(node, "Broken", str(folder))
 
 
 @pytest.mark.parametrize("home", ["{venv}/bin", "{venv}/loop"])
@@ -147,4 +147,4 @@ def test_an_environment_that_leads_back_to_itself_has_an_end(
     (venv / "pyvenv.cfg").write_text(settings.format(venv=venv))
     (packages / "ai/backend/accelerator/fast/plugin.py").unlink()
     desire(node, packages)
-    told(node, "Broken", str(packages))
+    reported(node, "Broken", str(packages))

@@ -41,31 +41,31 @@ async def test_a_server_that_dies_after_its_clients_is_noticed(
     bench: Bench, redis: RedisServer
 ) -> None:
     bench.publish(addr=redis.address)
-    async with watched(bench) as seen:
-        await settled(seen)
+    async with watched(bench) as observed:
+        await settled(observed)
         redis.cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await anyio.sleep(0.5)
         redis.kill()
-        await seen.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
+        await observed.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
         redis.start()
-        await seen.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
+        await observed.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
 
 
-async def test_a_role_that_changes_there_and_back_is_told_as_it_is(
+async def test_a_role_that_changes_there_and_back_is_reported_as_it_is(
     bench: Bench, redis: RedisServer
 ) -> None:
     bench.publish(addr=redis.address)
-    async with watched(bench) as seen:
-        await settled(seen)
+    async with watched(bench) as observed:
+        await settled(observed)
         for pause_s in (0.0, 0.3, 1.0):
             redis.cli("REPLICAOF", "127.0.0.1", str(free_port()))
             await anyio.sleep(pause_s)
             redis.cli("REPLICAOF", "NO", "ONE")
             await anyio.sleep(pause_s)
             redis.cli("REPLICAOF", "127.0.0.1", str(free_port()))
-            await seen.until(lambda reason: reason == "NotMaster", NO_RESYNC_S)
+            await observed.until(lambda reason: reason == "NotMaster", NO_RESYNC_S)
             redis.cli("REPLICAOF", "NO", "ONE")
-            await seen.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
+            await observed.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
 
 
 @pytest.mark.parametrize("forbidden", ["-xread", "-xread -role"])
@@ -75,14 +75,14 @@ async def test_a_server_that_forbids_to_wait_is_polled(
     rule = f"user default on nopass ~* +@all {forbidden}"
     with RedisServer(tmp_path / "strict", options=rule) as redis:
         bench.publish(addr=redis.address)
-        async with watched(bench) as seen:
-            await settled(seen)
+        async with watched(bench) as observed:
+            await settled(observed)
             await anyio.sleep(5)
-            assert len(seen.reasons) <= 3  # it does not wake without a reason
+            assert len(observed.reasons) <= 3  # it does not wake without a reason
             redis.kill()
-            await seen.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
+            await observed.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
             redis.start()
-            await seen.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
+            await observed.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
 
 
 async def test_the_death_of_all_sentinels_is_noticed(
@@ -91,13 +91,13 @@ async def test_the_death_of_all_sentinels_is_noticed(
     one, other = (SentinelServer(tmp_path / name, redis) for name in ("one", "other"))
     with one, other:
         bench.publish(sentinel=f"{one.address},{other.address}", service_name="mymaster")
-        async with watched(bench) as seen:
-            await settled(seen)
+        async with watched(bench) as observed:
+            await settled(observed)
             one.kill()
             other.kill()
-            await seen.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
+            await observed.until(lambda reason: reason == "Unreachable", NO_RESYNC_S)
             one.start()
-            await seen.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
+            await observed.until(lambda reason: reason.startswith("InSync"), NO_RESYNC_S)
 
 
 # --- what is no Redis --------------------------------------------------------------------

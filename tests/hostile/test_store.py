@@ -43,12 +43,12 @@ async def test_no_watch_waits_for_a_revision_that_the_store_has_lost(server: Etc
     store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
     for n in range(20):
         await store.put(CLUSTER, f"{n}".encode())
-    seen = await store.read([CLUSTER])
+    observed = await store.read([CLUSTER])
     await store.close()
     wipe(server)
     store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
     with anyio.fail_after(20), pytest.raises(Unavailable, match="is at revision 1; it was read"):
-        await anext(store.changes([CLUSTER], seen))
+        await anext(store.changes([CLUSTER], observed))
     await store.close()
 
 
@@ -56,11 +56,11 @@ async def test_no_watch_waits_for_a_revision_that_the_store_has_lost(server: Etc
 async def test_no_watch_goes_on_in_another_cluster(server: EtcdServer, tmp_path: Path) -> None:
     with EtcdServer(tmp_path / "other", options=["--initial-cluster-token=other"]) as other:
         store = EtcdStore(EtcdSettings(EtcdAccess((server.endpoint,)), "local"))
-        seen = await store.read([CLUSTER])
+        observed = await store.read([CLUSTER])
         stranger = EtcdStore(EtcdSettings(EtcdAccess((other.endpoint,)), "local"))
         await stranger.put(CLUSTER, b"x")
         with anyio.fail_after(20), pytest.raises(Unavailable, match="answers the watch"):
-            await anext(stranger.changes([CLUSTER], seen))
+            await anext(stranger.changes([CLUSTER], observed))
         await store.close()
         await stranger.close()
 
@@ -70,8 +70,8 @@ async def test_a_lost_count_of_a_folder_ends_its_watch(tmp_path: Path) -> None:
     store = FileStore(FileSettings(tmp_path / "store", tmp_path / "state"))
     for n in range(5):
         await store.put(CLUSTER, f"{n}".encode())
-    seen = await store.read([CLUSTER])
-    changes = store.changes([CLUSTER], seen)
+    observed = await store.read([CLUSTER])
+    changes = store.changes([CLUSTER], observed)
     async with anyio.create_task_group() as tasks:
 
         async def lose() -> None:
@@ -88,7 +88,7 @@ def last_contact_s(node: Node) -> float:
     return node.metric("bai_nodeagent_store_last_contact_timestamp_seconds")
 
 
-def desire_and_see(node: Node, marker: str) -> None:
+def desire_and_observe(node: Node, marker: str) -> None:
     node.desire(
         f"""\
 api-version = 1
@@ -101,13 +101,13 @@ marker = "{marker}"
     node.wait(f"{marker} by an event", lambda: marker in node.agent_toml.read_text(), NO_RESYNC_S)
 
 
-def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
+def test_puts_into_a_store_that_was_replaced_are_observed_by_event(
     server: EtcdServer, tmp_path: Path, prefix: str
 ) -> None:
     node = Node(tmp_path / "node", server, prefix)
     try:
         node.start()
-        desire_and_see(node, "one")
+        desire_and_observe(node, "one")
         for n in range(WIPES):
             for _ in range(20):
                 server.etcdctl("put", "/else", "x")
@@ -116,8 +116,10 @@ def test_puts_into_a_store_that_was_replaced_are_seen_by_event(
             server.start()
             node.wait("read again", lambda at=killed_s: last_contact_s(node) > at)  # type: ignore[misc]
             wipe(server)  # what was read is of the old one, and the watch comes to the new one
-            desire_and_see(node, f"wiped-{n}")
-            desire_and_see(node, f"watched-{n}")  # the next round begins with a watch that stands
+            desire_and_observe(node, f"wiped-{n}")
+            desire_and_observe(
+                node, f"watched-{n}"
+            )  # the next round begins with a watch that stands
     finally:
         node.close()
 

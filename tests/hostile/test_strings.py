@@ -49,12 +49,12 @@ def desired_of(node: Node, marker: str = "one") -> str:
     return node.document(marker, values=values)
 
 
-def told(node: Node) -> str:
+def reported(node: Node) -> str:
     """All that leaves this node, each line of it printable."""
-    said = [
+    quote = [
         *(node.run(*words) for words in (["status"], ["nodes"], ["plan"], ["status", "--json"])),
     ]
-    texts = [text for each in said for text in (each.stdout, each.stderr)]
+    texts = [text for each in quote for text in (each.stdout, each.stderr)]
     texts += [node.log, node.http("/status")[1], node.http("/metrics")[1]]
     texts.append(json.dumps(node.status(), ensure_ascii=False))
     for text in texts:
@@ -71,13 +71,13 @@ def test_a_file_name_that_is_no_text_ends_and_forges_nothing(node: Node) -> None
     node.agent_toml.unlink()
     node.agent_toml.symlink_to(target)
     node.wait("in line", lambda: target.exists() and condition(node)["status"] == "True")
-    said = told(node)
-    assert "\n i-forged" not in said
-    assert r"\x1b[2J" in said
+    quote = reported(node)
+    assert "\n i-forged" not in quote
+    assert r"\x1b[2J" in quote
     target.unlink()
     target.mkdir()
     node.wait("told", lambda: condition(node)["status"] != "True")
-    told(node)
+    reported(node)
     node.agent_toml.unlink()
     node.agent_toml.write_bytes(original)
     node.wait("in line", lambda: condition(node)["status"] == "True", 60)
@@ -148,10 +148,10 @@ def test_no_secret_leaves_the_node_in_any_form(node: Node) -> None:
         agent.write_text(f"{opinions}{before}")
         os.kill(node.living()[0], 9)
         node.wait("died", lambda: "********" in json.dumps(node.status_now()))
-        said = told(node)
-        assert "********" in said
+        quote = reported(node)
+        assert "********" in quote
         for form in (*forms, "opt=abc", "-----BEGIN-----", "0ther-one"):
-            assert form not in said, form
+            assert form not in quote, form
     finally:
         agent.write_text(before)
         node.desire(desired_of(node, "two"))
@@ -165,14 +165,14 @@ def test_nobody_finds_a_password_by_the_digest(node: Node) -> None:
         assert digest(document, seal) != shown
 
 
-def test_an_order_says_until_when_and_for_which_node(node: Node) -> None:
-    said = node.run("pause", "--for", "72h").stdout
+def test_an_order_reports_until_when_and_for_which_node(node: Node) -> None:
+    quote = node.run("pause", "--for", "72h").stdout
     assert node.run("resume").returncode == 0
-    assert said.startswith("i-test01: paused until 20")
+    assert quote.startswith("i-test01: paused until 20")
 
 
 @pytest.mark.parametrize("words", [["status", "i-\udcff"], ["fly\x1b[2J"], ["put", "x\n", "-"]])
-def test_odd_arguments_are_told_and_nothing_more(
+def test_odd_arguments_are_reported_and_nothing_more(
     node: Node, words: list[str], tmp_path: Path
 ) -> None:
     done = subprocess.run(

@@ -61,17 +61,17 @@ def test_it_runs_as_the_agent_s_account_with_nothing_of_ours(
         "json.dump(told, open(FOLDER + '/told', 'w'))\n",
     )
     assert validator.ask(agent, USER, {"LANG": "C"}, TEXT).accepts is None
-    told = json.loads((folder / "told").read_text())
+    reported = json.loads((folder / "told").read_text())
     account = pwd.getpwnam(USER)
-    assert told["uid"] == [account.pw_uid] * 3
-    assert told["gid"] == [account.pw_gid] * 3
-    assert 0 not in told["groups"]
-    assert told["cwd"] == "/"
-    assert told["sid"] == told["pid"]
-    assert not [name for name in told["env"] if name.startswith("BAI_NODEAGENT")]
-    assert SECRET not in told["argv"]
-    assert SECRET not in json.dumps(told["env"])
-    assert len(told["fds"]) < 6  # the three streams, a copy of one, and the listing itself
+    assert reported["uid"] == [account.pw_uid] * 3
+    assert reported["gid"] == [account.pw_gid] * 3
+    assert 0 not in reported["groups"]
+    assert reported["cwd"] == "/"
+    assert reported["sid"] == reported["pid"]
+    assert not [name for name in reported["env"] if name.startswith("BAI_NODEAGENT")]
+    assert SECRET not in reported["argv"]
+    assert SECRET not in json.dumps(reported["env"])
+    assert len(reported["fds"]) < 6  # the three streams, a copy of one, and the listing itself
 
 
 @pytest.mark.parametrize(

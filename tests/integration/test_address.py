@@ -48,7 +48,7 @@ path = "{node.agent_toml}"
 """
 
 
-def test_an_address_is_kept_told_when_gone_and_chosen_anew_by_rebind(
+def test_an_address_is_kept_reported_when_gone_and_chosen_anew_by_rebind(
     node: Node, network: Network
 ) -> None:
     node.desire(document(node))

@@ -305,7 +305,7 @@ async def test_a_fix_interrupts_the_wait_of_a_crash_loop(bench: Bench) -> None:
     assert len(bench.alive()) == 1
 
 
-async def test_what_cannot_be_started_says_why(bench: Bench) -> None:
+async def test_what_cannot_be_started_reports_why(bench: Bench) -> None:
     agent = bench.agent(bench.spec(command=("/no/such/program",)))
     plan = agent.plan(await agent.observe())
     with pytest.raises(Refused, match="/no/such/program"):
@@ -597,7 +597,7 @@ async def test_no_agent_stays_down_for_what_can_not_be_written(bench: Bench, obs
         assert "what I have" in (bench.root / "runtime" / "agent.log").read_text()
 
 
-async def test_an_agent_that_goes_into_the_background_is_told_and_left_alone(
+async def test_an_agent_that_goes_into_the_background_is_reported_and_left_alone(
     bench: Bench,
 ) -> None:
     worker = " ".join(bench.command())

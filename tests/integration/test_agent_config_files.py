@@ -168,7 +168,7 @@ async def test_a_dangling_link_gets_its_file(path: Path, tmp_path: Path) -> None
         ("NotAFile", lambda p: os.mkfifo(p)),
     ],
 )
-async def test_what_is_no_file_is_left_alone_and_said(
+async def test_what_is_no_file_is_left_alone_and_reported(
     path: Path, reason: str, spoil: Callable[[Path], Any]
 ) -> None:
     path.unlink()
@@ -181,7 +181,7 @@ async def test_what_is_no_file_is_left_alone_and_said(
     assert path.lstat() == before
 
 
-async def test_a_file_as_a_folder_on_the_way_is_said(path: Path) -> None:
+async def test_a_file_as_a_folder_on_the_way_is_reported(path: Path) -> None:
     with pytest.raises(Refused) as refused:
         await in_line(path / "agent.toml")
     assert refused.value.reason == "NotAFile"
@@ -206,7 +206,7 @@ async def test_owners(path: Path, _: int) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == (1, 0)
 
 
-async def test_an_unknown_owner_is_said(path: Path) -> None:
+async def test_an_unknown_owner_is_reported(path: Path) -> None:
     with pytest.raises(Refused, match="nobody-knows") as refused:
         await in_line(path, section={"owner": "nobody-knows"})
     assert refused.value.reason == "UnknownOwner"
@@ -265,7 +265,7 @@ async def test_a_full_disk_keeps_the_old_file(path: Path, small_disk: Path) -> N
 
 
 @pytest.mark.root
-async def test_a_read_only_disk_is_said(path: Path, small_disk: Path) -> None:
+async def test_a_read_only_disk_is_reported(path: Path, small_disk: Path) -> None:
     target = small_disk / "agent.toml"
     target.write_text("[agent]\n")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -433,11 +433,11 @@ async def test_a_secret_that_is_taken_out_is_gone_before_others_may_read(
     before: list[tuple[int, bool]] = []
     overwrite = Place.overwrite
 
-    def seen(place: Place, data: bytes, *, is_private: bool) -> None:
+    def observed(place: Place, data: bytes, *, is_private: bool) -> None:
         before.append((mode_of(path), "s3cret" in path.read_text()))
         overwrite(place, data, is_private=is_private)
 
-    monkeypatch.setattr(Place, "overwrite", seen)
+    monkeypatch.setattr(Place, "overwrite", observed)
     values = {**VALUES, ("etcd", "password"): UNSET}
     await in_line(path, section={"write": "in-place", "mode": "0644"}, agent_values=values)
     assert before == [(0o600, True)]

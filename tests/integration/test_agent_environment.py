@@ -44,7 +44,7 @@ def wait_running(node: InstalledNode, version: str, starts: int) -> None:
     assert len(node.starts) == starts
 
 
-def told(node: InstalledNode, reason: str) -> str:
+def reported(node: InstalledNode, reason: str) -> str:
     return str(node.wait_reason("AgentEnvironment", reason, BUILD_S)["message"])
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_built_leaves_the_agent_alone(node: InstalledNode) -> Non
     link = node.path.readlink()
     for what, (packages, reason, opinions) in BAD.items():
         node.desire(node.installed(*packages))
-        node.wait(what, lambda told=(reason, opinions): is_propagated(node, *told), BUILD_S)  # type: ignore[misc]
+        node.wait(what, lambda reported=(reason, opinions): is_propagated(node, *reported), BUILD_S)  # type: ignore[misc]
         assert (node.living(), node.path.readlink()) == ([pid], link)
     assert "AgentEnvironment" in node.wait_reason("Agent", "Blocked")["message"]
     os.kill(pid, signal.SIGKILL)  # what dies meanwhile comes back as it was
@@ -130,7 +130,7 @@ def test_packages_come_from_an_index(node: InstalledNode) -> None:
         node.start()
         wait_running(node, "1.0", 1)
     node.desire(node.installed(TWO, source=f'index = "{url}"'))
-    assert "test-agent==2.0" in told(node, "NotInstalled")
+    assert "test-agent==2.0" in reported(node, "NotInstalled")
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def test_what_others_have_put_there_is_left_alone(node: InstalledNode) -> None:
     (node.path / "theirs").touch()
     node.desire(node.installed(ONE))
     node.start()
-    message = told(node, "NotOurs")
+    message = reported(node, "NotOurs")
     assert "is a folder" in message
     assert "move it away" in message
     assert list(node.path.iterdir()) == [node.path / "theirs"]
@@ -244,7 +244,7 @@ def test_a_stopped_agent_gets_its_environment_all_the_same(node: InstalledNode) 
     assert node.python.exists()
 
 
-def test_an_unknown_account_is_told(node: InstalledNode) -> None:
+def test_an_unknown_account_is_reported(node: InstalledNode) -> None:
     node.desire(node.installed(ONE).replace(f'user = "{USER}"', 'user = "no-such-account"'))
     node.start()
-    assert "no-such-account" in told(node, "NoSuchUser")
+    assert "no-such-account" in reported(node, "NoSuchUser")

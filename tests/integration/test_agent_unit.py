@@ -117,7 +117,7 @@ class Agent:
         command: tuple[str, ...] = (),
         at_most: int = 20,
     ) -> dict[str, Any]:
-        told = {
+        reported = {
             "name": self.name,
             "id": agent_id,
             "supervisor": supervisor,
@@ -125,10 +125,10 @@ class Agent:
             "command": command,
             "at_most": at_most,
         }
-        seen: dict[str, Any] = json.loads(
-            self.node.run(sys.executable, DRIVER, json.dumps(told)).splitlines()[-1]
+        observed: dict[str, Any] = json.loads(
+            self.node.run(sys.executable, DRIVER, json.dumps(reported)).splitlines()[-1]
         )
-        return seen
+        return observed
 
 
 def test_a_gated_unit_runs_with_what_its_gate_has_noted(container: Container) -> None:
@@ -183,24 +183,26 @@ def test_what_systemd_has_given_up_is_started_again(container: Container) -> Non
         if agent.systemctl("is-active") == "failed":
             break
     assert agent.systemctl("is-active") == "failed"
-    seen = agent.drive()
-    assert seen["done"] == ["note_end", "start"]
-    assert seen["reason"] in ("Starting", "Ungated")  # the latter after its first second
+    observed = agent.drive()
+    assert observed["done"] == ["note_end", "start"]
+    assert observed["reason"] in ("Starting", "Ungated")  # the latter after its first second
     assert agent.systemctl("is-active") == "active"
 
 
-def test_one_that_dies_at_once_and_is_forgotten_by_systemd_is_told(container: Container) -> None:
+def test_one_that_dies_at_once_and_is_forgotten_by_systemd_is_reported(
+    container: Container,
+) -> None:
     agent = Agent(container, "dying", 'ExecStart=\nExecStart=/bin/sh -c "echo no etcd; exit 0"\n')
     agent.drive(at_most=1)
     container.run("sleep", "0.3")
     agent.drive(at_most=2)
     container.run("sleep", "0.3")
-    seen = agent.drive()
-    assert (seen["done"], seen["reason"]) == (["note_end"], "CrashLoop")
-    assert "2 times" in seen["message"]
+    observed = agent.drive()
+    assert (observed["done"], observed["reason"]) == (["note_end"], "CrashLoop")
+    assert "2 times" in observed["message"]
 
 
-def test_a_closed_gate_is_told(container: Container) -> None:
+def test_a_closed_gate_is_reported(container: Container) -> None:
     agent = Agent(container, "closed", "ExecCondition=/bin/false bai-nodeagent may-start\n")
     assert agent.drive()["done"] == ["start", "GateClosed"]
 
@@ -208,8 +210,8 @@ def test_a_closed_gate_is_told(container: Container) -> None:
 def test_stopped(container: Container) -> None:
     agent = Agent(container, "stopped", "Restart=always\nRestartSec=100ms\n")
     agent.drive()
-    seen = agent.drive(state="stopped")
-    assert (seen["done"], seen["reason"]) == (["stop"], "Stopped")
+    observed = agent.drive(state="stopped")
+    assert (observed["done"], observed["reason"]) == (["stop"], "Stopped")
     container.run("sleep", "0.3")
     assert agent.systemctl("is-active") == "inactive"
 
@@ -219,9 +221,9 @@ def test_a_child_makes_way_for_the_unit(container: Container) -> None:
     command = agent.command
     child = agent.drive(supervisor="child", command=command)
     assert child["done"] == ["start"]
-    seen = agent.drive()
-    assert seen["done"] == ["stop", "start"]
-    assert seen["pid"] != child["pid"]
+    observed = agent.drive()
+    assert observed["done"] == ["stop", "start"]
+    assert observed["pid"] != child["pid"]
     assert not (container.root / f"proc/{child['pid']}").exists()
     back = agent.drive(supervisor="child", command=command)
     assert (back["done"], back["reason"]) == ([], "Blocked")
@@ -283,7 +285,7 @@ def test_the_account_of_a_unit_can_read_its_agent_toml(
     path = f"/run/node/{agent.name}/agent.toml"
     container.run("chmod", "0640", path)
     container.write(CONFIG_DRIVER, CONFIG)
-    said = container.run(sys.executable, CONFIG_DRIVER, agent.name, owner).splitlines()[-1]
-    found = json.loads(said)
+    quote = container.run(sys.executable, CONFIG_DRIVER, agent.name, owner).splitlines()[-1]
+    found = json.loads(quote)
     assert (found[0], found[2]) == (reason, owners), found
     assert reason != "Unreadable" or "nobody can't read" in found[1]

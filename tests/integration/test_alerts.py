@@ -53,8 +53,8 @@ def shown_at_start() -> str:
     for kind in KINDS:
         verbs = {action.verb for action in kind.actions}
         metrics.expect(names.get(kind.section, kind.section), verbs)
-    seen = [Condition(n, Status.TRUE, "", "", "", 1) for n in (*names.values(), "Store")]
-    metrics.conditions(seen, {})
+    observed = [Condition(n, Status.TRUE, "", "", "", 1) for n in (*names.values(), "Store")]
+    metrics.conditions(observed, {})
     for gauge in (metrics.agent_up, metrics.store_last_contact, metrics.desired_revision):
         gauge.set(0)
     return metrics.text().decode()

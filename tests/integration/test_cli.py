@@ -42,7 +42,7 @@ def in_folder(node: Node) -> dict[str, bytes]:
     }
 
 
-def test_plan_touches_nothing_and_tells_a_diff(node: Node) -> None:
+def test_plan_touches_nothing_and_reports_a_diff(node: Node) -> None:
     node.desire(node.document(values='api-token = "hunter2-secret"'))
     before = in_folder(node)
     answer = node.run("plan")
@@ -96,7 +96,7 @@ def test_apply_ends_beside_a_condition_that_stays_unknown(node: Node) -> None:
     assert "RestartPending" in answer.stdout
 
 
-def test_validate_tells_all_mistakes_at_once(node: Node) -> None:
+def test_validate_reports_all_mistakes_at_once(node: Node) -> None:
     good, bad = node.folder / "good.toml", node.folder / "bad.toml"
     good.write_text(node.document())
     bad.write_text('api-version = 2\n[agent]\nsupervisr = "child"\n[agent-config]\npath = "x"')
@@ -154,7 +154,7 @@ def test_two_broken_layers_can_be_put_right_one_by_one(node: Node) -> None:
     node.wait_ready("one")
 
 
-def test_status_and_nodes_tell_the_fleet_worst_first(node: Node) -> None:
+def test_status_and_nodes_report_the_fleet_worst_first(node: Node) -> None:
     node.desire()
     node.start()
     node.wait_ready("one")
@@ -179,7 +179,7 @@ def test_status_and_nodes_tell_the_fleet_worst_first(node: Node) -> None:
     assert (answer.returncode, "Unknown" in answer.stdout) == (3, True)
 
 
-def test_without_a_store_commands_say_so_in_time(offline: Node) -> None:
+def test_without_a_store_commands_report_it_in_time(offline: Node) -> None:
     for command in (["plan"], ["status"], ["nodes"], ["put", "cluster", "-"]):
         answer = offline.run(*command, stdin=offline.document())
         assert answer.returncode == 4, command
@@ -189,7 +189,7 @@ def test_without_a_store_commands_say_so_in_time(offline: Node) -> None:
         assert offline.run(*command).returncode == 0, command
 
 
-def test_a_reader_that_has_seen_enough_is_no_bug(node: Node) -> None:
+def test_a_reader_that_closes_early_is_no_bug(node: Node) -> None:
     command = f"{PROGRAM} schema | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
@@ -223,7 +223,7 @@ def test_usage_and_configuration_mistakes_are_2_with_a_line_each(node: Node) -> 
     assert "did you mean node-id?" in answer.stderr
 
 
-def test_a_taken_port_is_2(node: Node) -> None:
+def test_an_occupied_port_is_2(node: Node) -> None:
     node.start()
     node.wait("up", lambda: node.http("/status"))
     other = Node(node.folder.with_name("other"), node.etcd, node.prefix)
@@ -251,7 +251,7 @@ def test_metrics_pass_promtool(node: Node) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_may_start_says_no_when_what_is_desired_can_not_be_judged(node: Node) -> None:
+def test_may_start_refuses_when_the_desired_state_can_not_be_judged(node: Node) -> None:
     node.desire()
     assert node.run("apply").returncode == 0
     path = node.folder / "state" / "journal.json"

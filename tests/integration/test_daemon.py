@@ -238,7 +238,7 @@ def test_a_local_pause_needs_no_store_and_outlives_the_daemon(node: Node) -> Non
     node.wait_ready("one")
 
 
-def test_a_crash_loop_says_what_the_agent_said(node: Node) -> None:
+def test_a_crash_loop_is_reported_with_the_agents_last_lines(node: Node) -> None:
     (node.folder / "poison").touch()
     node.desire()
     node.start()
@@ -395,7 +395,7 @@ def test_layers_merge_and_groups_of_the_node_document_replace_the_local_ones(nod
     assert set(documents) == {"desired/cluster", "desired/group/gpu", f"desired/node/{node.id}"}
 
 
-def test_garbage_of_every_kind_is_held_and_told(etcd_node: Node) -> None:
+def test_garbage_of_every_kind_is_held_and_reported(etcd_node: Node) -> None:
     node = etcd_node
     node.desire()
     node.start()

@@ -89,7 +89,7 @@ def test_a_status_that_can_not_be_written_stops_nothing_else(node: Node) -> None
     node.wait("written", lambda: '"summary": "Ready"' in as_root(node, "get", key))
 
 
-def test_an_address_that_can_not_be_kept_is_told_and_used_all_the_same(node: Node) -> None:
+def test_an_address_that_can_not_be_kept_is_reported_and_used_all_the_same(node: Node) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: mounts a small tmpfs")
     small = node.folder / "state"
@@ -199,7 +199,7 @@ def test_a_restored_backup_is_a_new_epoch_and_no_crash(
     assert "restored" in node.condition("Store")["message"]
 
 
-def test_a_full_disk_is_told_and_healed(node: Node) -> None:
+def test_a_full_disk_is_reported_and_healed(node: Node) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: mounts a small tmpfs")
     small = node.folder / "state"

@@ -58,7 +58,7 @@ async def test_a_driver_that_is_not_loaded_shows_none(gpus: pytest.MonkeyPatch) 
     assert await cuda() == Shown(0, "the NVIDIA driver says: Driver Not Loaded")
 
 
-async def test_without_a_driver_there_are_none_and_it_is_said(
+async def test_without_a_driver_there_are_none_and_it_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = await cuda()

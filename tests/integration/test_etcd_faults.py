@@ -66,12 +66,12 @@ async def next_change(store: EtcdStore, keys: list[str], since: Snapshot) -> Non
 
 
 async def until_alive(store: EtcdStore, value: bytes | None) -> None:
-    async def look() -> bytes | None:
+    async def observe_once() -> bytes | None:
         entry = (await store.read([ALIVE])).entries.get(ALIVE)
         return entry.raw if entry else None
 
     with anyio.fail_after(20):
-        while await persistently(look) != value:
+        while await persistently(observe_once) != value:
             await anyio.sleep(0.05)
 
 
@@ -166,7 +166,9 @@ async def test_denied_key_is_named(guarded: EtcdServer, password: Path) -> None:
         assert (await store.read([CLUSTER])).entries
 
 
-async def test_wrong_password_is_told_but_not_shown(guarded: EtcdServer, tmp_path: Path) -> None:
+async def test_wrong_password_is_reported_but_not_shown(
+    guarded: EtcdServer, tmp_path: Path
+) -> None:
     password = tmp_path / "wrong"
     password.write_text("open sesame")
     async with connected(guarded.endpoint, user="n1", password=password) as store:

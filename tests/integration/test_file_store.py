@@ -105,18 +105,18 @@ async def test_folder_in_the_place_of_a_file_is_nothing(store: Store, folder: Pa
 
 async def test_change_below_folders_that_are_not_there_yet(store: Store, folder: Path) -> None:
     start = await store.read(["desired/node/n1"])
-    seen = anyio.Event()
+    observed = anyio.Event()
 
     async def follow() -> None:
         async for _ in store.changes(["desired/node/n1"], start):
-            seen.set()
+            observed.set()
 
     async with anyio.create_task_group() as group:
         group.start_soon(follow)
         await anyio.wait_all_tasks_blocked()
         write(folder / "desired/node/n1.toml", "1")
         with anyio.fail_after(10):
-            await seen.wait()
+            await observed.wait()
         group.cancel_scope.cancel()
 
 
@@ -139,18 +139,18 @@ async def test_lost_count_is_a_new_epoch(store: Store, state: Path) -> None:
     assert after.entries[CLUSTER].raw == b"1"
 
 
-async def test_uncounted_look_tells_the_same_and_leaves_no_trace(
+async def test_uncounted_observation_reports_the_same_and_leaves_no_trace(
     store: Store, folder: Path, state: Path
 ) -> None:
     await store.read([CLUSTER])
     write(folder / "desired/cluster.toml", "1")
     before = {p: p.read_bytes() for p in state.iterdir()}
-    told = await open_store(FileSettings(folder, state, is_counted=False)).read([CLUSTER])
+    reported = await open_store(FileSettings(folder, state, is_counted=False)).read([CLUSTER])
     assert {p: p.read_bytes() for p in state.iterdir()} == before
-    assert await store.read([CLUSTER]) == told
+    assert await store.read([CLUSTER]) == reported
 
 
-async def test_uncounted_look_makes_no_folder(tmp_path: Path) -> None:
+async def test_uncounted_observation_makes_no_folder(tmp_path: Path) -> None:
     store = open_store(FileSettings(tmp_path / "a/store", tmp_path / "a", is_counted=False))
     assert (await store.read([CLUSTER])).entries == {}
     assert list(tmp_path.iterdir()) == []

@@ -118,7 +118,7 @@ async def what_a_share_is_expected_to_be_is_asked_as_its_owner(folder: Path) -> 
 
 
 @scenario
-async def mounts_own_words_are_told(folder: Path) -> None:
+async def what_mount_writes_is_reported(folder: Path) -> None:
     spec = MountSpec("vf", "share", f"{folder}/vf", "tmpfs", ("size=much",))
     verdict = await passed(spec, folder)
     assert verdict.reason == "MountFailed"
@@ -213,19 +213,19 @@ async def users_of_a_share_are_found(folder: Path) -> None:
 
 
 @scenario
-async def what_can_not_be_looked_at_may_be_in_use(folder: Path) -> None:
+async def what_can_not_be_observed_may_be_in_use(folder: Path) -> None:
     """While descriptors run out again and again, nobody finds that no one uses a mount."""
     spec = tmpfs(folder / "vf")
     await passed(spec, folder)
     mount = next(entry for entry in mounts.table() if entry.target == spec.target)
     with process("sleep", "100", stdin=(folder / "vf/file").open("w")), short_of_descriptors():
-        told = set()
+        reported = set()
         for _ in range(300):
             try:
                 assert mount_users.users(mount)
             except Unavailable as error:
-                told.add(str(error).partition(":")[0])
-        assert told, "it was never short of them"
+                reported.add(str(error).partition(":")[0])
+        assert reported, "it was never short of them"
 
 
 @contextlib.contextmanager
@@ -316,7 +316,7 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 
 @scenario
-async def who_comes_between_look_and_unmount_is_spared(folder: Path) -> None:
+async def a_user_that_comes_between_observation_and_unmount_is_spared(folder: Path) -> None:
     spec = tmpfs(folder / "vf", state="unmounted")
     await passed(replace(spec, state="mounted"), folder)
     asked = point(spec, folder)

@@ -48,7 +48,7 @@ async def judged(environment: PythonEnvironment, *allow: str) -> Plan[Action] | 
 
 
 @pytest.mark.anyio
-async def test_installed_is_told_with_its_version(environment: PythonEnvironment) -> None:
+async def test_installed_is_reported_with_its_version(environment: PythonEnvironment) -> None:
     environment.install(CUDA)
     environment.install(MOCK)
     found = await judged(environment, CUDA_MODULE)
@@ -108,7 +108,7 @@ def test_a_plugin_that_comes_breaks_and_is_mended_is_an_event_each(
     assert wait_reason(node, "InSync") < NO_RESYNC_S
 
 
-def test_a_distribution_whose_files_come_after_its_folder_was_seen_is_not_missed(
+def test_a_distribution_whose_files_come_after_its_folder_was_observed_is_not_missed(
     node: Node, environment: PythonEnvironment
 ) -> None:
     """As pip lays it out on a busy machine: what is written in the folder is no event."""

@@ -25,7 +25,7 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_quick_start_does_what_it_says(tmp_path: Path) -> None:
+def test_the_quick_start_works(tmp_path: Path) -> None:
     if not (shutil.which("etcd") and is_free(2379) and is_free(9432)):
         pytest.skip("needs etcd, and its port 2379 free")
     clone = tmp_path / "clone"

@@ -126,13 +126,13 @@ async def test_a_replica(bench: Bench, redis: RedisServer) -> None:
     assert await bench.reason() == "NotMaster"
 
 
-async def test_etcd_that_is_not_there_says_nothing_of_redis(bench: Bench) -> None:
+async def test_unreachable_etcd_proves_nothing_about_redis(bench: Bench) -> None:
     spec = replace(bench.spec(), access=EtcdAccess((f"127.0.0.1:{free_port()}",)))
     found = await bench.observe(spec)
     assert (found.verdict.status, found.verdict.reason) == (Status.UNKNOWN, "Unavailable")
 
 
-async def test_a_store_in_a_folder_says_what_to_set(bench: Bench) -> None:
+async def test_a_store_in_a_folder_reports_what_to_set(bench: Bench) -> None:
     found = await bench.observe(replace(bench.spec(), access=None))
     assert found.verdict.reason == "NoEtcd"
 
@@ -190,7 +190,7 @@ async def test_one_password_for_sentinel_and_master(
 # --- the manager and the agent -----------------------------------------------------------
 
 
-async def seen(bench: Bench) -> Plan[Action] | Outcome:
+async def observed(bench: Bench) -> Plan[Action] | Outcome:
     return await bench.observe(bench.spec(is_seen_checked=True))
 
 
@@ -199,20 +199,20 @@ def note_agent(bench: Bench, running_s: float) -> None:
     Notes.of(bench.host).update(lambda record: replace(record, life=life))
 
 
-async def test_whether_the_manager_sees_the_agent(bench: Bench, redis: RedisServer) -> None:
+async def test_whether_the_manager_knows_the_agent(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
-    assert "no agent runs here" in (await seen(bench)).verdict.message
+    assert "no agent runs here" in (await observed(bench)).verdict.message
     note_agent(bench, running_s=20)
-    assert "just been started" in (await seen(bench)).verdict.message
+    assert "just been started" in (await observed(bench)).verdict.message
     note_agent(bench, running_s=100)
-    assert (await seen(bench)).verdict.reason == "NotSeen"
+    assert (await observed(bench)).verdict.reason == "NotSeen"
     redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 10))
-    found = await seen(bench)
+    found = await observed(bench)
     assert found.verdict.reason == "InSync"
     assert found.observe_again_in_s is not None
     assert 25 < found.observe_again_in_s < 31
     redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", str(time.time() - 50))
-    assert (await seen(bench)).verdict.reason == "NotSeen"
+    assert (await observed(bench)).verdict.reason == "NotSeen"
 
 
 async def test_redis_is_only_read(bench: Bench, redis: RedisServer) -> None:
@@ -220,7 +220,7 @@ async def test_redis_is_only_read(bench: Bench, redis: RedisServer) -> None:
     redis.cli("CONFIG", "RESETSTAT")
     async with watched(bench) as found:
         await settled(found)
-        await seen(bench)
+        await observed(bench)
     asked = {
         line.partition("_")[2].partition(":")[0]
         for line in redis.cli("INFO", "commandstats").splitlines()
@@ -236,54 +236,54 @@ async def test_what_is_no_time_is_never_unpickled(bench: Bench, redis: RedisServ
     bench.publish(addr=redis.address)
     note_agent(bench, running_s=100)
     redis.cli("-n", "2", "HSET", "agent.last_seen", "i-node01", "cos\nsystem\n(S'exit 1'\ntR.")
-    assert (await seen(bench)).verdict.reason == "NotSeen"
+    assert (await observed(bench)).verdict.reason == "NotSeen"
 
 
 # --- wake-ups ----------------------------------------------------------------------------
 
 
 async def test_a_key_that_changes_is_an_event(bench: Bench, redis: RedisServer) -> None:
-    async with watched(bench) as seen:
-        await seen.until(lambda reason: reason == "NoKey")
+    async with watched(bench) as observed:
+        await observed.until(lambda reason: reason == "NoKey")
         await anyio.sleep(0.3)
         bench.publish(addr=redis.address)
-        assert await seen.until(lambda reason: reason.startswith("InSync")) < NO_RESYNC_S
+        assert await observed.until(lambda reason: reason.startswith("InSync")) < NO_RESYNC_S
 
 
 async def test_the_death_of_redis_and_its_return_are_events(
     bench: Bench, redis: RedisServer
 ) -> None:
     bench.publish(addr=redis.address)
-    async with watched(bench) as seen:
-        await settled(seen)
+    async with watched(bench) as observed:
+        await settled(observed)
         redis.kill()
-        died_s = await seen.until(lambda reason: reason == "Unreachable")
+        died_s = await observed.until(lambda reason: reason == "Unreachable")
         redis.start()
-        back_s = await seen.until(lambda reason: reason.startswith("InSync"))
+        back_s = await observed.until(lambda reason: reason.startswith("InSync"))
         assert died_s < NO_RESYNC_S
         assert back_s < NO_RESYNC_S
 
 
 async def test_one_that_hangs_is_noticed(bench: Bench, redis: RedisServer) -> None:
     bench.publish(addr=redis.address)
-    async with watched(bench) as seen:
-        await settled(seen)
+    async with watched(bench) as observed:
+        await settled(observed)
         redis.freeze()
-        await seen.until(lambda reason: reason == "Unreachable", within_s=15)
+        await observed.until(lambda reason: reason == "Unreachable", within_s=15)
         redis.thaw()
-        await seen.until(lambda reason: reason.startswith("InSync"))
+        await observed.until(lambda reason: reason.startswith("InSync"))
 
 
 async def test_a_master_that_becomes_a_replica_is_an_event(
     bench: Bench, redis: RedisServer
 ) -> None:
     bench.publish(addr=redis.address)
-    async with watched(bench) as seen:
-        await settled(seen)
+    async with watched(bench) as observed:
+        await settled(observed)
         redis.cli("REPLICAOF", "127.0.0.1", str(free_port()))
-        assert await seen.until(lambda reason: reason == "NotMaster") < NO_RESYNC_S
+        assert await observed.until(lambda reason: reason == "NotMaster") < NO_RESYNC_S
         redis.cli("REPLICAOF", "NO", "ONE")
-        await seen.until(lambda reason: reason.startswith("InSync"), within_s=10)
+        await observed.until(lambda reason: reason.startswith("InSync"), within_s=10)
 
 
 async def test_the_switch_to_another_master_is_followed(
@@ -293,11 +293,11 @@ async def test_the_switch_to_another_master_is_followed(
     with replica, SentinelServer(tmp_path / "sentinel", redis) as sentinel:
         bench.publish(sentinel=sentinel.address, service_name="mymaster")
         await anyio.to_thread.run_sync(lambda: _wait_for_replica(sentinel))
-        async with watched(bench) as seen:
-            await settled(seen)
+        async with watched(bench) as observed:
+            await settled(observed)
             redis.kill()
-            assert await seen.until(lambda reason: reason == "Unreachable") < NO_RESYNC_S
-            await seen.until(lambda reason: reason == f"InSync {replica.address}", within_s=30)
+            assert await observed.until(lambda reason: reason == "Unreachable") < NO_RESYNC_S
+            await observed.until(lambda reason: reason == f"InSync {replica.address}", within_s=30)
 
 
 def _wait_for_replica(sentinel: SentinelServer) -> None:
@@ -317,7 +317,7 @@ def node(etcd: Etcd, prefix: str, tmp_path: Path) -> Iterator[Node]:
     made.close()
 
 
-async def test_the_daemon_tells_of_redis_and_never_its_password(
+async def test_the_daemon_reports_of_redis_and_never_its_password(
     bench: Bench, node: Node, locked_redis: RedisServer
 ) -> None:
     bench.publish(addr=locked_redis.address, password="not-wonderland")
@@ -330,8 +330,8 @@ async def test_the_daemon_tells_of_redis_and_never_its_password(
     locked_redis.cli("-n", "2", "HSET", "agent.last_seen", node.id, str(time.time()))
     planned = node.run("plan")
     assert f"{locked_redis.address} answers; the manager sees {node.id}" in planned.stdout
-    said = [node.log, json.dumps(node.status()), node.http("/status")[1], node.http("/metrics")[1]]
-    for text in (*said, planned.stdout, planned.stderr):
+    quote = [node.log, json.dumps(node.status()), node.http("/status")[1], node.http("/metrics")[1]]
+    for text in (*quote, planned.stdout, planned.stderr):
         assert "wonderland" not in text
     kept = [path for path in node.folder.rglob("*") if path.is_file()]
     assert [path for path in kept if b"wonderland" in path.read_bytes()] == []

@@ -52,16 +52,16 @@ def test_a_poisonous_value_is_rolled_back_and_stays_so(node: Node) -> None:
     node.start()
     healthy_with(node, "one")
     node.desire(desired(node, "poison"))
-    told = rolled_back(node, "one")
-    assert told["status"] == "False"
+    reported = rolled_back(node, "one")
+    assert reported["status"] == "False"
     digest = json.loads(node.http("/status")[1])["desired"]["digest"]
-    for said in (
+    for quote in (
         digest,
         "poisoned: the agent gives up",
         'agent.marker: "poison" instead of "one"',
         "retry",
     ):
-        assert said in told["message"]
+        assert quote in reported["message"]
     assert 'marker = "one"' in node.agent_toml.read_text()
     assert node.http("/readyz")[0] == 503
     plan = node.run("plan")

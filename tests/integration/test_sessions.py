@@ -121,17 +121,17 @@ def test_a_session_of_a_second_agent_of_the_process_counts(node: SessionNode) ->
     other = node.session("i-of-another-node")
     node.desire(node.document("two", agent='restart = "idle"'))
     node.soon("AgentConfig", "InSync")
-    told = node.soon("Agent", "Blocked")
-    assert "a change of agent.toml agents would lose" in told  # by hand, and not read yet
-    assert "sessions run: 1," in told
+    reported = node.soon("Agent", "Blocked")
+    assert "a change of agent.toml agents would lose" in reported  # by hand, and not read yet
+    assert "sessions run: 1," in reported
     node.end(session)
     node.runs("two")
     assert node.dockerd.docker("ps", "--quiet", "--no-trunc") == other
 
     session = node.session("i-second")
     node.desire(node.document("three", agent='restart = "idle"'))
-    told = node.soon("Agent", "RestartPending")
-    assert told.endswith('restart = "idle", and sessions run: 1')
+    reported = node.soon("Agent", "RestartPending")
+    assert reported.endswith('restart = "idle", and sessions run: 1')
     node.end(session)
     node.runs("three")
 
@@ -151,9 +151,9 @@ def test_where_a_stop_ends_batch_sessions_each_session_holds_a_restart(
     session = node.session()
     node.desire(node.document("two"))
     for condition in ("AgentConfig", "Agent"):
-        told = node.soon(condition, "Blocked")
-        assert f"since stopping {who} ends batch sessions" in told
-        assert "sessions run: 1," in told
+        reported = node.soon(condition, "Blocked")
+        assert f"since stopping {who} ends batch sessions" in reported
+        assert "sessions run: 1," in reported
     assert node.agent_toml.read_bytes() == before
     assert "agent.marker (session-losing)" in node.run("plan").stdout
     assert len(node.starts) == 1
@@ -169,15 +169,15 @@ def test_a_stop_for_good_counts_as_well(node: SessionNode, version: str) -> None
     session = node.session()
     node.desire(node.document(agent='state = "stopped"'))
     if version == "23.9.10":
-        told = node.soon("Agent", "Blocked")
-        assert "ending the agent may lose its sessions, since stopping agent 23.9.10 ends" in told
+        reported = node.soon("Agent", "Blocked")
+        assert "may lose its sessions, since stopping agent 23.9.10 ends" in reported
         assert len(node.living()) == 1
         node.end(session)
     node.soon("Agent", "Stopped")
     assert node.living() == []
 
 
-def test_what_was_installed_under_a_running_agent_does_not_tell_what_runs(
+def test_what_was_installed_under_a_running_agent_does_not_show_what_runs(
     node: SessionNode,
 ) -> None:
     node.begin()
@@ -198,8 +198,8 @@ def test_where_a_stop_ends_nothing_sessions_hold_no_plain_restart(node: SessionN
     node.run("pause")
     node.desire(node.document("two"))
     assert node.first_line() == "i-test01: 2 changes, would RESTART the agent; 1 session runs"
-    told = json.loads(node.run("plan", "--json").stdout)
-    assert (told["effect"], told["sessions"]) == ("restart", 1)
+    reported = json.loads(node.run("plan", "--json").stdout)
+    assert (reported["effect"], reported["sessions"]) == ("restart", 1)
     node.run("resume")
     node.runs("two")
 
@@ -213,9 +213,9 @@ def test_an_id_that_merely_follows_from_the_node_takes_nobodys_place(node: Sessi
     node.desire()
     assert "held back by AgentConfig" in node.first_line()
     node.start(*node.inside, str(PROGRAM))
-    told = node.soon("AgentConfig", "IdentityChanged")
-    assert "agent.id i-old" in told
-    assert "Set node-id" in told
+    reported = node.soon("AgentConfig", "IdentityChanged")
+    assert "agent.id i-old" in reported
+    assert "Set node-id" in reported
     node.wait("waits", lambda: "AgentConfig" in node.soon("Agent", "Blocked"))
     assert node.agent_toml.read_text() == text
     assert node.living() == [pid]
@@ -281,8 +281,8 @@ def test_nothing_is_restarted_that_runs_with_what_nobody_knows(
     assert "harmless" not in plan
     assert "would stop" not in plan
     node.start(*node.inside, str(PROGRAM))
-    told = node.soon("Agent", "Blocked")
-    assert "since it is not known what it runs with, and sessions run: 1," in told
+    reported = node.soon("Agent", "Blocked")
+    assert "since it is not known what it runs with, and sessions run: 1," in reported
     assert node.agent_toml.read_text() == text
     assert [start[0] for start in node.starts] == [pid]
     if "<" not in text:

@@ -49,7 +49,7 @@ def test_a_listener_is_found_with_its_account_and_process(listening: tuple[str, 
         ("192.0.2.1", "127.0.0.1", True, False),  # not an address of this machine
     ],
 )
-def test_whether_an_address_is_taken_the_kernel_says(
+def test_whether_an_address_is_occupied_the_kernel_decides(
     host: str, other: str, *, is_listening: bool, is_occupied: bool
 ) -> None:
     with socket.socket(socket.AF_INET6 if ":" in other else socket.AF_INET) as held:
@@ -69,7 +69,7 @@ def test_whoever_listens_for_ipv6_alone_takes_no_address_of_ipv4() -> None:
         assert not sockets.is_occupied("127.0.0.1", port)
 
 
-def test_where_nobody_listens_no_process_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_listens_no_process_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can have a million descriptors, and a dead agent is not to wait for those."""
 
     def walk() -> list[int]:

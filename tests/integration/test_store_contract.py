@@ -98,15 +98,15 @@ async def other(place: Place) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def counted(store: Store, keys: list[str], since: Snapshot) -> AsyncIterator[list[None]]:
     """What `changes` has yielded so far."""
-    seen: list[None] = []
+    observed: list[None] = []
 
     async def follow() -> None:
         async for _ in store.changes(keys, since):
-            seen.append(None)
+            observed.append(None)
 
     async with anyio.create_task_group() as group:
         group.start_soon(follow)
-        yield seen
+        yield observed
         group.cancel_scope.cancel()
 
 
@@ -223,7 +223,7 @@ async def test_list_gives_all_below_and_nothing_beside(store: Store) -> None:
 # --- writing
 
 
-async def test_put_tells_the_revision_of_the_change(store: Store) -> None:
+async def test_put_returns_the_revision_of_the_change(store: Store) -> None:
     revision = await store.put(CLUSTER, b"1")
     assert (await store.read([CLUSTER])).entries[CLUSTER].revision == revision
     assert await store.put(CLUSTER, b"2") > revision
@@ -231,17 +231,17 @@ async def test_put_tells_the_revision_of_the_change(store: Store) -> None:
 
 async def test_expected_admits_the_state_that_was_read(store: Store) -> None:
     await store.put(CLUSTER, b"1", expected=0)
-    seen = (await store.read([CLUSTER])).entries[CLUSTER].revision
-    await store.put(CLUSTER, b"2", expected=seen)
+    observed = (await store.read([CLUSTER])).entries[CLUSTER].revision
+    await store.put(CLUSTER, b"2", expected=observed)
     assert await value_of(store, CLUSTER) == b"2"
 
 
 async def test_expected_refuses_any_other_state(store: Store, place: Place) -> None:
     await store.put(CLUSTER, b"1")
-    seen = (await store.read([CLUSTER])).entries[CLUSTER].revision
+    observed = (await store.read([CLUSTER])).entries[CLUSTER].revision
     place.write(CLUSTER, b"someone else's")
     with pytest.raises(Conflict):
-        await store.put(CLUSTER, b"2", expected=seen)
+        await store.put(CLUSTER, b"2", expected=observed)
     with pytest.raises(Conflict):
         await store.put(CLUSTER, b"2", expected=0)
     assert await value_of(store, CLUSTER) == b"someone else's"
@@ -257,38 +257,38 @@ async def test_expected_write_may_be_repeated(store: Store) -> None:
 # --- changes
 
 
-async def test_changes_by_others_are_told(store: Store, place: Place) -> None:
+async def test_changes_by_others_are_reported(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER, NODE])
-    async with counted(store, [CLUSTER, NODE], start) as seen:
+    async with counted(store, [CLUSTER, NODE], start) as observed:
         place.write(NODE, b"1")
-        await eventually(lambda: len(seen) == 1)
+        await eventually(lambda: len(observed) == 1)
         place.delete(NODE)
-        await eventually(lambda: len(seen) == 2)
+        await eventually(lambda: len(observed) == 2)
 
 
-async def test_change_before_the_watch_is_told(store: Store, place: Place) -> None:
+async def test_change_before_the_watch_is_reported(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER])
     place.write(CLUSTER, b"1")
-    async with counted(store, [CLUSTER], start) as seen:
-        await eventually(lambda: seen)
+    async with counted(store, [CLUSTER], start) as observed:
+        await eventually(lambda: observed)
 
 
-async def test_what_was_read_already_is_not_told_again(store: Store, place: Place) -> None:
+async def test_what_was_read_already_is_not_reported_again(store: Store, place: Place) -> None:
     place.write(CLUSTER, b"1")
     start = await store.read([CLUSTER])
-    async with counted(store, [CLUSTER], start) as seen:
+    async with counted(store, [CLUSTER], start) as observed:
         await anyio.sleep(0.3)
-        assert seen == []
+        assert observed == []
 
 
-async def test_other_keys_are_not_told(store: Store, place: Place) -> None:
+async def test_other_keys_are_not_reported(store: Store, place: Place) -> None:
     start = await store.read([CLUSTER, NODE])
-    async with counted(store, [CLUSTER], start) as seen:
+    async with counted(store, [CLUSTER], start) as observed:
         place.write(NODE, b"1")
         await store.put("desired/clusterish", b"1")
         await store.put("node/i-node01/status", b"{}")
         await anyio.sleep(0.3)
-        assert seen == []
+        assert observed == []
 
 
 async def test_flapping_ends_with_the_newest_value(store: Store, place: Place) -> None:

@@ -232,7 +232,7 @@ def test_the_agent_is_restarted_once_for_its_first_swarm(node: SwarmNode) -> Non
     assert len(node.starts) == 2
 
 
-def test_a_rotated_token_keeps_members_and_is_told_to_who_joins(
+def test_a_rotated_token_keeps_members_and_reaches_nodes_that_join(
     node: SwarmNode, manager: DockerNode
 ) -> None:
     node.desire_joined()
@@ -279,7 +279,7 @@ def test_without_the_store_a_member_stays_and_who_is_out_waits_for_it(
     assert json.loads(record.read_bytes())["asked"] == json.loads(noted)["asked"]
 
 
-def test_a_removal_seen_without_the_store_holds_when_the_store_is_back(
+def test_a_removal_observed_without_the_store_holds_when_the_store_is_back(
     etcd_node: SwarmNode, store: EtcdServer, manager: DockerNode
 ) -> None:
     node = etcd_node
@@ -302,7 +302,7 @@ def test_a_removal_seen_without_the_store_holds_when_the_store_is_back(
     node.wait_in(within_s=25)
 
 
-def test_who_was_removed_stays_out_until_asked_again(node: SwarmNode, manager: DockerNode) -> None:
+def test_a_removed_node_stays_out_until_asked_again(node: SwarmNode, manager: DockerNode) -> None:
     node.desire_joined()
     node.wait_in()
     first = node.dockerd.swarm("NodeID")
@@ -324,7 +324,7 @@ def test_who_was_removed_stays_out_until_asked_again(node: SwarmNode, manager: D
     assert node.dockerd.swarm("NodeID") != first
 
 
-def test_who_was_removed_and_then_left_by_hand_before_any_look_stays_out(
+def test_a_node_removed_and_then_left_by_hand_before_any_observation_stays_out(
     node: SwarmNode, manager: DockerNode
 ) -> None:
     node.desire_joined()
@@ -469,7 +469,7 @@ def test_docker_killed_in_the_middle_of_a_join(node: SwarmNode, manager: DockerN
     node.wait_in(within_s=40)
 
 
-def test_docker_stopped_and_started_is_seen_at_once(node: SwarmNode) -> None:
+def test_docker_stopped_and_started_is_observed_at_once(node: SwarmNode) -> None:
     node.desire_joined()
     node.wait_in()
     node.dockerd.end()
@@ -482,7 +482,7 @@ def test_docker_stopped_and_started_is_seen_at_once(node: SwarmNode) -> None:
     print(f"dockerd answers -> in line: {time.monotonic() - started_s:.2f} s")
 
 
-def test_a_manager_that_is_away_is_told_and_waited_for(
+def test_a_manager_that_is_away_is_reported_and_waited_for(
     node: SwarmNode, manager: DockerNode
 ) -> None:
     node.desire_joined(more='listen-addr = "0.0.0.0:2377"')
@@ -533,7 +533,7 @@ def test_a_manager_that_comes_later_is_joined(node: SwarmNode, manager: DockerNo
     print(f"a manager is back -> joined: {seconds:.2f} s")
 
 
-def test_a_join_that_fails_in_the_background_is_told_and_a_right_token_mends_it(
+def test_a_join_that_fails_in_the_background_is_reported_and_a_right_token_mends_it(
     node: SwarmNode, manager: DockerNode
 ) -> None:
     right = manager.token()

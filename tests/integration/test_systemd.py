@@ -96,7 +96,7 @@ async def test_a_masked_unit_is_refused_in_systemds_words(
     assert refused.value.reason == "UnitMasked"
 
 
-async def test_a_failed_start_says_so_and_leaves_its_last_lines(
+async def test_a_failed_start_is_reported_with_its_last_lines(
     container: Container, systemd: Systemd
 ) -> None:
     name = container.add_unit(
@@ -222,7 +222,7 @@ async def test_a_closed_gate_is_a_refusal_and_its_reason_can_be_read(
     assert (await systemd.unit(gated)).active_state == "active"
 
 
-async def test_a_death_is_told_by_an_event(container: Container, systemd: Systemd) -> None:
+async def test_a_death_is_reported_by_an_event(container: Container, systemd: Systemd) -> None:
     name = container.add_unit("mortal.service", SLEEP)
     await systemd.start(name)
     unit = await systemd.unit(name)
@@ -234,7 +234,7 @@ async def test_a_death_is_told_by_an_event(container: Container, systemd: System
                 await anext(changes)
 
 
-async def test_a_watch_sees_a_unit_that_appears_and_only_then(
+async def test_a_watch_observes_a_unit_that_appears_and_only_then(
     container: Container, systemd: Systemd
 ) -> None:
     async with contextlib.aclosing(systemd.changes("late.service")) as changes:

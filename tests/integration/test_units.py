@@ -95,19 +95,19 @@ def put(node: Container, agent_section: str) -> None:
 async def agent_is(node: Container, reason: str, **facts: object) -> dict[str, Any]:
     """The node's status once its Agent condition has this reason."""
     file = node.root / STORE.lstrip("/") / "node/i-test/status"
-    seen: Any = None
+    observed: Any = None
     with anyio.move_on_after(30):
         while True:
             if file.exists():
-                seen = json.loads(file.read_text())
-                told = {each["type"]: each["reason"] for each in seen["conditions"]}
-                if told.get("Agent") == reason and facts.items() <= seen["facts"].items():
-                    return dict(seen)
+                observed = json.loads(file.read_text())
+                reported = {each["type"]: each["reason"] for each in observed["conditions"]}
+                if reported.get("Agent") == reason and facts.items() <= observed["facts"].items():
+                    return dict(observed)
             await anyio.sleep(0.05)
-    raise AssertionError(f"Agent is not {reason} {facts}: {seen}")
+    raise AssertionError(f"Agent is not {reason} {facts}: {observed}")
 
 
-async def test_systemd_has_nothing_to_say_against_the_units(node: Container) -> None:
+async def test_systemd_verifies_the_units(node: Container) -> None:
     for unit in (DAEMON, AGENT):
         assert node.run("systemd-analyze", "verify", f"/usr/lib/systemd/system/{unit}") == ""
 

@@ -49,12 +49,12 @@ class Countdown:
     applying: Exception | None = None
     takes_s: float = 0.0
     deadline_s: float = 5.0
-    looks: int = 0
+    observations: int = 0
     verdict: Verdict = IN_SYNC
     wake: Wake | None = None
 
     async def observe(self) -> int:
-        self.looks += 1
+        self.observations += 1
         if self.raises is not None:
             raise self.raises
         await anyio.sleep(self.takes_s)

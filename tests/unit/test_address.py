@@ -58,7 +58,7 @@ def test_a_kept_address_survives_a_new_route() -> None:
     assert (found.value, found.doubt, found.kept) == ("10.0.0.6", None, kept)
 
 
-def test_a_kept_address_that_is_gone_stays_and_is_told() -> None:
+def test_a_kept_address_that_is_gone_stays_and_is_reported() -> None:
     kept = Kept("auto", "10.0.0.9")
     found = address.choose("auto", "10.0.0.1", kept, state("10.0.0.5"))
     assert (found.value, found.kept) == ("10.0.0.9", kept)
@@ -108,7 +108,7 @@ LOCAL = NetworkState(ALL, "127.0.0.1", "lo", frozenset({"127.0.0.1", "10.0.0.5"}
 
 
 @pytest.mark.parametrize(
-    ("rule", "manager_ip", "kept", "seen", "value", "reason"),
+    ("rule", "manager_ip", "kept", "observed", "value", "reason"),
     [
         ("auto", "10.0.0.1", "127.0.0.1", REMOTE, "10.0.0.5", None),
         ("auto", "10.0.0.5", "127.0.0.1", HERE, "127.0.0.1", None),
@@ -125,11 +125,11 @@ def test_a_manager_that_moves(
     rule: str,
     manager_ip: str,
     kept: str | None,
-    seen: NetworkState,
+    observed: NetworkState,
     value: str | None,
     reason: str | None,
 ) -> None:
-    found = address.choose(rule, manager_ip, Kept(rule, kept) if kept else None, seen)
+    found = address.choose(rule, manager_ip, Kept(rule, kept) if kept else None, observed)
     assert (found.value, found.doubt and found.doubt.reason) == (value, reason)
 
 

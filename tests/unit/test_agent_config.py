@@ -54,7 +54,7 @@ def test_a_changed_owner_is_remembered_by_root_alone() -> None:
     assert not plan(spec(), actual(a_file(LINE), earlier, is_root=False)).actions
 
 
-def test_drift_is_written_over_what_was_seen() -> None:
+def test_drift_is_written_over_what_was_observed() -> None:
     spoiled = a_file(LINE.replace("i-1", "i-2"))
     got = plan(spec(), actual(spoiled, a_file(LINE)))
     (write,) = got.actions
@@ -133,11 +133,11 @@ def test_ten_copies_are_kept_the_first_and_the_newest() -> None:
 
 def test_set_aside_files_are_named_until_they_are_gone() -> None:
     names = tuple(f"agent.toml.broken-20250102T0304{i:02}Z" for i in range(5))
-    said = plan(spec(), actual(a_file(LINE), a_file(LINE), copies=names)).verdict.message
-    assert f"{names[4]}, {names[3]}, {names[2]} and 2 more" in said
+    quote = plan(spec(), actual(a_file(LINE), a_file(LINE), copies=names)).verdict.message
+    assert f"{names[4]}, {names[3]}, {names[2]} and 2 more" in quote
 
 
-def test_a_file_that_no_other_can_take_the_place_of_is_left_and_said() -> None:
+def test_a_file_that_no_other_can_take_the_place_of_is_left_and_reported() -> None:
     spoiled = a_file(LINE.replace("i-1", "i-2"))
     for found, reason in (
         (replace(spoiled, is_mount=True), "MountedFile"),
@@ -177,7 +177,7 @@ def test_a_new_file_is_readable_for_the_agents_user() -> None:
 
 
 @pytest.mark.parametrize("by", [{"is_root": False}, {"owner": (0, 0)}])
-def test_a_file_that_the_agent_cannot_read_is_said(by: dict[str, Any]) -> None:
+def test_a_file_that_the_agent_cannot_read_is_reported(by: dict[str, Any]) -> None:
     file = replace(a_file(LINE, 0o640), owner=(0, 0))
     got = plan(spec(), actual(file, file, user=BAI, **by))
     assert (got.verdict.status, got.verdict.reason) == (Status.FALSE, "Unreadable")
@@ -279,7 +279,7 @@ def test_derived_values_alone_make_a_resource(tmp_path: Path) -> None:
     assert (resource.name, resource.spec.owner, resource.spec.mode) == ("AgentConfig", None, None)
 
 
-def test_the_section_says_owner_and_mode(tmp_path: Path) -> None:
+def test_the_section_sets_owner_and_mode(tmp_path: Path) -> None:
     section = {"owner": "bai", "mode": "0600"}
     (resource,) = resources(tmp_path, document={"agent-config": section}, agent_values={})
     assert (resource.spec.owner, resource.spec.mode) == ("bai", 0o600)
@@ -320,7 +320,7 @@ def test_the_schema(section: object, is_right: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "last", "derived", "is_held"),
+    ("existing", "last", "derived", "is_held"),
     [
         ('id = "i-old"', None, "i-host", True),
         ('id = "i-old"', 'id = "i-old"', "i-host", True),
@@ -332,12 +332,12 @@ def test_the_schema(section: object, is_right: bool) -> None:
         ('region = "x"', None, "i-host", False),
     ],
 )
-def test_a_standing_id_gives_way_to_none_that_nobody_has_said(
-    standing: str, last: str | None, derived: str, is_held: bool
+def test_an_id_in_the_file_does_not_give_way_to_a_derived_one(
+    existing: str, last: str | None, derived: str, is_held: bool
 ) -> None:
     files = [
         None if text is None else File(f"[agent]\n{text}\n".encode(), 0o640, (0, 0))
-        for text in (standing, last)
+        for text in (existing, last)
     ]
     spec = AgentConfigSpec(TARGET, None, None, {("agent", "id"): "i-host"}, derived_id=derived)
     found = plan(spec, Actual(TARGET, "20260102T030405Z", files[0], files[1]))

@@ -73,7 +73,7 @@ def test_a_list_of_endpoints_that_holds_the_manager_is_kept() -> None:
     assert found == [{"host": "10.0.0.2", "port": 8120}, "10.0.0.1:8121"]
 
 
-def test_one_that_does_not_gives_way_with_its_port_and_says_what_is_lost() -> None:
+def test_an_address_that_gives_way_takes_its_port_and_the_loss_is_reported() -> None:
     made = planned(file(etcd=ENDPOINTS), ANNOUNCES)
     assert written(file(etcd=ENDPOINTS), ANNOUNCES)["etcd"]["addr"] == {
         "host": "10.0.0.1",
@@ -89,9 +89,9 @@ def test_the_port_that_a_document_names_wins() -> None:
 
 
 @pytest.mark.parametrize("name", ["announce-addr", "announce-internal-addr"])
-@pytest.mark.parametrize("standing", ["host.docker.internal", "10.0.0.5"])
-def test_what_is_announced_follows_the_agent(name: str, standing: str) -> None:
-    agent = f'{RPC}\n{name} = {{ host = "{standing}", port = 7003 }}'
+@pytest.mark.parametrize("existing", ["host.docker.internal", "10.0.0.5"])
+def test_what_is_announced_follows_the_agent(name: str, existing: str) -> None:
+    agent = f'{RPC}\n{name} = {{ host = "{existing}", port = 7003 }}'
     found = written(file(agent=agent), ANNOUNCES)["agent"]
     assert found[name] == {"host": "10.0.0.9", "port": 7003}
     assert len([key for key in found if key.startswith("announce")]) == 1
@@ -106,7 +106,7 @@ def test_it_is_announced_where_the_version_does_that_alone() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_nobody_is_told_of_an_address_that_others_can_t_reach(host: str) -> None:
+def test_an_address_that_others_can_t_reach_is_never_announced(host: str) -> None:
     values = {**VALUES, ("agent", "rpc-listen-addr", "host"): host}
     assert "announce-addr" not in written(file(), ANNOUNCES, values)["agent"]
 
@@ -130,17 +130,17 @@ def test_the_advertised_host_moves_with_the_one_that_is_bound() -> None:
     assert written(file(container=container), OLD)["container"]["advertised-host"] == "10.0.0.9"
 
 
-def test_another_address_is_left_and_said() -> None:
+def test_another_address_is_left_and_reported() -> None:
     """It may be the one by which a router knows the node."""
     container = 'bind-host = "10.0.0.9"\nadvertised-host = "203.0.113.5"'
     text = file(agent=RPC.replace("10.0.0.5", "10.0.0.9"), container=container)
     made = planned(text, OLD)
     assert made.verdict.reason == "InSync"
-    said = "container.advertised-host is 203.0.113.5, and container.bind-host is 10.0.0.9"
-    assert said in made.verdict.message
+    quote = "container.advertised-host is 203.0.113.5, and container.bind-host is 10.0.0.9"
+    assert quote in made.verdict.message
 
 
-def test_what_a_document_says_is_not_derived() -> None:
+def test_what_a_document_sets_is_not_derived() -> None:
     values = {**VALUES, ("agent", "public-host"): "10.0.0.5"}
     found = written(file(agent=f"{RPC}\n{MOVING['public-host']}"), OLD, values)
     assert found["agent"]["public-host"] == "10.0.0.5"

@@ -42,7 +42,7 @@ WELL = {"Store": UP, "Redis": UP, "Mount/vfroot": UP}
 LIFE = Life(WANTS, pid=7, started_s=NOW_S - 100)
 
 
-def looked(
+def observation(
     life: Life | None = LIFE, unhealthy: UnhealthyTime | None = None, **rollback: Any
 ) -> Actual:
     found = {"healthy": BEFORE, "present": PRESENT, "changes": CHANGES, "verdicts": WELL}
@@ -68,39 +68,39 @@ def counting(unhealthy_s: float, ago_s: float = 5.0, of: str = "of") -> Unhealth
 
 
 def test_what_is_well_for_long_enough_is_kept() -> None:
-    assert first(watched(SPEC, looked(), RUNNING)) == NoteHealthy(healthy=PRESENT)
+    assert first(watched(SPEC, observation(), RUNNING)) == NoteHealthy(healthy=PRESENT)
 
 
 @pytest.mark.parametrize(("timeout_s", "after_s"), [(300.0, 60.0), (30.0, 30.0)])
 def test_not_before_it_has_been_well_for_a_while(timeout_s: float, after_s: float) -> None:
     spec = replace(SPEC, health_timeout_s=timeout_s)
-    plan = watched(spec, looked(replace(LIFE, well_s=NOW_S - 10)), RUNNING)
+    plan = watched(spec, observation(replace(LIFE, well_s=NOW_S - 10)), RUNNING)
     assert not plan.actions
     assert plan.observe_again_in_s == after_s - 10
 
 
 def test_what_is_kept_already_is_not_written_again() -> None:
-    assert watched(SPEC, looked(healthy=PRESENT), RUNNING) == RUNNING
+    assert watched(SPEC, observation(healthy=PRESENT), RUNNING) == RUNNING
 
 
 def test_health_ends_the_count() -> None:
-    plan = watched(SPEC, looked(healthy=PRESENT, unhealthy=counting(20)), RUNNING)
+    plan = watched(SPEC, observation(healthy=PRESENT, unhealthy=counting(20)), RUNNING)
     assert isinstance(first(plan), NoteHealthy)
 
 
-def test_an_agent_with_other_inputs_than_desired_says_nothing_about_these() -> None:
+def test_an_agent_with_other_inputs_than_desired_proves_nothing_about_these() -> None:
     other = replace(LIFE, inputs={"command": "other"})
     pending: Plan[Any] = Plan(Verdict(Status.UNKNOWN, "RestartPending"))
     for life in (other, None):
-        assert watched(SPEC, looked(life, counting(300)), pending) == pending
-        assert watched(SPEC, looked(life), RUNNING) == RUNNING
+        assert watched(SPEC, observation(life, counting(300)), pending) == pending
+        assert watched(SPEC, observation(life), RUNNING) == RUNNING
 
 
 # --- unhealthy ---------------------------------------------------------------------------
 
 
-def test_time_is_counted_and_told() -> None:
-    plan = watched(SPEC, looked(unhealthy=counting(10)), DIED)
+def test_time_is_counted_and_reported() -> None:
+    plan = watched(SPEC, observation(unhealthy=counting(10)), DIED)
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
     assert note.unhealthy == UnhealthyTime("of", 15.0, NOW_S, is_counting=True)
@@ -112,16 +112,16 @@ def test_time_is_counted_and_told() -> None:
 def test_a_clock_that_stands_still_is_not_noted_again() -> None:
     verdicts = {**WELL, "Store": DOWN}
     unhealthy = replace(counting(10), is_counting=False)
-    assert not watched(SPEC, looked(unhealthy=unhealthy, verdicts=verdicts), DIED).actions
+    assert not watched(SPEC, observation(unhealthy=unhealthy, verdicts=verdicts), DIED).actions
 
 
 def test_a_fresh_count_is_not_noted_again() -> None:
-    plan = watched(SPEC, looked(unhealthy=counting(10, ago_s=0.5)), DIED)
+    plan = watched(SPEC, observation(unhealthy=counting(10, ago_s=0.5)), DIED)
     assert not plan.actions
 
 
 def test_when_the_time_is_over_the_last_healthy_inputs_come_back() -> None:
-    action = first(watched(SPEC, looked(unhealthy=counting(26)), DIED))
+    action = first(watched(SPEC, observation(unhealthy=counting(26)), DIED))
     assert isinstance(action, RollBack)
     assert action.order.digest == "sha256:d"
     assert action.order.healthy == BEFORE
@@ -143,13 +143,14 @@ def test_when_the_time_is_over_the_last_healthy_inputs_come_back() -> None:
 )
 def test_no_way_back(change: dict[str, Any], rollback: dict[str, Any]) -> None:
     assert (
-        watched(replace(SPEC, **change), looked(unhealthy=counting(300), **rollback), DIED) == DIED
+        watched(replace(SPEC, **change), observation(unhealthy=counting(300), **rollback), DIED)
+        == DIED
     )
 
 
 def test_sessions_are_worth_more_than_health() -> None:
     held = HeldChange(("agent.toml agent.id",), "sha256:p", None)
-    plan = watched(SPEC, looked(unhealthy=counting(300), held=held), DIED)
+    plan = watched(SPEC, observation(unhealthy=counting(300), held=held), DIED)
     assert not any(isinstance(action, RollBack) for action in plan.actions)
     assert "not rolled back" in plan.verdict.message
     assert "sessions" in plan.verdict.message
@@ -159,17 +160,17 @@ def test_sessions_are_worth_more_than_health() -> None:
 @pytest.mark.parametrize("how", [DOWN, Verdict(Status.UNKNOWN, "Stuck"), None])
 def test_the_clock_stands_still_while_a_need_is_unhealthy(broken: str, how: Verdict | None) -> None:
     verdicts = {name: verdict for name, verdict in {**WELL, broken: how}.items() if verdict}
-    plan = watched(SPEC, looked(unhealthy=counting(29), verdicts=verdicts), DIED)
+    plan = watched(SPEC, observation(unhealthy=counting(29), verdicts=verdicts), DIED)
     note = first(plan)
     assert isinstance(note, NoteUnhealthy)
     assert (note.unhealthy.unhealthy_s, note.unhealthy.is_counting) == (29.0, False)
     assert f"does not count, since {broken} is not well" in plan.verdict.message
 
 
-def test_that_the_manager_does_not_see_the_agent_is_no_trouble_of_redis() -> None:
+def test_an_agent_unknown_to_the_manager_is_no_fault_of_redis() -> None:
     unseen = {**WELL, "Redis": Verdict(Status.FALSE, "NotSeen")}
     assert isinstance(
-        first(watched(SPEC, looked(unhealthy=counting(26), verdicts=unseen), DIED)), RollBack
+        first(watched(SPEC, observation(unhealthy=counting(26), verdicts=unseen), DIED)), RollBack
     )
 
 
@@ -195,14 +196,15 @@ def test_only_a_trouble_that_the_change_may_have_caused_counts(
     reason: str, part: str, is_its_fault: bool
 ) -> None:
     plan: Plan[Any] = Plan(Verdict(Status.FALSE, reason, "text"))
-    found = watched(SPEC, looked(unhealthy=counting(26), changes=(Change(part, "line"),)), plan)
+    actual = observation(unhealthy=counting(26), changes=(Change(part, "line"),))
+    found = watched(SPEC, actual, plan)
     assert isinstance(first(found), RollBack) is is_its_fault
 
 
 def test_nothing_is_given_up_while_the_clock_stands() -> None:
     """Its time may be over, held back by sessions that have ended since."""
     verdicts = {**WELL, "Store": DOWN}
-    plan = watched(SPEC, looked(unhealthy=counting(300), verdicts=verdicts), DIED)
+    plan = watched(SPEC, observation(unhealthy=counting(300), verdicts=verdicts), DIED)
     assert not any(isinstance(action, RollBack) for action in plan.actions)
 
 
@@ -221,7 +223,7 @@ def test_nothing_is_given_up_while_the_clock_stands() -> None:
         (counting(10, ago_s=-5), True, 10.0),
     ],
 )
-def test_time_counts_between_two_looks_that_count(
+def test_time_counts_between_two_observations_that_count(
     before: UnhealthyTime | None, is_counting: bool, after_s: float
 ) -> None:
     after = counted(before, "of", NOW_S, is_counting=is_counting)

@@ -78,8 +78,8 @@ TARGETS: dict[str, tuple[Environments, tuple[str, bool]]] = {
 
 @pytest.mark.parametrize("case", TARGETS)
 def test_the_right_environment(case: str) -> None:
-    seen, (name, is_ready) = TARGETS[case]
-    found = target(SPEC, seen)
+    observed, (name, is_ready) = TARGETS[case]
+    found = target(SPEC, observed)
     assert (found.name, found.is_ready) == (name, is_ready)
 
 
@@ -92,8 +92,8 @@ def test_order_of_packages_and_where_they_come_from_make_no_other_environment() 
     assert replace(SPEC, python=Path("/usr/bin/python3.13")).recipe != SPEC.recipe
 
 
-def planned(seen: Environments, healthy: str = "") -> tuple[Status, str, list[str]]:
-    plan = plan_environment(SPEC, EnvironmentActual(seen, healthy))
+def planned(observed: Environments, healthy: str = "") -> tuple[Status, str, list[str]]:
+    plan = plan_environment(SPEC, EnvironmentActual(observed, healthy))
     return plan.verdict.status, plan.verdict.reason, [a.summary for a in plan.actions]
 
 
@@ -112,14 +112,14 @@ def test_an_upgrade_is_built_and_waits_for_the_agent() -> None:
 
 
 def test_what_is_built_shows_what_changes() -> None:
-    seen = stands(Built(f"{B}-1", (*VERSIONS[:1], ("old", "3")), ()), link=f"{B}-1")
-    (build,) = plan_environment(SPEC, EnvironmentActual(seen)).actions
+    observed = stands(Built(f"{B}-1", (*VERSIONS[:1], ("old", "3")), ()), link=f"{B}-1")
+    (build,) = plan_environment(SPEC, EnvironmentActual(observed)).actions
     assert build.diff.splitlines() == ["-old==3", "+plug==1.0"]
 
 
-def test_drift_says_what_was_changed() -> None:
-    seen = stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1")
-    verdict = plan_environment(SPEC, EnvironmentActual(seen)).verdict
+def test_drift_reports_what_was_changed() -> None:
+    observed = stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1")
+    verdict = plan_environment(SPEC, EnvironmentActual(observed)).verdict
     assert verdict.reason == "Drift"
     assert "plug 1.1 instead of 1.0" in verdict.message
 
@@ -166,8 +166,8 @@ REMOVALS: dict[str, tuple[Environments, str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", REMOVALS)
 def test_what_is_removed(case: str) -> None:
-    seen, healthy, names = REMOVALS[case]
-    actions = plan_environment(SPEC, EnvironmentActual(seen, healthy)).actions
+    observed, healthy, names = REMOVALS[case]
+    actions = plan_environment(SPEC, EnvironmentActual(observed, healthy)).actions
     removals = [action for action in actions if isinstance(action, Remove)]
     assert [name for action in removals for name in action.names] == list(names)
     assert removals == list(actions[: len(removals)])
@@ -207,16 +207,16 @@ RIGHT = {
 }
 
 
-def told(**changes: str) -> list[str]:
+def reported(**changes: str) -> list[str]:
     text = DOCUMENT.format(**{**RIGHT, **changes})
     documents = [desired.Document("cluster", "desired/cluster", 1, text.encode())]
     return [str(m) for m in desired.evaluate(documents, (), KINDS, "0.1.0").mistakes]
 
 
 def test_a_right_document() -> None:
-    assert told() == []
-    assert told(more='wheels = "/srv/wheels"', packages='"Plug.In[a,b]==1.0.post1+cu12"') == []
-    assert told(command="${hostname}/bin/python") == []
+    assert reported() == []
+    assert reported(more='wheels = "/srv/wheels"', packages='"Plug.In[a,b]==1.0.post1+cu12"') == []
+    assert reported(command="${hostname}/bin/python") == []
 
 
 SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
@@ -245,10 +245,10 @@ SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
         ({"more": "wheel = 1"}, "wheels"),
     ],
 )
-def test_each_mistake_is_told(changes: dict[str, str], opinions: str) -> None:
-    assert any(opinions in mistake for mistake in told(**changes)), told(**changes)
-    assert not any("pass" in mistake.replace("password", "") for mistake in told(**changes))
-    assert not any("pass@" in mistake for mistake in told(**changes))
+def test_each_mistake_is_reported(changes: dict[str, str], opinions: str) -> None:
+    assert any(opinions in mistake for mistake in reported(**changes)), reported(**changes)
+    assert not any("pass" in mistake.replace("password", "") for mistake in reported(**changes))
+    assert not any("pass@" in mistake for mistake in reported(**changes))
 
 
 def test_required_keys() -> None:

@@ -18,7 +18,7 @@ from bai_nodeagent.kinds.agent.record import Life, Record
 from bai_nodeagent.kinds.agent.sessions import HeldChange, Launch, Sessions
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Plan
-from unit.test_agent_plan import ACTIVE, DOWN, MAIN, looked, unit_looked
+from unit.test_agent_plan import ACTIVE, DOWN, MAIN, observation, unit_observation
 
 INSTALL = InstallSpec(
     path=Path("/opt/venv"), python=Path("/usr/bin/python3"), packages=("p==2",), user="bai"
@@ -47,25 +47,25 @@ def stands(link: str, *names: str) -> Environments:
 UNBUILT, READY, MOVED = stands(OLD, OLD), stands(OLD, OLD, NEW), stands(NEW, OLD, NEW)
 
 
-def living(inputs: dict[str, str], seen: Environments, **more: Any) -> Plan[Any]:
+def living(inputs: dict[str, str], observed: Environments, **more: Any) -> Plan[Any]:
     life = Life(inputs, pid=71, start_ticks=MAIN.start_ticks, started_s=MAIN.started_s)
-    actual = looked(Record("boot", life), main=MAIN, environments=seen, **more)
+    actual = observation(Record("boot", life), main=MAIN, environments=observed, **more)
     return plan_child(SPEC, replace(actual, desired=WANTED))
 
 
-def living_unit(inputs: dict[str, str], seen: Environments, **more: Any) -> Plan[Any]:
+def living_unit(inputs: dict[str, str], observed: Environments, **more: Any) -> Plan[Any]:
     life = Life(inputs, invocation_id="ab", started_s=MAIN.started_s)
-    actual = unit_looked(ACTIVE, Record("boot", life), environments=seen, **more)
+    actual = unit_observation(ACTIVE, Record("boot", life), environments=observed, **more)
     return plan_unit(UNIT_SPEC, replace(actual, desired=WANTED))
 
 
-def dead(seen: Environments | None, spec: AgentSpec = SPEC, **more: Any) -> Plan[Any]:
-    actual = looked(Record("boot"), environments=seen, **more)
+def dead(observed: Environments | None, spec: AgentSpec = SPEC, **more: Any) -> Plan[Any]:
+    actual = observation(Record("boot"), environments=observed, **more)
     return plan_child(spec, replace(actual, desired=WANTED))
 
 
-def dead_unit(seen: Environments | None, spec: AgentSpec = UNIT_SPEC, **more: Any) -> Plan[Any]:
-    actual = unit_looked(DOWN, Record("boot"), environments=seen, **more)
+def dead_unit(observed: Environments | None, spec: AgentSpec = UNIT_SPEC, **more: Any) -> Plan[Any]:
+    actual = unit_observation(DOWN, Record("boot"), environments=observed, **more)
     return plan_unit(spec, replace(actual, desired=WANTED))
 
 
@@ -89,7 +89,7 @@ def test_while_it_is_not_built_the_restart_waits_for_it(plan_of: Any) -> None:
 
 
 @pytest.mark.parametrize("plan_of", [living, living_unit])
-def test_who_runs_in_it_is_left_alone(plan_of: Any) -> None:
+def test_an_agent_that_runs_in_it_is_left_alone(plan_of: Any) -> None:
     assert verbs(plan_of(WANTED, MOVED)) == []
 
 
@@ -119,9 +119,9 @@ def test_a_dead_agent_comes_back_in_the_old_one_rather_than_not_at_all(plan_of: 
 
 
 @pytest.mark.parametrize("plan_of", [dead, dead_unit])
-@pytest.mark.parametrize("seen", [stands(""), None])
-def test_without_any_it_waits(plan_of: Any, seen: Environments | None) -> None:
-    (start,) = plan_of(seen).actions
+@pytest.mark.parametrize("observed", [stands(""), None])
+def test_without_any_it_waits(plan_of: Any, observed: Environments | None) -> None:
+    (start,) = plan_of(observed).actions
     assert start.needs == NEEDS
 
 
@@ -140,8 +140,8 @@ def test_a_stopped_one_moves_without_a_start(plan_of: Any, spec: AgentSpec) -> N
 def test_by_hand_means_another_thing_for_a_unit_that_has_to_move() -> None:
     spec = replace(UNIT_SPEC, restart="manual")
     life = Life(BEFORE, invocation_id="ab", started_s=MAIN.started_s)
-    for seen, opinions in ((READY, "systemctl stop"), (UNBUILT, "systemctl restart")):
-        actual = unit_looked(ACTIVE, Record("boot", life), environments=seen)
+    for observed, opinions in ((READY, "systemctl stop"), (UNBUILT, "systemctl restart")):
+        actual = unit_observation(ACTIVE, Record("boot", life), environments=observed)
         plan = plan_unit(spec, replace(actual, desired=WANTED))
         assert opinions in plan.verdict.message
 
@@ -164,17 +164,19 @@ def test_after_a_switch_that_failed_it_starts_where_it_was(plan_of: Any) -> None
 
 @pytest.mark.parametrize("after_s", [0.1, 100.0])
 @pytest.mark.parametrize(
-    ("seen", "moves"), [(READY, ["switch", "start"]), (UNBUILT, ["start"])], ids=["built", "not"]
+    ("observed", "moves"),
+    [(READY, ["switch", "start"]), (UNBUILT, ["start"])],
+    ids=["built", "not"],
 )
 def test_a_crash_loop_is_left_as_soon_as_there_is_another_environment(
-    seen: Environments, moves: list[str], after_s: float
+    observed: Environments, moves: list[str], after_s: float
 ) -> None:
-    now_s = looked(Record("boot")).now_s
+    now_s = observation(Record("boot")).now_s
     deaths = (now_s - after_s - 20, now_s - after_s - 10, now_s - after_s)
     life = Life(BEFORE, pid=71, is_over=True)
-    actual = looked(Record("boot", life, deaths=deaths), environments=seen)
+    actual = observation(Record("boot", life, deaths=deaths), environments=observed)
     plan: Plan[Any] = plan_child(SPEC, replace(actual, desired=WANTED))
-    is_due = seen is READY or after_s > 10
+    is_due = observed is READY or after_s > 10
     assert verbs(plan) == (moves if is_due else [])
-    if seen is UNBUILT and plan.actions:
+    if observed is UNBUILT and plan.actions:
         assert plan.actions[0].cause == "died"

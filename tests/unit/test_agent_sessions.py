@@ -128,7 +128,7 @@ def test_a_permit_is_for_one_change_alone() -> None:
     assert permit != permit_for(desired_inputs(one, digest), done, parts)
 
 
-def test_it_says_how_many_since_when_and_what_to_do() -> None:
+def test_it_reports_how_many_since_when_and_what_to_do() -> None:
     message = HELD.verdict.message
     for text in ("sessions run: 2", "2023-11-14T22:13:20Z", "allow-session-loss", "sha256:0"):
         assert text in message
@@ -138,29 +138,30 @@ def test_it_says_how_many_since_when_and_what_to_do() -> None:
 # --- what is held back -------------------------------------------------------------------
 
 
-def looked(**seen: Any) -> ChildActual:
+def observation(**observed: Any) -> ChildActual:
     life = Life(found_inputs(spec(), TEXT, digest), pid=71, started_s=1.0)
-    fields: dict[str, Any] = {"record": Record("boot", life), **seen}
+    fields: dict[str, Any] = {"record": Record("boot", life), **observed}
     new = desired_inputs(spec({VAR: "/var/b"}), digest)
     return ChildActual(now_s=500.0, epoch_s=0.0, desired=new, found={}, **fields)
 
 
 def test_an_agent_that_lives_goes_on_as_it_is() -> None:
     main = Process(71, 1, 1, 71, 71)
-    plan = plan_child(spec(), looked(main=main, risk=SessionRisk(HELD, before=BEFORE)))
+    plan = plan_child(spec(), observation(main=main, risk=SessionRisk(HELD, before=BEFORE)))
     assert (plan.verdict.status, plan.verdict.reason) == (Status.FALSE, "Blocked")
     assert not plan.actions
     assert plan.observe_again_in_s
 
 
 def test_an_agent_that_dies_comes_back_as_it_was_without_waiting_for_agent_toml() -> None:
-    record = Record("boot", replace(looked().record.life or Life({}), is_over=True), deaths=(1.0,))
-    plan = plan_child(spec(), looked(record=record, risk=SessionRisk(HELD, before=BEFORE)))
+    over = replace(observation().record.life or Life({}), is_over=True)
+    record = Record("boot", over, deaths=(1.0,))
+    plan = plan_child(spec(), observation(record=record, risk=SessionRisk(HELD, before=BEFORE)))
     (start,) = plan.actions
     assert isinstance(start, Start)
     assert start.as_before
     assert start.needs == ("Mount/vfroot",)
-    unknown = plan_child(spec(), looked(record=record, risk=SessionRisk(HELD)))
+    unknown = plan_child(spec(), observation(record=record, risk=SessionRisk(HELD)))
     assert unknown.verdict.reason == "Blocked"
     assert not unknown.actions
 
@@ -193,18 +194,18 @@ def test_unmanaged_keys_are_not_put_back() -> None:
     assert not plan_file(FILE, on_disk(TEXT.replace('"x"', '"y"'))).actions
 
 
-def test_each_change_is_told_with_what_it_costs() -> None:
+def test_each_change_is_reported_with_what_it_costs() -> None:
     new = spec({VAR: "/var/b", ("agent", "region"): "y", ("agent", "id"): "i-1"})
     file = replace(FILE, values=new.values)
     desired, running = desired_inputs(new, digest), found_inputs(spec(), TEXT, digest)
     lost = ("agent.toml agent.var-base-path",)
     drifted = TEXT.replace("i-1", "i-drift")  # which the agent has not read
-    told = "agent.id (harmless), agent.region (restart), agent.var-base-path (session-losing)"
+    reported = "agent.id (harmless), agent.region (restart), agent.var-base-path (session-losing)"
 
     permitted = replace(on_disk(drifted), risk=SessionRisk(None, lost, running, desired, BEFORE))
     plan = plan_file(file, permitted)
-    assert told in plan.verdict.message
-    assert told in plan.actions[0].summary
+    assert reported in plan.verdict.message
+    assert reported in plan.actions[0].summary
 
     blocked = replace(on_disk(TEXT), risk=SessionRisk(HELD, lost, running, desired, BEFORE))
     message = plan_file(file, blocked).verdict.message

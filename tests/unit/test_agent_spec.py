@@ -73,7 +73,7 @@ def test_the_document_becomes_typed() -> None:
     assert "hunter2" not in repr(spec)
 
 
-def test_what_is_not_said_is_default() -> None:
+def test_what_is_not_set_is_default() -> None:
     spec = agent_spec(node({"supervisor": "systemd"}))
     assert (spec.unit, spec.state, spec.restart) == ("backendai-agent.service", "running", "auto")
     assert (spec.agent_id, spec.needs, spec.config_path) == ("i-node01", (), None)
@@ -81,7 +81,7 @@ def test_what_is_not_said_is_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said", "patience_s"),
+    ("command", "quote", "patience_s"),
     [
         (["/v/python", "-m", "ai.backend.agent.server"], "3s", 7.0),
         (["/v/python", "-m", "ai.backend.agent.server"], "30s", 30.0),
@@ -89,9 +89,9 @@ def test_what_is_not_said_is_default() -> None:
     ],
 )
 def test_the_real_agent_is_given_the_time_that_it_gives_its_worker(
-    command: list[str], said: str, patience_s: float
+    command: list[str], quote: str, patience_s: float
 ) -> None:
-    section = {"supervisor": "child", "command": command, "stop-timeout": said}
+    section = {"supervisor": "child", "command": command, "stop-timeout": quote}
     assert agent_spec(node(section)).stop_timeout_s == patience_s
 
 
@@ -138,7 +138,7 @@ _tables = st.dictionaries(
 
 
 @given(_tables, st.sampled_from(["{}", "0x{:x}", "0b{:b}"]))
-def test_whatever_toml_can_say_has_inputs(table: dict[str, Any], notation: str) -> None:
+def test_whatever_toml_can_hold_has_inputs(table: dict[str, Any], notation: str) -> None:
     """A key that nobody manages is no reason to keep an agent down."""
     text = f"{TEXT}[other]\n" + "".join(
         f"{spelled(key)} = {notation.format(value) if type(value) is int else spelled(value)}\n"
@@ -241,7 +241,7 @@ def test_an_optional_place_counts_only_with_its_table() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "[agent"])
-def test_a_file_that_says_nothing_differs_in_everything(text: str | None) -> None:
+def test_an_empty_file_differs_in_everything(text: str | None) -> None:
     assert len(differs(SPEC, text)) == len(VALUES)
 
 
@@ -257,7 +257,7 @@ def test_with_a_child_our_own_part_counts_as_well() -> None:
         assert differs(spec, TEXT, started=child) == set(change)
 
 
-def test_an_unmanaged_file_is_not_looked_at() -> None:
+def test_an_unmanaged_file_is_not_observed() -> None:
     spec = AgentSpec(supervisor="child", command=("/bin/agent",))
     assert differs(spec, "not even TOML") == set()
 

@@ -129,7 +129,7 @@ def test_a_managed_port_is_the_port_of_a_new_address() -> None:
     assert edit("[etcd]\n", {HOST: "a", PORT: 7}) == '[etcd]\naddr = { host = "a", port = 7 }\n'
 
 
-def test_a_port_that_its_form_cannot_say_makes_a_table() -> None:
+def test_a_port_that_its_form_cannot_hold_makes_a_table() -> None:
     out = edit('etcd.addr = "a:1"', {PORT: UNSET})
     assert tomllib.loads(out) == {"etcd": {"addr": {"host": "a"}}}
 

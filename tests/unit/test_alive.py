@@ -38,16 +38,16 @@ def a_daemon() -> Iterator[dict[str, object]]:
 
 @pytest.fixture
 def dead() -> dict[str, object]:
-    with a_daemon() as said:
-        return said
+    with a_daemon() as text:
+        return text
 
 
 def test_a_predecessor_is_one_whose_process_is_gone(me: dict[str, object]) -> None:
     with a_daemon() as other:
         assert not alive.is_predecessor(other, me)
-        told = alive.described(json.dumps(other).encode())
-        assert told is not None
-        assert f"pid {other['pid']}" in told
+        reported = alive.described(json.dumps(other).encode())
+        assert reported is not None
+        assert f"pid {other['pid']}" in reported
     assert alive.is_predecessor(other, me)
     old = {key: other[key] for key in ("machine-id", "boot-id", "since")}
     assert alive.is_predecessor(old, me)
@@ -83,10 +83,10 @@ def test_what_is_no_value_is_nobody(me: dict[str, object], raw: bytes) -> None:
 
 def test_a_value_is_written_anew_every_ten_minutes(me: dict[str, object]) -> None:
     at = datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
-    said = alive.value(me, at)
-    assert alive.parse(said) == {**me, "at": "2026-01-01T12:00:00Z"}
-    assert said == alive.value(me, at + timedelta(minutes=4.9))
-    assert said != alive.value(me, at + timedelta(minutes=5))
+    text = alive.value(me, at)
+    assert alive.parse(text) == {**me, "at": "2026-01-01T12:00:00Z"}
+    assert text == alive.value(me, at + timedelta(minutes=4.9))
+    assert text != alive.value(me, at + timedelta(minutes=5))
 
 
 def test_ours_and_what_nobody_has_written_anew_may_be_replaced(me: dict[str, object]) -> None:

@@ -45,7 +45,7 @@ def report(document: object, silence: str = "") -> Report:
     return fleet.read("i-1", json.dumps(document).encode(), silence)
 
 
-def test_a_status_without_alive_is_unknown_whatever_it_says() -> None:
+def test_a_status_without_alive_is_unknown_whatever_it_reports() -> None:
     silent = report({"summary": "Ready", "reported-at": "2026-01-01T00:00:00Z"}, "is silent")
     found = fleet.shown(silent, "says a store")
     assert silent.summary == "Unknown"
@@ -74,7 +74,7 @@ def test_a_ready_node_is_0_and_shows_conditions_facts_and_its_time() -> None:
         assert part in text
 
 
-def test_a_digest_that_is_not_there_is_said_so() -> None:
+def test_a_missing_digest_is_reported() -> None:
     found = fleet.shown(
         report({"summary": "Invalid", "desired": {"revision": 4, "digest": None}}), "says a store"
     )
@@ -112,7 +112,7 @@ def test_a_difference_is_leaf_by_leaf_and_masked() -> None:
     assert "secret" not in text.replace("masked secret", "")
 
 
-def test_a_difference_that_can_not_be_shown_is_told() -> None:
+def test_a_difference_that_can_not_be_shown_is_reported() -> None:
     (line,) = documents.difference(b"api-version = 1", b"api-version = 1 # x", "cluster")
     assert "only comments" in line
 

@@ -46,13 +46,13 @@ def test_line_numbers_are_those_of_the_whole_text() -> None:
     assert unified(one, other, "o", "n")[2:5] == ["@@ -498,7 +498,7 @@", " 497", " 498"]
 
 
-def test_what_is_too_much_to_be_compared_is_said() -> None:
+def test_what_is_too_much_to_be_compared_is_reported() -> None:
     count = COMPARED_AT_MOST + 1
     one, other = ["head", *["#"] * count, "tail"], ["head", *["##"] * count, "tail"]
     assert applied(one, other) == other
-    said = f"({count} lines make way for {count} others: not shown)"
+    text = f"({count} lines make way for {count} others: not shown)"
     at = f"@@ -1,{count + 2} +1,{count + 2} @@"
-    assert unified(one, other, "o", "n") == ["--- o", "+++ n", at, " head", said, " tail"]
+    assert unified(one, other, "o", "n") == ["--- o", "+++ n", at, " head", text, " tail"]
 
 
 def test_of_a_diff_so_much_is_shown_as_somebody_reads() -> None:

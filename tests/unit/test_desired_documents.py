@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent import desired
-from desired_kinds import HEAD, told
+from desired_kinds import HEAD, reported
 
 NAME_OF_BEL = "U+0007"
 
@@ -24,10 +24,10 @@ NAME_OF_BEL = "U+0007"
     ],
 )
 def test_a_right_document_has_no_mistakes(raw: bytes) -> None:
-    assert told(raw) == []
+    assert reported(raw) == []
 
 
-def test_toml_and_json_say_the_same() -> None:
+def test_toml_and_json_are_equal() -> None:
     toml = b"api-version = 1\npaused = true\n[rollout]\nspread = '5s'"
     json = b'{"api-version": 1, "rollout": {"spread": "5s"}, "paused": true}'
     assert desired.parse(toml) == desired.parse(json)
@@ -55,9 +55,9 @@ def test_toml_and_json_say_the_same() -> None:
         (b'{"x": ' + b"1" * 5000 + b"}", "holds a number beyond 64 bits"),
     ],
 )
-def test_what_can_not_be_read_says_why(raw: bytes, sentence: str) -> None:
-    assert len(told(raw)) == 1
-    assert told(raw)[0].startswith(sentence)
+def test_what_can_not_be_read_reports_why(raw: bytes, sentence: str) -> None:
+    assert len(reported(raw)) == 1
+    assert reported(raw)[0].startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_what_can_not_be_read_says_why(raw: bytes, sentence: str) -> None:
     ],
 )
 def test_what_no_document_may_hold_is_found_even_in_meta(meta: str, sentence: str) -> None:
-    found = told(f"{HEAD}[meta]\n{meta}")
+    found = reported(f"{HEAD}[meta]\n{meta}")
     assert len(found) == 1
     assert found[0].startswith(sentence)
 
 
 def test_as_deep_and_as_large_as_is_allowed_is_no_mistake() -> None:
-    assert told(f"{HEAD}meta = " + "[" * 31 + "]" * 31) == []
-    assert told(f"{HEAD}[meta]\nx = [9223372036854775807, -9223372036854775808]") == []
+    assert reported(f"{HEAD}meta = " + "[" * 31 + "]" * 31) == []
+    assert reported(f"{HEAD}[meta]\nx = [9223372036854775807, -9223372036854775808]") == []
 
 
 @pytest.mark.parametrize(
@@ -96,17 +96,17 @@ def test_as_deep_and_as_large_as_is_allowed_is_no_mistake() -> None:
     ],
 )
 def test_what_json_has_and_toml_lacks_is_a_mistake(meta: str, sentence: str) -> None:
-    assert told(f'{{"api-version": 1, "meta": {{"x": {meta}}}}}') == [sentence]
+    assert reported(f'{{"api-version": 1, "meta": {{"x": {meta}}}}}') == [sentence]
 
 
 def test_a_sentence_has_no_raw_control_character_and_no_endless_key() -> None:
-    found = told('{"api-version": 1, "\\u001b[31m": 1, "\\ud800": 1, "' + "k" * 9999 + '": 1}')
+    found = reported('{"api-version": 1, "\\u001b[31m": 1, "\\ud800": 1, "' + "k" * 9999 + '": 1}')
     assert all(sentence.isprintable() and len(sentence) < 400 for sentence in found)
     assert len(found) >= 3
 
 
 def test_more_than_a_hundred_mistakes_are_cut() -> None:
     many = "\n".join(f"k{n} = 1" for n in range(5000))
-    found = told(f"{HEAD}{many}")
+    found = reported(f"{HEAD}{many}")
     assert len(found) == 101
     assert found[-1] == "has more than 100 mistakes; the others are not shown"

@@ -241,9 +241,7 @@ def test_nothing_at_all_is_never_valid() -> None:
         ({"cluster": HEAD + "paused = true\nx = " + "[" * 40 + "]" * 40}, True),
     ],
 )
-def test_paused_if_any_layer_that_parses_says_so(
-    layers: Mapping[str, str], is_paused: bool
-) -> None:
+def test_paused_if_any_layer_that_parses_pauses(layers: Mapping[str, str], is_paused: bool) -> None:
     verdict = judged(layers)
     assert verdict.is_paused is is_paused
     if verdict.merged is not None:

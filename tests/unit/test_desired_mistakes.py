@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from bai_nodeagent import desired
 from bai_nodeagent.kinds import KINDS as REAL_KINDS
-from desired_kinds import HEAD, KINDS, VERSION, judged, told
+from desired_kinds import HEAD, KINDS, VERSION, judged, reported
 
 A_NAME = "a name of a-z, 0-9, '.', '_' and '-'"
 NOT_UNSET = (
@@ -222,8 +222,8 @@ NOT_SECRET = (
         ),
     ],
 )
-def test_a_mistake_says_where_what_and_what_is_allowed(text: str, sentences: list[str]) -> None:
-    found = told(HEAD + text)
+def test_a_mistake_names_its_place_and_what_is_allowed(text: str, sentences: list[str]) -> None:
+    found = reported(HEAD + text)
     assert len(found) == len(sentences), found
     assert all(any(line.startswith(wanted) for line in found) for wanted in sentences), found
 
@@ -248,7 +248,7 @@ def test_a_mistake_says_where_what_and_what_is_allowed(text: str, sentences: lis
     ],
 )
 def test_a_right_layer_has_no_mistakes(text: str) -> None:
-    assert told(HEAD + text) == []
+    assert reported(HEAD + text) == []
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_right_layer_has_no_mistakes(text: str) -> None:
     ],
 )
 def test_no_mistake_quotes_a_secret(text: str) -> None:
-    found = told(HEAD + text)
+    found = reported(HEAD + text)
     assert found
     assert not any("GEHEIM" in sentence for sentence in found)
 
@@ -313,16 +313,16 @@ def test_a_document_may_ask_for_a_newer_daemon(wanted: str, is_old: bool) -> Non
     verdict = judged({"cluster": text})
     assert (verdict.too_old is not None) is is_old
     assert verdict.mistakes == ()
-    assert bool(told(text)) is is_old
+    assert bool(reported(text)) is is_old
     if is_old:
         sentence = f"requires-daemon: {wanted} is asked for; this daemon is {VERSION}"
         assert verdict.too_old == f"cluster: {sentence}"
-        assert told(text) == [sentence]
+        assert reported(text) == [sentence]
 
 
 @pytest.mark.parametrize("wanted", ["", "0.1", ">=", ">=0.1,", "~=0.1", ">=0.1, x", ">=9x"])
 def test_a_wrong_comparison_of_versions_is_a_mistake(wanted: str) -> None:
-    assert told(f"{HEAD}requires-daemon = '{wanted}'")[0].startswith(
+    assert reported(f"{HEAD}requires-daemon = '{wanted}'")[0].startswith(
         f'requires-daemon: "{wanted}" does not fit; allowed: versions such as '
     )
 
@@ -359,7 +359,7 @@ def test_the_published_schema_is_one_and_fits_a_layer() -> None:
         assert not validator.is_valid(wrong)
 
 
-def test_what_a_kind_finds_in_its_section_is_told_of_one_layer_alone() -> None:
+def test_what_a_kind_finds_in_its_section_is_reported_of_one_layer_alone() -> None:
     raw = b'api-version = 1\n[plugins]\nallow = ["a.b"]\nblock = ["a.b"]'
     (found,) = desired.check_alone("cluster", raw, REAL_KINDS, "0.1.0")
     assert found.key.startswith("plugins.block")

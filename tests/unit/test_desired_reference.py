@@ -30,7 +30,7 @@ def test_each_example_is_right(example: str) -> None:
 
 
 @pytest.mark.parametrize(("cell", "sentence"), ROWS)
-def test_each_mistake_is_told_as_shown(cell: str, sentence: str) -> None:
+def test_each_mistake_is_reported_as_shown(cell: str, sentence: str) -> None:
     assert _told("\n".join(re.findall(r"`([^`]*)`", cell))) == [sentence]
 
 

@@ -30,7 +30,7 @@ DERIVED = {
 }
 
 
-def test_a_spec_says_where_it_came_from() -> None:
+def test_a_spec_names_its_source() -> None:
     spec = resolved("", "[rollout]\nspread = '250ms'")
     assert spec.documents == {"desired/cluster": 1, "desired/group/g1": 2}
     assert (spec.node_id, spec.cluster, spec.revision) == ("i-node01", "local", 7)
@@ -143,7 +143,7 @@ def test_a_secret_is_taken_as_it_is_but_for_one_newline(raw: bytes, text: str) -
         ),
     ],
 )
-def test_a_secret_that_can_not_be_had_says_why(raw: bytes | None, sentence: str) -> None:
+def test_a_secret_that_can_not_be_had_reports_why(raw: bytes | None, sentence: str) -> None:
     secrets = {"secret/cluster/s": raw} if raw is not None else {}
     with pytest.raises(InvalidSpec) as caught:
         resolved(AGENT, VALUES + "x = [{ secret = 's' }]", secrets=secrets)

@@ -59,7 +59,7 @@ def test_what_must_not_leave_is_the_secret_and_not_its_name() -> None:
     assert secrets_of(spec, KINDS) == [TOKEN]
 
 
-def test_a_missing_secret_is_told_at_its_place() -> None:
+def test_a_missing_secret_is_reported_at_its_place() -> None:
     with pytest.raises(InvalidSpec, match=r"cluster: swarm.token: there is no secret worker"):
         resolved(TEXT, {})
 

@@ -109,7 +109,7 @@ def test_the_first_of_two_with_one_name_hides_the_other(venv: Path, tmp_path: Pa
     assert plugins_of(venv) == {"fast": ("1.0", True)}
 
 
-def test_an_editable_install_is_trusted_where_only_code_could_tell(venv: Path) -> None:
+def test_an_editable_install_is_trusted_where_only_code_could_decide(venv: Path) -> None:
     metadata = install(site(venv), file=None)
     (metadata / "direct_url.json").write_text(
         '{"url": "file:///src", "dir_info": {"editable": true}}'
@@ -132,7 +132,7 @@ def test_system_packages_count_where_the_environment_takes_them_in(tmp_path: Pat
     assert folders_of(venv / "bin/python", Survey()) == (site(venv), shared)
 
 
-def test_an_environment_of_an_older_python_is_not_looked_at(venv: Path) -> None:
+def test_an_environment_of_an_older_python_is_not_observed(venv: Path) -> None:
     (venv / "lib/python3.9/site-packages").mkdir(parents=True)
     assert folders_of(venv / "bin/python", Survey()) == (site(venv),)
 

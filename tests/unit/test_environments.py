@@ -34,30 +34,30 @@ def lay_out(folder: Path, version: str = "3.11") -> Path:
     return environment
 
 
-def look(folder: Path) -> Environments:
+def observe_once(folder: Path) -> Environments:
     return environments(folder / "venv")
 
 
 def test_an_environment_is_whole_with_the_interpreter_that_it_was_made_with(tmp_path: Path) -> None:
     lay_out(tmp_path)
-    (found,) = look(tmp_path).built
+    (found,) = observe_once(tmp_path).built
     assert found.is_whole
 
 
 def test_an_interpreter_of_another_version_leaves_none_whole(tmp_path: Path) -> None:
     lay_out(tmp_path, "3.12")
-    (found,) = look(tmp_path).built
+    (found,) = observe_once(tmp_path).built
     assert not found.is_whole
     assert found.fault == "is Python 3.12 now, and the packages are for python3.11"
 
 
-def test_an_interpreter_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_an_interpreter_that_is_gone_is_reported(tmp_path: Path) -> None:
     environment = lay_out(tmp_path)
     (environment / "bin/python").unlink()
-    assert look(tmp_path).built[0].fault == "is gone"
+    assert observe_once(tmp_path).built[0].fault == "is gone"
 
 
-def test_a_version_is_told_by_the_name_or_the_library(tmp_path: Path) -> None:
+def test_a_version_is_known_by_the_name_or_the_library(tmp_path: Path) -> None:
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     python.touch()
@@ -86,7 +86,7 @@ def test_a_marker_that_is_none_makes_an_environment_unfinished(odd: str, tmp_pat
             marker.symlink_to("/dev/zero")
         case "list":
             marker.write_text('{"packages": ["x"]}')
-    assert look(tmp_path).unfinished == ("a-1",)
+    assert observe_once(tmp_path).unfinished == ("a-1",)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of other accounts")
@@ -96,17 +96,17 @@ def test_a_link_of_theirs_in_place_of_a_marker_is_refused(tmp_path: Path) -> Non
     marker.symlink_to(tmp_path / "roots")
     os.chown(marker.parent, 61001, 61001)
     with pytest.raises(Refused, match="61001"):
-        look(tmp_path)
+        observe_once(tmp_path)
 
 
 @pytest.mark.parametrize(
     "where", ["venv.d", "venv.d/a-1/lib", "venv.d/a-1/lib/python3.11/site-packages"]
 )
-def test_a_crowd_of_entries_is_not_looked_at(tmp_path: Path, where: str) -> None:
+def test_a_crowd_of_entries_is_not_observed(tmp_path: Path, where: str) -> None:
     lay_out(tmp_path)
     for number in range(ENTRIES_AT_MOST):
         (tmp_path / where / f"lib{number}").touch()
     with pytest.raises(Refused) as refused:
-        look(tmp_path)
+        observe_once(tmp_path)
     assert refused.value.reason == "TooLarge"
     assert str(tmp_path / where) in refused.value.message

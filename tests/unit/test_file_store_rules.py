@@ -50,7 +50,7 @@ def test_files_that_hold_keys(path: str, key: str | None) -> None:
     assert key_of(path) == key
 
 
-def test_first_look_changes_nothing() -> None:
+def test_first_observation_changes_nothing() -> None:
     count = Count("e").advanced({A: "x", B: ""})
     assert count == Count("e", 1, {A: ("x", 1), B: ("", 1)})
 
@@ -61,17 +61,17 @@ def test_change_deletion_and_creation_are_counted(before: str, now: str) -> None
     assert (count.revision, count.since(A), count.since(B)) == (2, 2, 1)
 
 
-def test_changes_seen_together_are_one_revision() -> None:
+def test_changes_observed_together_are_one_revision() -> None:
     count = Count("e").advanced({A: "1", B: "1"}).advanced({A: "2", B: "2"})
     assert (count.revision, count.since(A), count.since(B)) == (2, 2, 2)
 
 
-def test_equal_look_is_the_same_count() -> None:
+def test_equal_observation_is_the_same_count() -> None:
     count = Count("e").advanced({A: "1"})
     assert count.advanced({A: "1"}) is count
 
 
-def test_key_seen_late_has_not_changed_since_anybody_can_know() -> None:
+def test_key_observed_late_has_not_changed_since_anybody_can_know() -> None:
     count = Count("e").advanced({A: "1"}).advanced({A: "2"}).advanced({B: "1"})
     assert (count.revision, count.since(B)) == (2, 1)
 

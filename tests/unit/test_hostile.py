@@ -206,7 +206,7 @@ def test_a_hard_link_that_others_may_have_laid_is_not_given_away(theirs: Path) -
 
 
 @needs_root
-def test_whose_place_is_in_doubt_is_told_with_the_account(theirs: Path) -> None:
+def test_a_place_in_doubt_is_reported_with_the_account(theirs: Path) -> None:
     with pytest.raises(Refused, match=f"theirs belongs to uid {STRANGER}"):
         hostile.check(theirs / "a" / "b")
     with pytest.raises(Refused, match=str(STRANGER)), hostile.folder(theirs / "a", make=0o755):

@@ -95,10 +95,10 @@ def test_every_counter_is_there_before_it_counts() -> None:
         assert f"\nbai_nodeagent_{series} 0.0\n" in text
 
 
-def test_each_kind_of_action_is_told_to_the_metrics() -> None:
-    told = {action for kind in KINDS for action in kind.actions}
+def test_each_kind_of_action_is_reported_to_the_metrics() -> None:
+    reported = {action for kind in KINDS for action in kind.actions}
     planned = {c for c in Action.__subclasses__() if c.__module__.startswith("bai_nodeagent.")}
-    assert planned <= told
+    assert planned <= reported
 
 
 @pytest.mark.parametrize(
@@ -119,23 +119,23 @@ def test_loopback_is_served_under_no_foreign_name(
     assert is_meant_for(host, listens_on) is is_served
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.0\r\n"])
+@pytest.mark.parametrize("quote", [b"", b"GET /metrics HTTP/1.0\r\n"])
 def test_whoever_has_been_silent_for_the_longest_makes_way(
-    monkeypatch: pytest.MonkeyPatch, said: bytes
+    monkeypatch: pytest.MonkeyPatch, quote: bytes
 ) -> None:
     monkeypatch.setattr(http, "SILENT_AT_MOST", 8)
     server = Server(("127.0.0.1", 0), sources())
     held = []
     for _ in range(8):
         held.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
-        held[-1].sendall(said)
+        held[-1].sendall(quote)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as asks:
         asks.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
         assert asks.recv(12) == b"HTTP/1.0 200"
     with contextlib.suppress(ConnectionResetError):  # what it said was not read
         assert held[0].recv(1) == b""
     for connection in held[1:]:
-        connection.sendall(b"\r\n" if said else b"GET /livez HTTP/1.0\r\n\r\n")
+        connection.sendall(b"\r\n" if quote else b"GET /livez HTTP/1.0\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.0 200"
     for connection in held:
         connection.close()

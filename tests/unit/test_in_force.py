@@ -31,7 +31,7 @@ def test_a_valid_state_is_in_force() -> None:
     assert (found.desired.reason, found.hold, found.spec) == ("Valid", None, VALID.spec)
 
 
-def test_a_store_that_is_lost_holds_the_state_and_says_so() -> None:
+def test_a_store_that_is_lost_holds_the_state_and_is_reported() -> None:
     found = judge(replace(VALID, store=LOST))
     assert (found.desired.status, found.desired.reason) == (Status.UNKNOWN, "StoreUnreachable")
     assert "the last valid state stays in force" in found.desired.message
@@ -39,7 +39,7 @@ def test_a_store_that_is_lost_holds_the_state_and_says_so() -> None:
     assert found.hold is None
 
 
-def test_mistakes_are_all_told_and_change_nothing() -> None:
+def test_mistakes_are_all_reported_and_change_nothing() -> None:
     mistakes = tuple(Mistake("cluster", f"k{n}", "is wrong") for n in range(25))
     found = judge(replace(VALID, mistakes=mistakes))
     assert found.desired.reason == "Invalid"
@@ -55,7 +55,7 @@ def test_a_missing_layer_names_it_and_the_way_out() -> None:
     assert "`api-version = 1` alone is enough" in found.desired.message
 
 
-def test_mistakes_and_missing_layers_are_told_together() -> None:
+def test_mistakes_and_missing_layers_are_reported_together() -> None:
     newest = evaluated(missing=("desired/group/gpu",))
     found = judge(replace(VALID, newest=newest, mistakes=(Mistake("cluster", "k", "is wrong"),)))
     assert found.desired.reason == "Invalid"
@@ -93,7 +93,7 @@ def test_it_stays_so_beside_a_state_that_only_lacks_a_secret_or_a_newer_daemon()
     assert judge(replace(VALID, spec=paused, newest=newer)).is_paused
 
 
-def test_a_local_pause_says_how_long_and_how_to_end_it() -> None:
+def test_a_local_pause_reports_how_long_and_how_to_end_it() -> None:
     found = judge(replace(VALID, pause=orders.Pause(0.0)))
     assert found.hold is not None
     assert "until 1970-01-01 00:00:00 UTC" in found.hold.message
@@ -114,6 +114,6 @@ def test_a_duplicate_stops_all_changes() -> None:
     assert found.hold == found.store
 
 
-def test_a_journal_that_can_not_be_written_is_told() -> None:
+def test_a_journal_that_can_not_be_written_is_reported() -> None:
     found = judge(replace(VALID, unkept="no room"))
     assert (found.desired.status, found.desired.reason) == (Status.FALSE, "NotKept")

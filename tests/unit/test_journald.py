@@ -74,7 +74,7 @@ def test_a_field_that_is_given_twice_is_both() -> None:
     assert written(json.dumps(entry) + "\n", "second") == ["one\n\ufffdt\n"]
 
 
-def test_only_systemds_last_word_on_a_run_says_that_it_is_over() -> None:
+def test_only_systemds_last_message_on_a_run_ends_it() -> None:
     success = "7ad2d189f7e94e70a38c781354912448"
     mark = {**by_systemd("b.service: Deactivated successfully.", NEW), "MESSAGE_ID": success}
     exited = {

@@ -22,7 +22,7 @@ def test_lines_come_out_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().splitlines() == [f"line {n}" for n in range(100)]
 
 
-def test_a_pipe_that_nobody_reads_delays_nobody_and_the_loss_is_said_later() -> None:
+def test_a_pipe_that_nobody_reads_delays_nobody_and_the_loss_is_reported_later() -> None:
     reader, end = os.pipe()
     writer = LogWriter(end, loss)
     count = 2 * log_writer.WAITING_AT_MOST
@@ -31,11 +31,11 @@ def test_a_pipe_that_nobody_reads_delays_nobody_and_the_loss_is_said_later() -> 
     writer.flush(0.1)  # gives up
     with os.fdopen(reader, "rb") as lines:
         found = [lines.readline().decode().strip() for _ in range(log_writer.WAITING_AT_MOST)]
-    said = [int(line.split()[1]) for line in found if line.startswith("lost")]
+    text = [int(line.split()[1]) for line in found if line.startswith("lost")]
     written = [int(line) for line in found if not line.startswith("lost")]
     assert written == list(range(len(written)))
     # What had gone into the pipe before makes room for as many more.
-    assert count // 4 < sum(said) <= count // 2
+    assert count // 4 < sum(text) <= count // 2
     os.close(end)
 
 

@@ -25,9 +25,9 @@ class Rig:
         self._moved = anyio.Event()
         kind = Kind("fake", {}, lambda _spec, _host: list(self.resources))
         self.metrics = Metrics("test", "i-1", "c")
-        self.loop = Loop([kind], host(), self.metrics, self._tell)
+        self.loop = Loop([kind], host(), self.metrics, self._append)
 
-    def _tell(self) -> None:
+    def _append(self) -> None:
         self._moved.set()
         self._moved = anyio.Event()
 
@@ -80,7 +80,7 @@ async def test_an_action_waits_for_its_need_and_goes_on_by_itself() -> None:
         await rig.until(lambda: rig.reason("Agent") == "InSync")
 
 
-async def test_a_hold_looks_and_tells_but_changes_nothing() -> None:
+async def test_a_hold_observes_and_reports_but_changes_nothing() -> None:
     resource = Countdown(left=1)
     rig = Rig(resource)
     async with rig.running():
@@ -138,10 +138,10 @@ async def test_an_equal_spec_keeps_its_resource_and_one_that_is_gone_is_retired(
         await rig.until(lambda: list(rig.loop.outcomes) == ["Agent"])
         rig.loop.wake_all()
         await anyio.wait_all_tasks_blocked()
-        assert twin.looks == 0
+        assert twin.observations == 0
 
 
-async def test_an_event_is_a_look_and_drift_is_counted() -> None:
+async def test_an_event_is_an_observation_and_drift_is_counted() -> None:
     resource = Countdown()
     rig = Rig(resource)
     async with rig.running():
@@ -156,7 +156,7 @@ async def test_an_event_is_a_look_and_drift_is_counted() -> None:
     assert b'bai_nodeagent_drift_total{resource="agent_config"} 1.0' in rig.metrics.text()
 
 
-async def test_a_resource_that_does_not_move_in_time_is_seen(
+async def test_a_resource_that_does_not_move_in_time_is_observed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop_module, "MOVE_SLACK_S", -3600)
@@ -165,17 +165,17 @@ async def test_a_resource_that_does_not_move_in_time_is_seen(
     assert not rig.loop.is_moving
 
 
-async def test_what_failed_stays_told_while_it_is_tried_again() -> None:
+async def test_what_failed_stays_reported_while_it_is_tried_again() -> None:
     resource = Countdown(left=1, applying=OSError("no"))
     rig = Rig(resource)
     async with rig.running():
         rig.take()
         await rig.until(lambda: rig.reason("AgentConfig") == "InternalError")
-        told = []
-        rig.loop._changed = lambda: told.append(rig.reason("AgentConfig"))
-        looks = resource.looks
+        reported = []
+        rig.loop._changed = lambda: reported.append(rig.reason("AgentConfig"))
+        observations = resource.observations
         rig.loop.wake_all()
         with anyio.fail_after(5):
-            while resource.looks == looks or not told:
+            while resource.observations == observations or not reported:
                 await anyio.lowlevel.checkpoint()
-        assert set(told) == {"InternalError"}
+        assert set(reported) == {"InternalError"}

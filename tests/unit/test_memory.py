@@ -87,7 +87,7 @@ SPOILT = [b"", b"\xff", b"garbage", b"[]", b"{}", b'{"until": "x"}', b'{"until":
 
 
 @pytest.mark.parametrize("raw", SPOILT)
-def test_a_pause_that_can_not_be_read_is_a_pause_and_says_why(
+def test_a_pause_that_can_not_be_read_is_a_pause_and_reports_why(
     tmp_path: Path, raw: bytes | None
 ) -> None:
     path = tmp_path / orders.PAUSE
@@ -103,7 +103,7 @@ def test_a_pause_that_can_not_be_read_is_a_pause_and_says_why(
 @pytest.mark.parametrize(
     ("until_s", "observe_in_s"), [(None, None), (10.0, 10.0), (90_000.0, 60.0), (-5.0, 0.0)]
 )
-def test_the_end_of_a_pause_is_looked_for_by_the_clock_as_it_is_set(
+def test_the_end_of_a_pause_follows_the_clock_as_it_is_set(
     until_s: float | None, observe_in_s: float | None
 ) -> None:
     assert orders.Pause(until_s).observe_in_s(0.0) == observe_in_s
@@ -134,8 +134,8 @@ def test_every_known_secret_is_masked_old_ones_too_and_in_every_spelling() -> No
     redactor = Redactor()
     redactor.learn(['pa"ss\\word', "line-one\nline-two"])
     redactor.learn(["newer-secret"])
-    told = 'x pa"ss\\word pa\\"ss\\\\word line-two newer-secret'
-    assert redactor(told) == "x ******** ******** ******** ********"
+    reported = 'x pa"ss\\word pa\\"ss\\\\word line-two newer-secret'
+    assert redactor(reported) == "x ******** ******** ******** ********"
     assert redactor.value({"a": ["newer-secret", 1]}) == {"a": ["********", 1]}
 
 
@@ -163,7 +163,7 @@ def test_so_many_bytes_of_secrets_that_others_lay_down_are_masked() -> None:
 
 
 @pytest.mark.parametrize("count", [SECRETS_AT_MOST, SECRETS_AT_MOST + 1])
-def test_more_secrets_than_can_be_masked_are_not_learnt_and_what_is_said_not_shown(
+def test_more_secrets_than_can_be_masked_are_not_learnt_and_texts_are_not_shown(
     tmp_path: Path, count: int
 ) -> None:
     known: set[str] = set()
@@ -200,9 +200,9 @@ def test_a_secret_is_masked_in_every_form_in_which_programs_write_it() -> None:
         *(base64.b64encode(f"{user}:{secret}".encode()).decode() for user in ("a", "ab", "abc")),
         base64.urlsafe_b64encode(secret.encode()).decode(),
     ):
-        told = redactor(f"x {form} y")
-        assert "********" in told, form
-        assert len(told) < 30, told
+        reported = redactor(f"x {form} y")
+        assert "********" in reported, form
+        assert len(reported) < 30, reported
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,7 @@ def test_a_secret_is_masked_in_every_form_in_which_programs_write_it() -> None:
         ("store.password-file: no such file", "store.password-file: no such file"),
     ],
 )
-def test_what_tells_of_itself_that_it_is_a_secret_is_masked_unlearnt(
-    text: str, expected: str
-) -> None:
+def test_what_names_itself_a_secret_is_masked_unlearnt(text: str, expected: str) -> None:
     redactor = Redactor()
     assert redactor(text) == expected
     assert redactor(expected) == expected
@@ -251,7 +249,7 @@ def test_masking_takes_no_time_by_the_square(text: str) -> None:
     assert time.process_time() - started_s < 5
 
 
-def test_keys_of_a_log_line_stay_whatever_a_secret_says(capfd: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_a_log_line_stay_whatever_a_secret_is(capfd: pytest.CaptureFixture[str]) -> None:
     redactor = Redactor()
     redactor.learn(["-----BEGIN KEY-----\nevent\nlevel\ntimestamp\n-----END KEY-----"])
     logs.configure("info", "json", redactor)
@@ -268,7 +266,7 @@ def test_keys_of_a_log_line_stay_whatever_a_secret_says(capfd: pytest.CaptureFix
     }
 
 
-def test_no_line_on_a_console_looks_like_ours(capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_line_on_a_console_resembles_ours(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "console", Redactor())
     words = "a\n12:00:00 [error] forged\x1b[2J\u202e"
     try:

@@ -78,7 +78,7 @@ def verbs(got: MountPlan) -> list[str]:
         ((RIGHT.replace("/vf ", "/vf2 "),), False, False, ()),
     ],
 )
-def test_how_a_target_is_seen(
+def test_how_a_target_is_observed(
     lines: tuple[str, ...], has_mount: bool, is_share: bool, differs: tuple[str, ...]
 ) -> None:
     got = observed(*lines)
@@ -144,9 +144,9 @@ def test_an_option_that_is_taken_out_of_the_document_is_wrong_as_long_as_it_hold
     assert (got.extra, got.is_right) == (extra, not extra)
     assert observed(shown, spec=now, made=note(before, replace(mount, id=9))).is_right
     if extra:
-        told = plan(now, Actual(got)).verdict
-        assert told.reason == "WrongOptions"
-        assert f"mounted with {taken_out} from before; " in told.message
+        reported = plan(now, Actual(got)).verdict
+        assert reported.reason == "WrongOptions"
+        assert f"mounted with {taken_out} from before; " in reported.message
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_is_wrong_and_used_stays_and_its_users_are_named(line: str, reason:
     assert "used by sleep (pid 7, open file)" in got.verdict.message
 
 
-def test_differing_options_are_told_with_what_the_kernel_reports() -> None:
+def test_differing_options_are_reported_with_what_the_kernel_reports() -> None:
     message = planned(SOFT).verdict.message
     assert "without hard" in message
     assert "soft,timeo=50" in message
@@ -241,7 +241,7 @@ def test_users_are_named_up_to_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "health", "reason", "told"),
+    ("expected", "health", "reason", "reported"),
     [
         ({}, HEALTHY, "Mounted", "10.0.0.1:/vfroot at /vf"),
         ({"expect_uid": 1100, "expect_gid": 1100}, HEALTHY, "Mounted", ""),
@@ -262,17 +262,17 @@ def test_users_are_named_up_to_a_number() -> None:
     ],
 )
 def test_a_mounted_share_is_judged(
-    expected: dict[str, Any], health: Health, reason: str, told: str
+    expected: dict[str, Any], health: Health, reason: str, reported: str
 ) -> None:
     spec = replace(SPEC, **expected)
     line = RIGHT.replace("/vf rw", "/vf ro") if "options" in expected else RIGHT
     got = planned(line, spec=spec, health=health)
     assert (got.verdict.reason, got.actions) == (reason, ())
     assert got.verdict.status is (Status.TRUE if reason == "Mounted" else Status.FALSE)
-    assert told in got.verdict.message
+    assert reported in got.verdict.message
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     spec = replace(SPEC, expect_file="v", expect_uid=1)
     got = planned(RIGHT, spec=spec, health=replace(HEALTHY, file_fault="ENOENT", is_read_only=True))
     assert got.verdict.reason == "MissingFile"
@@ -311,7 +311,7 @@ def test_a_mount_is_taken_away_unless_it_is_another_one_or_used(
     )
 
 
-def test_a_share_that_is_away_by_desire_serves_nobody_who_requires_it() -> None:
+def test_a_share_that_is_away_by_desire_satisfies_no_dependent() -> None:
     assert planned(spec=UNMOUNTED).satisfies_dependents is False
     assert planned(RIGHT, health=HEALTHY).satisfies_dependents is None
 
@@ -476,7 +476,7 @@ def test_a_source_of_nfs_is_a_host_and_a_path(source: str, kind_of: str, is_righ
 
 
 @pytest.mark.parametrize(
-    ("item", "told"),
+    ("item", "reported"),
     [
         ('type = "nfs5"', "mount.a.type"),
         ('state = "gone"', "mount.a.state"),
@@ -493,10 +493,10 @@ def test_a_source_of_nfs_is_a_host_and_a_path(source: str, kind_of: str, is_righ
         *((f'source = "{source}"', "mount.a.source") for source in ("//u:pw@h/x", "u:pw@h:/x")),
     ],
 )
-def test_mistakes_are_told_with_their_place(item: str, told: str) -> None:
+def test_mistakes_are_reported_with_their_place(item: str, reported: str) -> None:
     text = f'api-version = 1\n[[mount]]\nname = "a"\n{item}\n'
     (mistake,) = desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
-    assert mistake.key == told
+    assert mistake.key == reported
 
 
 def test_a_file_in_a_folder_of_the_share_may_be_expected() -> None:
@@ -504,7 +504,7 @@ def test_a_file_in_a_folder_of_the_share_may_be_expected() -> None:
     assert not desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
 
 
-def test_of_a_process_that_says_more_than_is_read_nobody_can_tell(
+def test_a_process_with_more_than_is_read_is_not_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Anybody may have 65,530 maps with a path each, and 100,000 mounts of his own."""

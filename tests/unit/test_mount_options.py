@@ -72,7 +72,7 @@ def test_other_reports(options: list[str], shown: str, own: str) -> None:
         (["hard", "timeo=5", "size=1m"], "rw,soft", "rw", ("hard", "timeo=5", "size=1m")),
     ],
 )
-def test_all_differences_are_told(
+def test_all_differences_are_reported(
     options: list[str], shown: str, own: str, differs: tuple[str, ...]
 ) -> None:
     assert differing(options, mount(shown, own)) == differs

@@ -46,7 +46,7 @@ def test_a_line_break_in_a_status_starts_no_other_assignment(
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234", "/nobody/listens", "@nobody"])
-def test_nobody_to_tell_is_no_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_listener_is_no_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("READY=1")
 

@@ -153,6 +153,6 @@ def test_what_is_noted_of_plugins_can_be_taken_out() -> None:
     assert [part for part in parts if not plugins.owns(part)] == ["command"]
 
 
-def test_distributions_are_told_once_with_their_versions() -> None:
+def test_distributions_are_reported_once_with_their_versions() -> None:
     twin = replace(CUDA, module="other")
     assert listed([MOCK, CUDA, twin]) == "cuda-open 1, mock 1"

@@ -109,7 +109,7 @@ def test_how_it_stands(spec: PluginsSpec, actual: Actual, reason: str, words: st
 
 
 @pytest.mark.parametrize("allowed", ["ai.backend.accelerator.mock", "ai.backend.accelerator.rocm"])
-def test_while_something_is_being_installed_it_is_looked_at_again_soon(allowed: str) -> None:
+def test_while_something_is_being_installed_it_is_observed_again_soon(allowed: str) -> None:
     found = plan(spec(allowed), Actual(BOTH, {}, is_quiet=False))
     assert found.observe_again_in_s == QUIET_S
 
@@ -191,7 +191,7 @@ def test_mistakes(text: str, sentence: str) -> None:
     assert mistakes(text) == [sentence]
 
 
-def test_a_kind_of_device_that_nobody_knows_is_told_what_is_near() -> None:
+def test_an_unknown_kind_of_device_is_reported_with_the_nearest() -> None:
     (sentence,) = mistakes("[plugins.expect-devices]\ncudda = 8")
     assert sentence.startswith("plugins.expect-devices.cudda: is an unknown key; allowed: ascend, ")
     assert sentence.endswith("did you mean cuda?")

@@ -39,7 +39,7 @@ def never(_action: Action) -> Objection | None:
     return None
 
 
-async def test_a_plan_is_applied_action_by_action_with_a_look_before_each() -> None:
+async def test_a_plan_is_applied_action_by_action_with_an_observation_before_each() -> None:
     resource, watcher = Countdown(left=3), Silent()
     outcome = await reconcile(resource, never, watcher)
     assert (outcome.result, outcome.verdict.reason, len(outcome.actions)) == (
@@ -47,7 +47,7 @@ async def test_a_plan_is_applied_action_by_action_with_a_look_before_each() -> N
         "InSync",
         3,
     )
-    assert (resource.looks, len(watcher.done)) == (4, 3)
+    assert (resource.observations, len(watcher.done)) == (4, 3)
     assert all(each.is_progressing for each in watcher.reported)
 
 
@@ -56,7 +56,7 @@ async def test_what_is_in_line_is_left_alone() -> None:
     assert (outcome.result, outcome.actions) == ("in_sync", ())
 
 
-async def test_an_objection_is_asked_before_each_action_and_says_what_is_left() -> None:
+async def test_an_objection_is_asked_before_each_action_and_reports_what_is_left() -> None:
     paused = Objection(Verdict(Status.FALSE, "Paused", "paused by X"))
     resource = Countdown(left=2)
     outcome = await reconcile(resource, lambda _: paused if resource.left == 1 else None, Silent())
@@ -65,7 +65,7 @@ async def test_an_objection_is_asked_before_each_action_and_says_what_is_left() 
     assert len(outcome.pending) == 1
 
 
-async def test_a_plan_that_never_empties_is_given_up_and_told() -> None:
+async def test_a_plan_that_never_empties_is_given_up_and_reported() -> None:
     resource = Countdown(left=1000)
     outcome = await reconcile(resource, never, Silent())
     assert (outcome.result, outcome.verdict.reason) == ("failed", "NotConverging")
@@ -95,7 +95,7 @@ async def test_every_fault_is_a_condition_and_none_is_raised(
         assert not outcome.is_progressing
 
 
-async def test_a_look_that_takes_too_long_is_a_timeout() -> None:
+async def test_an_observation_that_takes_too_long_is_a_timeout() -> None:
     outcome = await reconcile(Countdown(takes_s=5, deadline_s=0.01), never, Silent())
     assert outcome.verdict.reason == "Timeout"
 
@@ -105,7 +105,7 @@ async def test_a_false_verdict_without_anything_to_do_counts_as_failed() -> None
     assert (await reconcile(resource, never, Silent())).result == "failed"
 
 
-async def test_a_look_for_people_applies_nothing() -> None:
+async def test_an_observation_for_people_applies_nothing() -> None:
     resource = Countdown(left=2)
     found = await observe(resource)
     assert isinstance(found, Plan)

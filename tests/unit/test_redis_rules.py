@@ -156,22 +156,32 @@ def test_how_it_stands(actual: Actual, reason: str, words: str) -> None:
     assert found.actions == ()
 
 
-def seen(last_seen_s: float | None, agent_s: float | None) -> Actual:
+def at(last_seen_s: float | None, agent_s: float | None) -> Actual:
     return Actual(PUBLISHED, True, MET, 1000.0, {"i-node01": last_seen_s}, agent_s)
 
 
 @pytest.mark.parametrize(
     ("actual", "reason", "words", "observe_again_in_s"),
     [
-        (seen(990.0, 300.0), "InSync", "the manager sees i-node01", 30.0),
-        (seen(990.0, None), "InSync", "the manager sees i-node01", 30.0),
-        (seen(959.0, 300.0), "NotSeen", "has not seen i-node01 since 1970-01-01T00:15:59Z", 30.0),
-        (seen(None, 300.0), "NotSeen", "has not seen i-node01 ever; is the manager running", 30.0),
-        (seen(959.0, 20.0), "InSync", "has just been started", 40.0),
-        (seen(959.0, None), "InSync", "no agent runs here", None),
+        (at(990.0, 300.0), "InSync", "the manager sees i-node01", 30.0),
+        (at(990.0, None), "InSync", "the manager sees i-node01", 30.0),
+        (
+            at(959.0, 300.0),
+            "NotSeen",
+            "has not seen i-node01 since 1970-01-01T00:15:59Z",
+            30.0,
+        ),
+        (
+            at(None, 300.0),
+            "NotSeen",
+            "has not seen i-node01 ever; is the manager running",
+            30.0,
+        ),
+        (at(959.0, 20.0), "InSync", "has just been started", 40.0),
+        (at(959.0, None), "InSync", "no agent runs here", None),
     ],
 )
-def test_whether_the_manager_sees_the_agent(
+def test_whether_the_manager_knows_the_agent(
     actual: Actual, reason: str, words: str, observe_again_in_s: float | None
 ) -> None:
     found = plan(CHECKED, actual)
@@ -181,8 +191,8 @@ def test_whether_the_manager_sees_the_agent(
     assert ("agent-last-seen" in found.facts) is (actual.last_seen["i-node01"] is not None)
 
 
-def test_each_of_several_agents_has_to_be_seen() -> None:
-    both = replace(seen(990.0, 300.0), last_seen={"i-a": 990.0, "i-b": 980.0})
+def test_each_of_several_agents_has_to_be_known_to_the_manager() -> None:
+    both = replace(at(990.0, 300.0), last_seen={"i-a": 990.0, "i-b": 980.0})
     found = plan(CHECKED, both)
     assert "the manager sees i-a, i-b" in found.verdict.message
     assert found.observe_again_in_s == 20.0
@@ -191,13 +201,13 @@ def test_each_of_several_agents_has_to_be_seen() -> None:
     assert "has not seen i-b ever" in found.verdict.message
 
 
-def test_an_agent_that_is_to_be_stopped_need_not_be_seen() -> None:
-    found = plan(replace(CHECKED, is_agent_desired=False), seen(None, 300.0))
+def test_an_agent_that_is_to_be_stopped_need_not_be_known_to_the_manager() -> None:
+    found = plan(replace(CHECKED, is_agent_desired=False), at(None, 300.0))
     assert found.verdict.status is Status.TRUE
 
 
-def test_of_an_agent_that_is_not_managed_nobody_says_that_it_does_not_run() -> None:
-    found = plan(replace(CHECKED, is_agent_managed=False), seen(959.0, None))
+def test_an_unmanaged_agent_is_never_reported_as_not_running() -> None:
+    found = plan(replace(CHECKED, is_agent_managed=False), at(959.0, None))
     assert found.verdict.status is Status.TRUE
     assert "since 1970-01-01T00:15:59Z; whether an agent runs is not known" in found.verdict.message
 
@@ -207,7 +217,7 @@ def test_the_manager_s_ipv6_address_stands_in_brackets() -> None:
     assert f"{PUT}addr [fd00::1]:6379`" in found.verdict.message
 
 
-def test_who_is_seen_is_not_asked_unless_it_is_desired() -> None:
-    found = plan(SPEC, seen(None, 300.0))
+def test_last_seen_is_not_read_unless_it_is_desired() -> None:
+    found = plan(SPEC, at(None, 300.0))
     assert found.verdict.message == "10.20.30.1:6379 answers"
     assert found.facts == {"redis": "10.20.30.1:6379"}

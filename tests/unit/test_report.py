@@ -136,7 +136,7 @@ async def test_facts_alone_cause_no_write() -> None:
     assert len(rig.shelf.written) == 1
 
 
-async def test_a_quick_repair_is_told_as_done_and_not_as_under_way(
+async def test_a_quick_repair_is_reported_as_done_and_not_as_under_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(report, "UNDER_WAY_S", 60.0)
@@ -168,7 +168,7 @@ async def test_a_store_that_is_away_gets_the_newest_when_it_is_back(
     assert rig.shelf.written[0]["conditions"][-1]["reason"] == "Bad"
 
 
-async def test_a_store_that_takes_statuses_again_is_told_at_once(
+async def test_a_store_that_takes_statuses_again_is_reported_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "RECONNECT_S", 0.01)

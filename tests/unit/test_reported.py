@@ -83,7 +83,7 @@ def test_no_name_and_no_word_forges_a_row() -> None:
     assert fleet.headline(report) == r"A\n i-x Ready: B\x1b[1A: m"
 
 
-def test_a_newer_daemon_may_say_more() -> None:
+def test_a_newer_daemon_may_report_more() -> None:
     known = reported.read(json.dumps(READY | {"new": {"a": [1, "x"]}, "summary": "New"}).encode())
     assert (known.summary, known.document["new"]) == ("New", {"a": [1, "x"]})
 
@@ -117,7 +117,9 @@ def test_a_row_is_cut_at_the_width_of_a_terminal(line: str, width: int | None, s
         (None, "Unknown"),
     ],
 )
-def test_whose_lease_somebody_else_renews_is_not_alive(value: bytes | None, summary: str) -> None:
+def test_a_daemon_whose_lease_another_renews_is_not_alive(
+    value: bytes | None, summary: str
+) -> None:
     entries = {"node/i-a/status": Entry(json.dumps(READY).encode(), 1)}
     entries |= {"node/i-a/alive": Entry(value, 1)} if value is not None else {}
     (report,) = fleet.reports_of(entries, NOW)

@@ -48,7 +48,7 @@ def test_needs_hold_only_when_known_and_true() -> None:
     assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": bad}) is bad
 
 
-def test_a_plan_may_say_by_itself_whether_it_serves_who_needs_it() -> None:
+def test_a_plan_may_decide_whether_it_satisfies_its_dependents() -> None:
     serving = outcome(Status.FALSE, satisfies_dependents=True)
     assert schedule.unmet_need(("AgentConfig",), {"AgentConfig": serving}) is None
     in_line = outcome(satisfies_dependents=False)

@@ -38,7 +38,7 @@ def test_environment_goes_before_the_file(tmp_path: Path) -> None:
     assert found.store.url == "etcd://[::1]:2,b:3"
 
 
-def test_every_mistake_is_told_with_its_place_and_what_is_allowed(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_with_its_place_and_what_is_allowed(tmp_path: Path) -> None:
     text = """
 nodeid = "x"
 cluster = "Über"
@@ -110,7 +110,7 @@ def test_a_password_in_the_url_is_refused_and_not_quoted(tmp_path: Path, url: st
     assert "store.password-file instead" in line
 
 
-def test_a_value_in_the_place_of_a_table_is_told_as_such(tmp_path: Path) -> None:
+def test_a_value_in_the_place_of_a_table_is_reported_as_such(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, 'http = "x"')
     assert "http: found no table; a table [http] is needed" in line
 
@@ -143,7 +143,7 @@ def test_identity_is_configured_or_follows_the_hostname(tmp_path: Path) -> None:
     assert resolve(tmp_path).node_id == "i-host"
 
 
-def test_an_identity_that_would_change_is_kept_and_told(tmp_path: Path) -> None:
+def test_an_identity_that_would_change_is_kept_and_reported(tmp_path: Path) -> None:
     (tmp_path / "node-id").write_text("i-host\n")
     assert resolve(tmp_path) == identity.Identity("i-host")
     assert resolve(tmp_path, hostname="other") == identity.Identity("i-host", "i-other")
@@ -214,9 +214,9 @@ def test_on_a_cloud_the_id_is_the_instances_or_has_to_be_set(
     ],
 )
 def test_no_mistake_quotes_a_secret(tmp_path: Path, text: str, environment: dict[str, str]) -> None:
-    told = mistakes(tmp_path, text, **environment)
-    assert told
-    assert "hunter2" not in "".join(told)
+    reported = mistakes(tmp_path, text, **environment)
+    assert reported
+    assert "hunter2" not in "".join(reported)
 
 
 def test_what_a_mistake_quotes_is_printable_and_short(tmp_path: Path) -> None:

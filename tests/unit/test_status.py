@@ -112,8 +112,8 @@ def test_with_many_conditions_the_worst_are_shown_and_the_others_counted(
     raw = status.to_json(node_status(*fine, unknown, bad))
     assert len(raw) <= 16 * 1024
     shown = json.loads(raw)["conditions"]
-    told = {c["type"]: c["message"] for c in shown}
-    assert (told["Agent"], told["Mount/dead"]) == ("the agent died", "it has not answered")
+    reported = {c["type"]: c["message"] for c in shown}
+    assert (reported["Agent"], reported["Mount/dead"]) == ("the agent died", "it has not answered")
     if len(shown) < count + 2:
         assert len(raw) > 15 * 1024
         assert [c["type"] for c in shown[:2]] == ["Agent", "Mount/dead"]

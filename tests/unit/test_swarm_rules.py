@@ -71,7 +71,7 @@ def certified(actual: Actual, **changes: Any) -> Actual:
     return replace(actual, certificate=replace(actual.certificate, **changes))
 
 
-def told(spec: SwarmSpec, actual: Actual) -> tuple[str, list[str]]:
+def reported(spec: SwarmSpec, actual: Actual) -> tuple[str, list[str]]:
     """Reason, and the steps but for notes."""
     found = plan(spec, actual)
     return found.verdict.reason, [a.verb for a in found.actions if not isinstance(a, Remember)]
@@ -344,7 +344,7 @@ CASES: list[tuple[str, SwarmSpec, Actual, str, list[str]]] = [
     ("spec", "actual", "reason", "steps"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_plan(spec: SwarmSpec, actual: Actual, reason: str, steps: list[str]) -> None:
-    assert told(spec, actual) == (reason, steps)
+    assert reported(spec, actual) == (reason, steps)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c[0] for c in CASES])
@@ -353,7 +353,7 @@ def test_after_its_notes_a_plan_is_the_same_and_makes_no_more(
 ) -> None:
     _, spec, actual, reason, steps = case
     kept = replace(actual, record=noted(spec, actual))
-    assert told(spec, kept) == (reason, steps)
+    assert reported(spec, kept) == (reason, steps)
     assert not any(isinstance(a, Remember) for a in plan(spec, kept).actions)
 
 
@@ -419,7 +419,7 @@ def test_no_message_shows_a_token() -> None:
         ("10.0.0.7", "", False),
     ],
 )
-def test_an_address_that_the_swarm_does_not_know_yet_is_said(
+def test_an_address_that_the_swarm_does_not_know_yet_is_reported(
     advertised: str, known: str, is_other: bool
 ) -> None:
     found = plan(replace(SPEC, advertise_addr=advertised), local(IN, address=known))
@@ -427,7 +427,7 @@ def test_an_address_that_the_swarm_does_not_know_yet_is_said(
     assert ("differs from advertise-addr" in found.verdict.message) is is_other
 
 
-def test_blocked_says_who_and_what_to_do() -> None:
+def test_blocked_reports_who_and_what_to_do() -> None:
     many = tuple(f"kernel{n:02}" for n in range(12))
     message = plan(SPEC, replace(FOREIGN, users=many)).verdict.message
     assert "kernel09 and 2 more" in message
@@ -437,11 +437,11 @@ def test_blocked_says_who_and_what_to_do() -> None:
 
 def test_an_address_that_is_not_known_holds_every_step() -> None:
     doubt = Verdict(Status.FALSE, "NoAddress", "why")
-    assert told(replace(SPEC, doubt=doubt), OUT) == ("NoAddress", [])
-    assert told(replace(SPEC, doubt=doubt), IN) == ("InSync", [])
+    assert reported(replace(SPEC, doubt=doubt), OUT) == ("NoAddress", [])
+    assert reported(replace(SPEC, doubt=doubt), IN) == ("InSync", [])
 
 
-def test_who_waits_for_the_token_says_where_it_stands() -> None:
+def test_a_node_that_waits_for_the_token_reports_what_it_needs() -> None:
     message = plan(LACKING, OUT).verdict.message
     assert "in no swarm" in message
     assert "from the store" in message
@@ -449,7 +449,7 @@ def test_who_waits_for_the_token_says_where_it_stands() -> None:
     assert "authority" not in plan(LACKING, IN).verdict.message
 
 
-def test_facts_tell_swarm_node_and_expiry() -> None:
+def test_facts_report_swarm_node_and_expiry() -> None:
     assert plan(SPEC, IN).facts == {
         "swarm-cluster": HOME,
         "swarm-node": "node1",
@@ -468,7 +468,7 @@ def test_facts_tell_swarm_node_and_expiry() -> None:
         ("[fd00::1]:99", ("fd00::1", 99)),
     ],
 )
-def test_an_address_has_docker_s_own_port_unless_it_says_another(
+def test_an_address_has_docker_s_own_port_unless_it_names_another(
     address: str, found: tuple[str, int]
 ) -> None:
     assert host_and_port(address) == found
@@ -487,7 +487,7 @@ def test_a_swarm_that_is_not_the_pinned_one_is_not_trusted() -> None:
     assert record.home == ""
 
 
-def test_being_in_ends_with_the_look_that_sees_it() -> None:
+def test_a_join_ends_with_the_observation_that_shows_it() -> None:
     record = noted(SPEC, replace(OUT, record=AT_HOME))
     assert (record.member, record.since_s, record.trusted) == ("", 0.0, HOME)
     assert (record.home, AT_HOME.home) == ("", HOME)
@@ -508,14 +508,14 @@ def test_while_the_token_is_not_known_nothing_is_forgotten() -> None:
     assert noted(LACKING, stranger).trusted == HOME
 
 
-def test_a_removal_seen_without_the_token_counts_for_the_first_one_known() -> None:
+def test_a_removal_observed_without_the_token_counts_for_the_first_one_known() -> None:
     record = noted(LACKING, REMOVED)
     assert (record.removed, record.removed_asked) == ("node1", "")
     left = replace(OUT, record=record)
-    assert told(SPEC, left) == ("RemovedByManager", [])
+    assert reported(SPEC, left) == ("RemovedByManager", [])
     left = replace(OUT, record=noted(SPEC, left))
     assert left.record.removed_asked == "asked"
-    assert told(replace(SPEC, asked="new"), left) == ("NotJoined", ["join"])
+    assert reported(replace(SPEC, asked="new"), left) == ("NotJoined", ["join"])
 
 
 def test_tokens_that_are_long_gone_are_forgotten() -> None:
@@ -608,7 +608,7 @@ def test_the_section_takes_all_its_keys() -> None:
         ("advertise-addr", "advertise-adr", "did you mean"),
     ],
 )
-def test_mistakes_are_told_and_quote_no_token(old: str, new: str, part: str) -> None:
+def test_mistakes_are_reported_and_quote_no_token(old: str, new: str, part: str) -> None:
     found = mistakes(SECTION.replace(old, new))
     assert part in "\n".join(found)
     assert TOKEN not in "\n".join(found)

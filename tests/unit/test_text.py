@@ -56,7 +56,7 @@ def test_what_a_terminal_would_obey_is_written_out() -> None:
     assert clean_lines("a\n\tb\r\nc\u2028d") == "a\n\tb\\r\nc\\u2028d"
 
 
-def test_what_is_cut_off_is_seen() -> None:
+def test_what_is_cut_off_is_visible() -> None:
     assert clean("a" * 10, 10) == "a" * 10
     assert clean("a" * 11, 10) == "a" * 9 + "…"
     assert clean("ä".encode() * 11, 10) == "ä" * 9 + "…"

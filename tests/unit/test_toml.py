@@ -41,15 +41,15 @@ def test_what_would_never_end_is_refused_at_once(text: str, what: str) -> None:
         'x = "' + "1.2.3.4, " * 50_000 + '"',
     ],
 )
-def test_what_is_only_large_means_what_tomllib_says(text: str) -> None:
+def test_what_is_only_large_means_what_tomllib_reads(text: str) -> None:
     assert toml.loads(text) == tomllib.loads(text)
 
 
 def test_the_number_of_values_is_bounded_and_so_many_take_no_time() -> None:
     values = {f"k{i}": i for i in range(VALUES_AT_MOST)}
     assert list(KIND.check({"values": {"agent": values}})) == []
-    told = list(KIND.check({"values": {"agent": values, "etcd": {"one": "more"}}}))
-    assert told == [(("values",), "holds 2001 values; allowed: at most 2000")]
+    reported = list(KIND.check({"values": {"agent": values, "etcd": {"one": "more"}}}))
+    assert reported == [(("values",), "holds 2001 values; allowed: at most 2000")]
     places: dict[tuple[str, ...], int] = {("agent", name): v for name, v in values.items()}
     filler = "".join(f"x{i} = {i}\n" for i in range(5000))
     started_s = time.monotonic()

@@ -379,13 +379,13 @@ class Walk:
         held = 0
         while held < 2:
             self._still_up()
-            found = self._looked()
+            found = self._observed_at()
             held = 0 if found else held + 1
             if found and time.monotonic() > until_s:
                 raise self._violation(found)
             time.sleep(0.3)
 
-    def _looked(self) -> list[str]:
+    def _observed_at(self) -> list[str]:
         try:
             return self.violations()
         except (OSError, ValueError, KeyError, SubprocessError) as error:

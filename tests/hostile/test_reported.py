@@ -9,7 +9,7 @@ from bai_nodeagent.commands import fleet
 FORGED = "calm\ni-other: Ready\n  as of now, says etcd"
 
 
-def test_no_line_of_a_status_looks_like_the_head_of_another() -> None:
+def test_no_line_of_a_status_resembles_the_head_of_another() -> None:
     condition = {"type": "Agent", "status": "False", "reason": "Dead", "message": FORGED}
     document = {
         "summary": "Degraded",

@@ -1,4 +1,4 @@
-"""What each version makes of an agent.toml; the truth is in tests/integration/test_dialect.py."""
+"""What each version makes of an agent.toml; see tests/integration/test_schema_faults.py."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_keys_that_are_fatal(line: str, old: bool, new: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("accepts", [True, None])
-def test_lists_of_plugins_that_are_not_what_they_say(
+def test_lists_of_plugins_that_are_not_what_their_name_implies(
     kind: str, allowed: str, blocked: str, is_meant: bool, accepts: bool | None
 ) -> None:
     """The agent accepts some of these, and starts without its devices, or not at all."""
@@ -88,7 +88,7 @@ def test_keys_that_must_be_there(line: str, old: bool, new: bool) -> None:
     assert bool(faults(NEW, without)) is new
 
 
-def test_what_the_agent_itself_says_counts_and_a_guess_says_that_it_is_one() -> None:
+def test_the_agents_own_verdict_counts_and_a_guess_is_marked_as_one() -> None:
     wrong = with_agent('scaling-group = "gpu"')
     assert opinion(NEW, wrong, Answer(True)) == Opinion()
     assert opinion(NEW, GOOD, Answer(False, ("agent.id: no",))) == Opinion(("agent.id: no",))
@@ -96,7 +96,7 @@ def test_what_the_agent_itself_says_counts_and_a_guess_says_that_it_is_one() -> 
     assert (len(guess.faults), guess.guess) == (1, "it is not installed yet")
 
 
-def test_what_is_not_toml_is_for_others_to_tell() -> None:
+def test_what_is_not_toml_is_for_others_to_report() -> None:
     assert faults(NEW, "not = = toml") == ()
 
 
@@ -112,30 +112,30 @@ SPEC = AgentConfigSpec(
 )
 
 
-def looked(text: str | None, version: str) -> Actual:
+def observation(text: str | None, version: str) -> Actual:
     file = None if text is None else File(text.encode(), 0o640, (0, 0))
     return Actual(SPEC.path, "now", file, is_real=True, version=version)
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])
 def test_a_file_from_nothing_starts_the_agent(version: str) -> None:
-    (write,) = plan(SPEC, looked(None, version)).actions
+    (write,) = plan(SPEC, observation(None, version)).actions
     assert isinstance(write, Write)
     assert faults(version, write.data.decode()) == ()
 
 
 def test_an_item_that_the_file_blocks_already_is_not_allowed_as_well() -> None:
     allowing = replace(SPEC, values={("agent", "allow-compute-plugins"): ["a.b"]})
-    found = plan(allowing, looked(with_agent('block-compute-plugins = ["a.b"]'), OLD))
+    found = plan(allowing, observation(with_agent('block-compute-plugins = ["a.b"]'), OLD))
     assert (found.verdict.reason, found.actions) == ("Incompatible", ())
     assert '"a.b" is in both' in found.verdict.message
 
 
 def test_what_the_version_can_t_take_is_not_written() -> None:
     text = with_agent('scaling-group = "gpu"')
-    old = plan(SPEC, looked(text, OLD))
+    old = plan(SPEC, observation(text, OLD))
     assert [action.verb for action in old.actions] == ["write"]
-    new = plan(SPEC, looked(text, NEW))
+    new = plan(SPEC, observation(text, NEW))
     assert (new.verdict.status, new.verdict.reason) == (Status.FALSE, "Incompatible")
     assert "initial-resource-group-name" in new.verdict.message
     assert "guessed by rules of our own" in new.verdict.message
@@ -144,10 +144,10 @@ def test_what_the_version_can_t_take_is_not_written() -> None:
 
 def test_an_address_gets_the_form_that_the_version_takes() -> None:
     text = GOOD.replace(ADDRESS, 'addr = ["10.0.0.9", 2379]  # ours')
-    (kept,) = plan(SPEC, looked(text, OLD)).actions
+    (kept,) = plan(SPEC, observation(text, OLD)).actions
     assert isinstance(kept, Write)
     assert 'addr = ["10.0.0.1", 2379]  # ours' in kept.data.decode()
-    (made,) = plan(SPEC, looked(text, NEW)).actions
+    (made,) = plan(SPEC, observation(text, NEW)).actions
     assert isinstance(made, Write)
     assert 'addr = { host = "10.0.0.1", port = 2379 }  # ours' in made.data.decode()
 
@@ -156,7 +156,7 @@ def test_an_address_in_line_whose_form_the_version_refuses_is_written_anew() -> 
     text = GOOD.replace(ADDRESS, 'addr = ["10.0.0.1", 2379]').replace(
         "[agent]", '[agent]\nid = "i-1"'
     )
-    made = plan(SPEC, looked(text, NEW))
+    made = plan(SPEC, observation(text, NEW))
     assert (made.verdict.reason, [a.verb for a in made.actions]) == ("Drift", ["write"])
     assert "the form of an address" in made.verdict.message
 
@@ -170,7 +170,7 @@ def test_what_only_a_coming_version_can_take_waits_for_it(
 ) -> None:
     spec = replace(SPEC, values={**SPEC.values, ("agent", "rpc-listen-addr", "host"): "0.0.0.0"})
     listening = with_agent('rpc-listen-addr = { host = "127.0.0.1", port = 6001 }')
-    made = plan(spec, replace(looked(listening, version), coming=coming))
+    made = plan(spec, replace(observation(listening, version), coming=coming))
     if coming:
         (write,) = made.actions
         assert write.needs == needs

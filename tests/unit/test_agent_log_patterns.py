@@ -61,7 +61,7 @@ def test_signs_and_what_they_mean(
     assert observe_again_in_s > 0
 
 
-def test_a_refused_password_is_told_from_an_unreachable_redis() -> None:
+def test_a_refused_password_is_distinguished_from_an_unreachable_redis() -> None:
     refused, unreachable = what_it_waits_for(PASSWORD), what_it_waits_for(REDIS)
     assert refused
     assert unreachable
@@ -119,7 +119,7 @@ def test_the_port_that_is_taken_is_named() -> None:
         ("backendai", ["/opt/start-agent"], True),
     ],
 )
-def test_who_counts_as_the_real_agent(health: str, words: list[str], is_real: bool) -> None:
+def test_what_counts_as_the_real_agent(health: str, words: list[str], is_real: bool) -> None:
     assert is_backendai(health, words) is is_real
 
 
@@ -185,7 +185,7 @@ def test_variables_stand_above_the_file() -> None:
 BIND = "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', {}): in use"
 
 
-def test_a_bind_error_of_an_agent_that_starts_is_told_at_once() -> None:
+def test_a_bind_error_of_an_agent_that_starts_is_reported_at_once() -> None:
     verdict, _ = judge_liveness(STARTING, BIND.format(6003), "", 1, was_well=False)
     assert (verdict.reason, "6003" in verdict.message) == ("PortTaken", True)
     harmless, _ = judge_liveness(STARTING, BIND.format(6007), "", 1, was_well=False)
@@ -205,7 +205,7 @@ WORKS = "INFO started handling RPC requests at 10.0.0.1:6001\n"
         ("Cannot connect to Docker Engine\n" + "at\n" * 20 + "ImportError", "", "Docker"),
     ],
 )
-def test_the_last_words_of_this_life_say_why(
+def test_the_last_lines_of_this_life_give_the_cause(
     output: str, exit_text: str, reason: str | None
 ) -> None:
     trouble = why_dead(output, exit_text)

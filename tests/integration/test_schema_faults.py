@@ -62,7 +62,7 @@ def installed(line: Line) -> Release:
     return found
 
 
-def told(python: Path, words: list[str], paths: dict[str, str], cwd: Path) -> dict[str, object]:
+def reported(python: Path, words: list[str], paths: dict[str, str], cwd: Path) -> dict[str, object]:
     done = subprocess.run(
         [python, "-I", *words],
         input=json.dumps(paths),
@@ -76,7 +76,7 @@ def told(python: Path, words: list[str], paths: dict[str, str], cwd: Path) -> di
 
 
 @pytest.mark.parametrize("line", VERSIONS, ids=lambda line: line.name)
-def test_what_starts_the_agent_is_what_we_say_starts_it(line: Line, tmp_path: Path) -> None:
+def test_what_starts_the_agent_is_what_we_expect(line: Line, tmp_path: Path) -> None:
     """Each probe is a real start, up to where it forks its worker."""
     python = installed(line).python
     made, files = tmp_path / "made", tmp_path / "files"
@@ -87,10 +87,10 @@ def test_what_starts_the_agent_is_what_we_say_starts_it(line: Line, tmp_path: Pa
     for number, (name, text) in enumerate(texts.items()):
         paths[name] = str(files / f"{number}.toml")
         Path(paths[name]).write_text(text)
-    answers = told(python, ["-c", ASK_MANY], paths, files)
+    answers = reported(python, ["-c", ASK_MANY], paths, files)
     assert list(made.iterdir()) == []
     assert {each for each in files.iterdir() if each.suffix != ".toml"} == set()
-    truth = told(python, [str(START)], paths, made)
+    truth = reported(python, [str(START)], paths, made)
     assert len(truth) > 100
     assert {name: answers[name]["accepts"] for name in texts} == truth  # type: ignore[index]
     guesses = {name: not faults(line.version, text) for name, text in texts.items()}
@@ -133,7 +133,7 @@ def test_it_is_asked_once(agent: Release, tmp_path: Path) -> None:
     assert os.times().children_user == began_s
 
 
-def test_no_value_of_a_secret_is_told(agent: Release, tmp_path: Path) -> None:
+def test_no_value_of_a_secret_is_reported(agent: Release, tmp_path: Path) -> None:
     text = good(tmp_path).replace("[etcd]", "[etcd]\nuser = 5\npassword = ['hunter22']")
     refused = validator.ask(agent, None, {}, text)
     assert refused.accepts is False
