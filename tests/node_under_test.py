@@ -210,7 +210,7 @@ stop-timeout = "3s"
                 return error.code, error.read().decode()
 
     def status(self) -> dict[str, Any]:
-        """The status document as it stands in the store."""
+        """The status document as it is in the store."""
         key = f"node/{self.id}/status"
         if self.etcd is not None:
             text = self.etcd.etcdctl("get", "--print-value-only", f"{self.prefix}/local/{key}")
@@ -220,7 +220,7 @@ stop-timeout = "3s"
         return json.loads(text) if text.strip() else {"summary": "", "conditions": []}
 
     def status_now(self) -> dict[str, Any]:
-        """By HTTP: what stands in the store may be half a minute behind."""
+        """By HTTP: what is in the store may be half a minute behind."""
         try:
             status: dict[str, Any] = json.loads(self.http("/status")[1])
         except OSError:

@@ -433,7 +433,7 @@ stop-timeout = "20s"
         return 0
 
     def session(self, var: str = "var", scratches: str = "scratches") -> str:
-        """A session of this agent, as it stands before the agent starts: with a container that
+        """A session of this agent, as it is before the agent starts: with a container that
         its registry below `var` has."""
         kernel_id = str(uuid.uuid4())
         container = self.lab.session(self.id, kernel_id)

@@ -75,7 +75,7 @@ def parse(value: bytes) -> Alive:
 
 
 def may_replace(value: bytes, me: Alive, unchanged_s: float) -> bool:
-    """Whether a value that stands there for so long is of nobody who lives but ourselves."""
+    """Whether a value that is there for so long is of nobody who lives but ourselves."""
     other = parse(value)
     is_mine = other.get("instance") == me["instance"]
     return is_mine or is_predecessor(other, me) or unchanged_s >= STALE_S
@@ -84,7 +84,7 @@ def may_replace(value: bytes, me: Alive, unchanged_s: float) -> bool:
 def is_predecessor(other: Alive, me: Alive) -> bool:
     """Whether it is of a daemon on this very boot whose process is gone.
 
-    One in another container can't be looked for: its lease tells.
+    One in another container can't be searched for: its lease decides.
     """
     is_here = all(other.get(key) == me[key] for key in ("machine-id", "boot-id"))
     if not is_here or not me["boot-id"]:

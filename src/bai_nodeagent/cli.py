@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # of whatever encoding
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Options may stand before and after the command: argparse keeps both only
+    # Options may be before and after the command: argparse keeps both only
     # when neither parser has a default of its own.
     given = argparse.Namespace(config=None, json=False, redactor=Redactor())
     arguments = _parser().parse_args(argv, given)

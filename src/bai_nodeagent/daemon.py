@@ -31,7 +31,7 @@ from .system import files, kept, sockets
 from .system.blocking import in_thread
 from .system.notify import notify, watchdog_interval_s
 
-# How often proven progress is told to systemd and a rival looked for, at the least.
+# How often proven progress is reported to systemd and a rival searched for, at the least.
 PULSE_S = 15.0
 FAREWELL_S = 2.0
 # `apply` ends when nothing has moved for so long; above the time that an agent may be starting.

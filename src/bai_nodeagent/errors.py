@@ -30,7 +30,7 @@ class Stuck(Exception):
 
 
 class Overtaken(Exception):
-    """Somebody else changed the node in the same moment: nothing was done; look again."""
+    """Somebody else changed the node in the same moment: nothing was done; observe again."""
 
 
 class Refused(Exception):

@@ -61,7 +61,7 @@ def parse_endpoints(url: str) -> tuple[str, ...]:
 def _parse_endpoint(text: str) -> str:
     found = _ENDPOINT.fullmatch(text)
     if found is None or not _is_ipv6(found["v6"] or "::"):
-        raise ValueError(f"{text!r} is not host:port; an IPv6 address stands in brackets")
+        raise ValueError(f"{text!r} is not host:port; an IPv6 address is in brackets")
     port = int(found["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
         raise ValueError(f"{text!r}: the port is not between 1 and 65535")

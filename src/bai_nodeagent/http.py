@@ -1,6 +1,6 @@
 """/metrics, /status, /livez and /readyz, from a thread of their own.
 
-A thread, so that /livez can say that the event loop stands still: a server
+A thread, so that /livez can say that the event loop does not move: a server
 inside the loop would just not answer, like a node that is gone.
 
 Clients are strangers. A connection costs a descriptor until all of its request is

@@ -121,8 +121,8 @@ class Resource(Protocol[ActualT, ActionT]):
 
     `observe` changes nothing. `plan` is pure, and made in a thread. `apply` does one action. All
     may raise Unavailable, Stuck or Refused, and `apply` Overtaken too; whatever else they raise is
-    a bug. `watch` calls `wake` whenever a look might show something new; it runs until cancelled,
-    and it returns or raises Unavailable when its source is gone (the loop starts it again).
+    a bug. `watch` calls `wake` when an observation might find something new. It runs until
+    cancelled, and returns or raises Unavailable when its source is gone (the loop starts it again).
     """
 
     @property

@@ -1,7 +1,7 @@
 """Keeps secrets out of everything that leaves the process: logs, status, errors, terminals.
 
 Three ways to know one: it was learnt (what documents and agent.toml hold, as
-it is and in the forms in which programs write it), it stands in a URL as
+it is and in the forms in which programs write it), it is in a URL as
 `//user:password@`, or after a name that tells, as `--token=…` or `"password": "…"`.
 """
 
@@ -19,7 +19,7 @@ from .desired import MASK
 from .text import clean
 
 # A shorter text stands in too many innocent places: masking it everywhere
-# would garble messages and give it away. It is masked where it stands as a value of its own.
+# would garble messages and give it away. It is masked where it is a value of its own.
 SHORTEST_SEARCHED = 4
 # Of those that others lay down, and bytes of them: each costs time of every text that leaves.
 PASSING_AT_MOST = 1000
@@ -28,7 +28,7 @@ PASSING_BYTES_AT_MOST = 256 << 10
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?:password|passwd|passphrase|\bpass|\bpwd|secret|token|credentials?|[_.-]key|api_?key)"
 # It is quoted, or ends where a word does. Stars are left: they are a mask already.
-# Backslashes are few: what is looked for again at each letter must not be long.
+# Backslashes are few: what is searched again at each letter must not be long.
 _QUOTE = r"""\\{0,16}["']"""
 _VALUE = rf"""(?P<quote>{_QUOTE})?+(?!\*\*\*)(?(quote)(?:(?!(?P=quote)).)+|[^\s"'&,]+)"""
 _TELLING = tuple(

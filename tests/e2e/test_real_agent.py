@@ -259,7 +259,7 @@ def test_a_bad_key_is_refused_before_it_does_harm(node: RealNode, line: str) -> 
     assert line.partition(" ")[0] in reported["message"]
     assert node.agent_toml.read_bytes() == before
     assert main in node.living()
-    os.kill(main, signal.SIGKILL)  # it comes back with what stands there
+    os.kill(main, signal.SIGKILL)  # it comes back with what is there
     node.wait("back", lambda: node.agent_pid not in (0, main) and node.worker_pid(), START_S)
     assert node.condition("AgentConfig")["reason"] == "Incompatible"
 

@@ -146,7 +146,7 @@ def test_two_broken_layers_can_be_put_right_one_by_one(node: Node) -> None:
     node.put(f"desired/node/{node.id}", "api-version = 1\nmore-nonsense = 1")
     first = node.run("put", "cluster", "-", stdin=node.document())
     assert first.returncode == 0, first.stderr
-    assert "stands in the store already" in first.stderr
+    assert "is in the store already" in first.stderr
     assert "more-nonsense" in first.stderr
     second = node.run("put", f"node/{node.id}", "-", stdin="api-version = 1")
     assert (second.returncode, second.stderr) == (0, "")

@@ -44,7 +44,7 @@ async def judged(environment: PythonEnvironment, *allow: str) -> Plan[Action] | 
     return await observe(Plugins(PluginsSpec(PluginRules(environment.python, allow=allow))))
 
 
-# --- as it stands ------------------------------------------------------------------------
+# --- as it is ------------------------------------------------------------------------
 
 
 @pytest.mark.anyio

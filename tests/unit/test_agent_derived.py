@@ -31,7 +31,7 @@ def planned(text: str, version: str, values: dict[KeyPath, Any] = VALUES) -> Pla
 
 
 def written(text: str, version: str, values: dict[KeyPath, Any] = VALUES) -> dict[str, Any]:
-    """What stands there in the end, which has to be in line."""
+    """What is there in the end, which has to be in line."""
     writes = [each for each in planned(text, version, values).actions if isinstance(each, Write)]
     out = writes[0].data.decode() if writes else text
     assert planned(out, version, values).verdict.reason == "InSync"

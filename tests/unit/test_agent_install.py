@@ -230,7 +230,7 @@ SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
         ({"command": "/usr/bin/python3"}, "agent.command[0]: lies outside of [agent.install] path"),
         ({"command": "/opt/venv2/bin/python"}, "lies outside"),
         ({"path": "/"}, "agent.install.path: is the root folder"),
-        ({"packages": '"plug==1.0", "PLUG==2.0"'}, "agent.install.packages[1]: plug stands more"),
+        ({"packages": '"plug==1.0", "PLUG==2.0"'}, "agent.install.packages[1]: plug occurs more"),
         ({"packages": '"plug"'}, "a package with its version"),
         ({"packages": '"plug==1.*"'}, "a package with its version"),
         ({"packages": '"--pre==1.0"'}, "a package with its version"),
@@ -241,7 +241,7 @@ SYSTEMS = ("/usr", "/proc/x", "/usr/local/bin", "/etc/venv")
         *(({"path": path, "command": f"{path}/bin/python"}, "the system's") for path in SYSTEMS),
         *(({"path": path}, "can't be an environment's") for path in ("/opt/a:b", f"/{'x' * 252}")),
         ({"more": 'index = "file:///x"'}, "an http:// or https:// address"),
-        ({"more": 'index = "http://here"\nwheels = "/w"'}, "agent.install.index: stands beside"),
+        ({"more": 'index = "http://here"\nwheels = "/w"'}, "agent.install.index: is set beside"),
         ({"more": "wheel = 1"}, "wheels"),
     ],
 )

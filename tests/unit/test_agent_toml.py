@@ -482,7 +482,7 @@ def drifts(draw: st.DrawFn) -> tuple[str, str, Values]:
     for s in draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []:
         assert s.node
         value = value_at(document, s.node.place)
-        if value != {}:  # of an empty table, only that it stands there would be managed
+        if value != {}:  # of an empty table, only that it is there would be managed
             values[tuple(map(str, s.node.place))] = value
     for s in reversed(pairs):
         assert s.node

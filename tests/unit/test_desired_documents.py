@@ -92,7 +92,7 @@ def test_as_deep_and_as_large_as_is_allowed_is_no_mistake() -> None:
         ("NaN", "meta.x: is not a finite number"),
         ("1e999", "meta.x: is not a finite number"),
         ('"\\ud800"', "meta.x: holds U+D800, half of a pair; allowed: whole characters"),
-        ('{"y": 1, "y": 2}', "meta.x.y: stands more than once; allowed: once"),
+        ('{"y": 1, "y": 2}', "meta.x.y: occurs more than once; allowed: once"),
     ],
 )
 def test_what_json_has_and_toml_lacks_is_a_mistake(meta: str, sentence: str) -> None:

@@ -13,12 +13,11 @@ from desired_kinds import HEAD, KINDS, VERSION, judged, reported
 
 A_NAME = "a name of a-z, 0-9, '.', '_' and '-'"
 NOT_UNSET = (
-    "can't be unset; { unset = true } may stand for a whole section, for a named item,"
-    " and for a key below agent-config.values"
+    "can't be unset; { unset = true } may replace a whole section, a named item,"
+    " and a key below agent-config.values"
 )
 NOT_SECRET = (
-    "can't be a secret; { secret = NAME } may stand for a value below agent-config.values"
-    " and in env"
+    "can't be a secret; { secret = NAME } may replace a value below agent-config.values and in env"
 )
 
 
@@ -154,12 +153,12 @@ NOT_SECRET = (
         ),
         (
             "[[mount]]\nname = 'a'\n[[mount]]\nname = 'a'",
-            ["mount.a: stands more than once; allowed: each name once"],
+            ["mount.a: occurs more than once; allowed: each name once"],
         ),
         (
             "agent-config.values.x.y = [{ name = 'a' }, { name = 'b' }, { name = 'a' }]",
             [
-                f"agent-config.values.x.y[{at}]: stands more than once; allowed: each name once"
+                f"agent-config.values.x.y[{at}]: occurs more than once; allowed: each name once"
                 for at in (0, 2)
             ],
         ),
@@ -234,7 +233,7 @@ def test_a_mistake_names_its_place_and_what_is_allowed(text: str, sentences: lis
         "[agent]\nunit = '$HOME $5 $$x $${anything'",
         "[agent]\nworkdir = '${node-id}/x'\nstop-timeout = '${cluster}'\non = '${agent-ip}'",
         "[agent]\nstate = '${cluster}'",
-        "[agent]\ntries = 3",  # what it depends on may stand in another layer
+        "[agent]\ntries = 3",  # what it depends on may be in another layer
         "[agent]\nunit = 'x'\nstop-timeout = '0s'",
         "[agent.env]\nDB_PASSWORD = { secret = 'db' }",
         "agent = { unset = true }\nnode = { unset = true }\nmount = { unset = true }",
@@ -290,7 +289,7 @@ def test_groups_may_stand_in_a_node_document_only() -> None:
     text = f"{HEAD}[node]\ngroups = ['a']"
     verdict = judged({"cluster": text, "node/i-node01": text})
     assert [str(mistake) for mistake in verdict.mistakes] == [
-        "cluster: node.groups: may stand in a node's own document only"
+        "cluster: node.groups: is allowed in a node's own document only"
     ]
 
 

@@ -223,7 +223,7 @@ def test_a_secret_is_masked_in_every_form_in_which_programs_write_it() -> None:
         ('+password = "*** (another value)"', '+password = "*** (another value)"'),
         ("tokenizers==0.19.1", "tokenizers==0.19.1"),
         ("token==1", "token==1"),
-        ("{ secret = NAME } may stand for it", "{ secret = NAME } may stand for it"),
+        ("{ secret = NAME } may replace it", "{ secret = NAME } may replace it"),
         ("cluster: a.TOKEN: there is no secret x", "cluster: a.TOKEN: there is no secret x"),
         ("store.password-file: no such file", "store.password-file: no such file"),
     ],

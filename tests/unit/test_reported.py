@@ -1,4 +1,4 @@
-"""Statuses of other nodes: whatever stands there, the reader lives and the rows are its own."""
+"""Statuses of other nodes: whatever is there, the reader lives and the rows are its own."""
 
 from __future__ import annotations
 

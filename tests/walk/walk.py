@@ -433,7 +433,7 @@ class Walk:
             <= BROKEN_AT_MOST,
         }
         leaks = [
-            f"{secret} stands in the {where}"
+            f"{secret} is in the {where}"
             for where, content in shown.items()
             for secret in self.secrets
             if secret in content

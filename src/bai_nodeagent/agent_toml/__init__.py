@@ -216,7 +216,7 @@ def _present(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_form_of(found: object, address: dict[str, Any]) -> object:
-    """An address in the form that stands there, or as a table where that form can't say it."""
+    """An address in the form that is there, or as a table where that form can't say it."""
     if isinstance(found, str):
         return joined(address) or address
     whole = list(address.values())

@@ -1,6 +1,6 @@
 """Changes of agent.toml for people to read, without its secrets (pure).
 
-What came as a secret is hidden, and whatever stands in the file under a key
+What came as a secret is hidden, and whatever is in the file under a key
 that sounds like one, managed or not, with all below it. Where in doubt, more
 is hidden: a diff goes to logs that many may read.
 """

@@ -111,14 +111,14 @@ def _owner(text: str, reference: str, places: Collection[KeyPath]) -> Callable[[
 
 
 def _pairs(text: str) -> dict[Place, set[str]]:
-    """The comments that stand on the lines of each pair, by its place."""
+    """The comments on the lines of each pair, by its place."""
     return {
         s.node.place: {text[start:end] for start, end in s.comments} for s in scan(text) if s.node
     }
 
 
 def _left(document: dict[str, Any], place: Place, places: Collection[KeyPath]) -> Any:
-    """What stands at a place without what is managed there; None if nothing stands there."""
+    """What is at a place without what is managed there; None if nothing is there."""
     value = _plain(document, place)
     if value is UNSET:
         return None

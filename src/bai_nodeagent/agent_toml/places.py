@@ -1,6 +1,6 @@
-"""Managed places in a parsed agent.toml: what stands there, and what is left without them.
+"""Managed places in a parsed agent.toml: what is there, and what is left without them.
 
-An address may stand as a table, as "host:port" or as [host, port]; places
+An address may be a table, "host:port" or as [host, port]; places
 below it, such as etcd.addr.host, mean the same in all three.
 """
 
@@ -39,7 +39,7 @@ def is_met(found: object, desired: object) -> bool:
 
 
 def lookup(document: Mapping[str, Any], path: KeyPath) -> Any:
-    """The value at a place, addresses taken apart; UNSET if nothing stands there."""
+    """The value at a place, addresses taken apart; UNSET if nothing is there."""
     here: Any = document
     for depth, name in enumerate(path, start=1):
         if depth == len(path) and is_of_an_address(path):

@@ -1,7 +1,7 @@
-"""Where things stand in the text of a TOML document (pure, standard library alone).
+"""Where things are in the text of a TOML document (pure, standard library alone).
 
 tomllib says what a document means, and whether it is one; this module only
-says where in its text each key, value and comment stands. It is therefore
+says where in its text each key, value and comment is. It is therefore
 lenient: give it nothing that tomllib has not accepted.
 
 The invariant that everything here rests on: the statements of a text, put
@@ -24,7 +24,7 @@ Span = tuple[int, int]
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:\\.|[^"\\])*"|'[^']*')"""
 _KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
 _SCALAR = re.compile(
-    # Up to two quotes may stand directly before the three that close a string.
+    # Up to two quotes may be directly before the three that close a string.
     r'"""(?:\\.|[^\\])*?"{3,5}'
     r"|'''.*?'{3,5}"
     r'|"(?:\\.|[^"\\])*"'
@@ -73,7 +73,7 @@ class Statement:
     section    place of the table that the statement stands in; of a header, its own
     node       the pair, if it is one
     is_header  the statement is [section] or [[section]]
-    comments   where the comments stand in it
+    comments   where the comments are in it
     """
 
     start: int

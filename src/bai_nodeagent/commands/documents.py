@@ -44,7 +44,7 @@ def schema() -> Answer:
 
 
 async def put(store: Store, layer: str, file: str) -> Answer:
-    """Checks a document alone and with what stands in the store, then writes it.
+    """Checks a document alone and with what is in the store, then writes it.
 
     0 written or equal, 2 mistakes, 4 store out of reach, 5 somebody else wrote
     in between.
@@ -82,7 +82,7 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     if any(mistake not in known for mistake in mistakes):
         return _mistaken(mistakes)
     # Else two broken layers could never be put right: each would have to wait for the other.
-    notes = [f"stands in the store already: {mistake}" for mistake in mistakes]
+    notes = [f"is in the store already: {mistake}" for mistake in mistakes]
     notes += [
         f"{each.node}: {fleet.UNREADABLE}: {each.fault}, so its groups are not known"
         for each in reports
@@ -112,7 +112,7 @@ def _leaves(raw: bytes) -> list[str]:
     try:
         table = desired.mask(parse(raw))
     except Unreadable:
-        return []  # what stands there is broken: everything is new
+        return []  # what is there is broken: everything is new
     return [
         f"{spelled(place)} = {json.dumps(value, ensure_ascii=False, default=str)}"
         for place, value in walk(table)

@@ -84,7 +84,7 @@ def read(node: str, raw: bytes, silence: str = "", limit: int = reported.READ_AT
 async def status(settings: Settings, store: Store, me: str, node: str, digest: Digest) -> Answer:
     """0 Ready and alive, 3 else, 4 when neither the store nor the local daemon can be asked.
 
-    Of this node its daemon is asked first: what stands in the store may be half a minute old.
+    Of this node its daemon is asked first: what is in the store may be half a minute old.
     """
     if not NODE_ID.match(node):
         text = f"{node}: no node id"

@@ -27,7 +27,7 @@ from .summary import Part, Sessions, effect_of, summary
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
-    """One resource as it stands, and what would be done about it."""
+    """One resource as it is, and what would be done about it."""
 
     resource: AnyResource
     found: Plan[Action] | Outcome
@@ -101,7 +101,7 @@ async def _sessions(site: Site, spec: NodeSpec, parts: list[Part]) -> Sessions |
 
 
 async def observe_all(site: Site, spec: NodeSpec, only: str = "") -> list[_Observed]:
-    """The resources of a desired state as they stand now; `only` those whose name begins so.
+    """The resources of a desired state as they are now; `only` those whose name begins so.
 
     All at once: one that hangs costs its own deadline, and not the sum of all.
     """

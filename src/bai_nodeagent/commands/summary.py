@@ -18,7 +18,7 @@ class Part:
 
     actions     what would be done, notes left out
     is_adopted  an agent that runs is taken over
-    is_known    it could be looked at
+    is_known    it could be observed
     """
 
     name: str

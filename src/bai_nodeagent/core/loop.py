@@ -101,7 +101,7 @@ class Loop:
         self._changed()
 
     def wake_all(self) -> None:
-        """Everybody looks again now; waits for retries end."""
+        """Every resource is observed again now; waits for retries end."""
         for keeper in self._keepers.values():
             keeper.wake.set()
 
@@ -135,7 +135,7 @@ class Loop:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch, resource, lambda: keeper.wake.set())
                 while keeper.resource is resource and not keeper.is_retired:
-                    keeper.wake = anyio.Event()  # what happens from here on is another look
+                    keeper.wake = anyio.Event()  # later events need another observation
                     await self._pass(keeper, resource)
                     wait_s = schedule.due_in_s(keeper.outcome, keeper.failures, random.random())  # noqa: S311
                     keeper.moves_by_s = time.monotonic() + wait_s + MOVE_SLACK_S

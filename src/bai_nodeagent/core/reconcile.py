@@ -145,7 +145,7 @@ class _Broken:
 
 
 async def observe(resource: AnyResource) -> Plan[Action] | Outcome:
-    """The plan of a resource as the node stands, for people to read; a fault as its outcome."""
+    """The plan of a resource as the node is, for people to read; a fault as its outcome."""
     try:
         return await _planned(resource)
     except Exception as error:
@@ -186,7 +186,7 @@ def _judged(
     applied: tuple[Action, ...],
     objection: Callable[[Action], Objection | None],
 ) -> tuple[Outcome, Action | None]:
-    """What a look comes to, and the action to apply next, if any."""
+    """What an observation comes to, and the action to apply next, if any."""
     outcome = Outcome(
         name,
         "changed" if applied else "in_sync",

@@ -86,7 +86,7 @@ class Reporter:
     def update(
         self, in_force: InForce, outcomes: dict[str, Outcome], applied: Applied | None
     ) -> None:
-        """Takes in how things stand now."""
+        """Takes in the newest outcomes."""
         now = status.timestamp(datetime.now(UTC))
         self._last = (in_force, outcomes)
         digest = in_force.reading.digest

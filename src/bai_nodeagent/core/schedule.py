@@ -20,7 +20,7 @@ STATUS_REFILL_S = 30.0
 
 
 def resync_s(chance: float) -> float:
-    """Time to the next look without any event; `chance` is in [0, 1)."""
+    """Time to the next observation without any event; `chance` is in [0, 1)."""
     return RESYNC_S * (1 - RESYNC_SPREAD + 2 * RESYNC_SPREAD * chance)
 
 
@@ -34,7 +34,7 @@ def backoff_s(failures: int, chance: float) -> float:
 
 
 def due_in_s(outcome: Outcome, failures: int, chance: float) -> float:
-    """Time until a resource is looked at again if nothing wakes it."""
+    """Time until a resource is observed again if nothing wakes it."""
     if outcome.observe_again_in_s is not None:
         return min(outcome.observe_again_in_s, resync_s(chance))
     if outcome.result == "failed":

@@ -41,7 +41,7 @@ def agent_values(
     kinds: Sequence[Kind],
 ) -> AgentValues:
     """From the checked, expanded document. Leaves with an unresolved variable are left out,
-    so that the value that stands in the file stays there."""
+    so that the value that is in the file stays there."""
     explicit = dict(_leaves(document.get("agent-config", {}).get("values", {}), ()))
     waiting = {text for place, text in walk(document) if place in unresolved}
     derived = {
@@ -81,7 +81,7 @@ def _leaves(table: Mapping[str, Any], place: KeyPath) -> Iterator[tuple[KeyPath,
 
 
 def _apart(values: Mapping[KeyPath, Any]) -> Iterator[tuple[KeyPath, Any]]:
-    """Addresses by host and port, so that each stands in a form that the version takes."""
+    """Addresses by host and port, so that each is in a form that the version takes."""
     for place, value in values.items():
         address = as_address(value) if place in DEFAULT_PORTS else None
         if address is None:
@@ -126,7 +126,7 @@ def _is_implied(place: KeyPath, value: object, derived: Collection[KeyPath]) -> 
 
 def _overlap(derived: KeyPath, explicit: KeyPath, value: object) -> bool:
     """Whether the explicit value speaks of the derived one's place, or of something in it."""
-    if value == {}:  # "this table stands there" contradicts nothing in it
+    if value == {}:  # "this table is there" contradicts nothing in it
         return derived == explicit
     shorter = min(len(derived), len(explicit))
     return derived[:shorter] == explicit[:shorter]

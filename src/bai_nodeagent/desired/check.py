@@ -29,7 +29,7 @@ from .places import (
 )
 from .secrecy import Place
 
-_NODE_ONLY = "may stand in a node's own document only"
+_NODE_ONLY = "is allowed in a node's own document only"
 _MOST_ERRORS = 10 * MOST_FAULTS
 
 
@@ -148,8 +148,8 @@ def _unset_fault(place: Place, value: Mapping[str, Any], rules: Rules) -> str | 
     is_value = place[:2] == VALUES and len(place) > 2 and all(isinstance(p, str) for p in place)
     if not (is_item or is_value or len(place) == 1):
         return (
-            "can't be unset; { unset = true } may stand for a whole section, for a named item,"
-            " and for a key below agent-config.values"
+            "can't be unset; { unset = true } may replace a whole section, a named item,"
+            " and a key below agent-config.values"
         )
     if value[UNSET_KEY] is not True:
         return "has unset with another value; allowed: { unset = true }, or a table without it"
@@ -164,7 +164,7 @@ def _secret_fault(place: Place, value: Mapping[str, Any]) -> str | None:
     is_env = len(place) > 2 and place[-2] == "env"
     if not (is_value or is_env):
         return (
-            "can't be a secret; { secret = NAME } may stand for a value below"
+            "can't be a secret; { secret = NAME } may replace a value below"
             " agent-config.values and in env"
         )
     if not is_name(value[SECRET_KEY]):
@@ -189,7 +189,7 @@ def _item_faults(document: Mapping[str, Any], sections: Collection[str]) -> Iter
                 wanted = "allowed: a name of a-z, 0-9, '.', '_' and '-'"
                 yield Fault((section, index, "name"), f"{what}; {wanted}")
             elif counts[name] > 1:
-                yield Fault((section, index), "stands more than once; allowed: each name once")
+                yield Fault((section, index), "occurs more than once; allowed: each name once")
 
 
 def _faults_of_lists(document: Mapping[str, Any]) -> Iterator[Fault]:
@@ -203,7 +203,7 @@ def _faults_of_lists(document: Mapping[str, Any]) -> Iterator[Fault]:
         counts = Counter(name for name in names if isinstance(name, str))
         for index, name in enumerate(names):
             if isinstance(name, str) and counts[name] > 1:
-                yield Fault((*place, index), "stands more than once; allowed: each name once")
+                yield Fault((*place, index), "occurs more than once; allowed: each name once")
 
 
 def _variable_faults(document: Mapping[str, Any], rules: Rules) -> Iterator[Fault]:

@@ -131,7 +131,7 @@ def _faults(value: object, place: Place) -> Iterator[Fault]:
 
 def _faults_in_table(table: dict[str, Any], place: Place) -> Iterator[Fault]:
     for key in table.twice if isinstance(table, _Twice) else ():
-        yield Fault((*place, key), "stands more than once; allowed: once")
+        yield Fault((*place, key), "occurs more than once; allowed: once")
     for key, item in table.items():
         what = fault_of_text(key)
         if what:

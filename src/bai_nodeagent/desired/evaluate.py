@@ -68,11 +68,11 @@ def evaluate(
     """Judges the layers alone and together. Never raises, whatever the bytes.
 
     `documents` come in merge order. `missing` are the keys of layers that must
-    exist and don't; `faults` the layers that stand in the store but could not
+    exist and don't; `faults` the layers that are in the store but could not
     be had as one document, each with the sentence that says why. `seal` gives what
-    stands in the digest for a secret that a document holds itself. Required keys
+    is in the digest for a secret that a document holds itself. Required keys
     are looked for only when every layer can be read: what seems to be missing
-    might stand in the others.
+    might be in the others.
     """
     rules = Rules(kinds)
     unreadable = faults or {}

@@ -95,7 +95,7 @@ def _is_host_address(text: str) -> bool:
 
 
 def is_endpoint(text: str) -> bool:
-    """HOST or HOST:PORT; an IPv6 address stands in brackets."""
+    """HOST or HOST:PORT; an IPv6 address is in brackets."""
     found = _ENDPOINT.fullmatch(text)
     if found is None or not (found["port"] is None or 0 < int(found["port"]) < 65536):
         return False

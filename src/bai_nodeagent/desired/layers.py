@@ -37,7 +37,7 @@ def wanted_keys(
     raw: Mapping[str, bytes],
     kinds: Sequence[Kind],
 ) -> frozenset[str]:
-    """All keys to read and watch: the layers, and wherever a secret they name may stand.
+    """All keys to read and watch: the layers, and wherever a secret they name may be.
 
     What is read may name further keys: the caller asks again with it until
     nothing is added.
@@ -62,7 +62,7 @@ def kept_keys(
 
 
 def secret_keys(name: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """Where a secret may stand, the nearest to the node first; `layers` in merge order."""
+    """Where a secret may be, the nearest to the node first; `layers` in merge order."""
     return tuple(f"secret/{layer}/{name}" for layer in reversed(layers))
 
 

@@ -124,7 +124,7 @@ def _tagged(value: object) -> object:
 
 
 def digest(document: Mapping[str, Any], seal: Callable[[object], str]) -> str:
-    """Of what a document means. `seal` gives what stands in it for a secret: whoever reads
+    """Of what a document means. `seal` gives what is in it for a secret: whoever reads
     the digest could else try passwords until one fits."""
     return f"sha256:{hashlib.sha256(canonical(_sealed(document, seal, ()))).hexdigest()}"
 

@@ -86,7 +86,7 @@ def secret_uses(
 ) -> Iterator[tuple[Place, str]]:
     """Each place that names a secret, and the name; of any shape, checked or not.
 
-    That is every `{secret = NAME}`, wherever it stands, and the texts at the places `bare`.
+    That is every `{secret = NAME}`, wherever it is, and the texts at the places `bare`.
     """
     for place, item in walk(value):
         name = item[SECRET_KEY] if is_secret(item) else item if place in bare else None

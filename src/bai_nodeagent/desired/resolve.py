@@ -32,7 +32,7 @@ def resolve(
 
     `secrets` has the raw values by key of the store, in which other keys don't
     harm. `is_journaled`: they are those that this node has kept (`kept_keys`), so
-    the secrets that kinds name are not looked for. Raises InvalidSpec with every
+    the secrets that kinds name are not read. Raises InvalidSpec with every
     mistake; each names the layer that said what can't be filled in.
     """
     if desired.merged is None or desired.digest is None:

@@ -121,7 +121,7 @@ def partial(kinds: Sequence[Kind]) -> Schema:
 
 
 def json_schema(kinds: Sequence[Kind]) -> dict[str, Any]:
-    """For editors: the schema of one layer, with `{unset = true}` where it may stand."""
+    """For editors: the schema of one layer, with `{unset = true}` where it may be."""
     sections = {kind.section: _or_unset(kind) for kind in kinds}
     document = dict(_document(sections))
     properties = dict(document["properties"])

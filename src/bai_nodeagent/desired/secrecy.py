@@ -8,7 +8,7 @@ MASK = "********"
 _TELLING = ("password", "passwd", "secret", "token", "credential")
 
 Place = tuple[str | int, ...]
-"""Where a value stands in a document: keys, and positions in lists."""
+"""Where a value is in a document: keys, and positions in lists."""
 
 
 def is_secret_key(name: str) -> bool:

@@ -1,6 +1,6 @@
 """What jsonschema found, in our words: what is wrong; what is allowed; did you mean …
 
-jsonschema's own messages quote whatever stands in the document. These quote
+jsonschema's own messages quote whatever is in the document. These quote
 a key, or a short value where no key on its way names a secret.
 """
 

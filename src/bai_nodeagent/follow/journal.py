@@ -2,7 +2,7 @@
 
 One file below the state folder, 0600 since it holds the secrets that go into
 agent.toml and the agent's environment. Those that a kind names, such as a join
-token, are not in it: they stand in the store alone.
+token, are not in it: they are in the store alone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def peek(path: Path, node_id: str) -> Journal | None:
 
 
 def lasting(journal: Journal) -> Journal:
-    """The same without the secrets that stand in the store alone."""
+    """The same without the secrets that are in the store alone."""
     keys = desired.kept_keys(journal.node_id, journal.groups, journal.raw)
     return replace(
         journal,

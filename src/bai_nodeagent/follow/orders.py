@@ -40,7 +40,7 @@ class Pause:
         return time.strftime(" until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.until_s))
 
     def observe_in_s(self, now_s: float) -> float | None:
-        """When to look whether it is over; None: it ends by `resume` alone."""
+        """When to check whether it is over; None: it ends by `resume` alone."""
         left_s = None if self.until_s is None else self.until_s - now_s
         return None if left_s is None else min(max(0.0, left_s), PAUSE_INTERVAL_S)
 
@@ -73,7 +73,7 @@ def _pause(raw: bytes) -> Pause:
 
 
 def rebind(state: Path) -> None:
-    """Forgets the address once chosen: the next look chooses anew."""
+    """Forgets the address once chosen: the next reading chooses anew."""
     kept.remove(state / ADDRESS)
 
 
@@ -83,7 +83,7 @@ def kept_address(state: Path) -> Kept | None:
 
 
 def keep_address(state: Path, address: Kept) -> None:
-    """From now on; it may stand on disk a little later."""
+    """From now on; it may be on disk a little later."""
     kept.keep_soon(state / ADDRESS, json.dumps(asdict(address)).encode())
 
 

@@ -1,4 +1,4 @@
-"""From a store to a desired state: for the daemon that follows it and for commands that look once.
+"""From a store to a desired state: for the daemon that follows it and for commands that read once.
 
 Nothing here changes the node or what is remembered of it.
 """
@@ -137,7 +137,7 @@ def resolve(
 def secrets_of(spec: NodeSpec, kinds: Sequence[Kind]) -> list[str]:
     """Every string of a state that must not leave the process in clear.
 
-    What came by reference, and what stands in a document under a telling name;
+    What came by reference, and what is in a document under a telling name;
     but not the names of secrets, which people have to read.
     """
     names = secret_places(kinds)

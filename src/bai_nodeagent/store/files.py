@@ -1,9 +1,9 @@
 """The store in a folder of this node: the same tree of keys, as files.
 
-Files carry no revisions, so they are counted: whenever what stands under a key
-differs from what stood there at the last look, the count goes up and the key
-gets its number. A key that is looked at for the first time has stood since 1.
-A look that finds nothing is remembered as well, so an absence has its revision.
+Files carry no revisions, so they are counted: whenever what is under a key
+differs from what was there at the last reading, the count goes up and the key
+gets its number. A key that is read for the first time counts as unchanged since 1.
+A reading that finds nothing is remembered as well, so an absence has its revision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..typed import json_value, typed
 from .base import Conflict, Entry, FileSettings, Snapshot, Superseded
 from .presence import LEASE_S, Claim, held
 
-SETTLE_S = 0.05  # between an event and the look: a file that is created is empty at first
+SETTLE_S = 0.05  # between an event and the reading: a file that is created is empty at first
 READ_AT_MOST = 2 << 20  # bytes; above the largest document, and what etcd takes
 COUNT = "store-count.json"
 COUNT_AT_MOST = 64 << 20  # bytes; a line a key
@@ -62,7 +62,7 @@ def key_of(path: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The revision, and for each key looked at what stood there and since when.
+    """The revision, and for each key that was read its content and since when it has that.
 
     `seen`: key -> (digest of the content, "" for nothing; revision of that change)
     """
@@ -75,7 +75,7 @@ class Count:
         return self.seen[key][1]
 
     def advanced(self, now: Mapping[str, str]) -> Count:
-        """With what stands under some keys now, as digests."""
+        """With what is under some keys now, as digests."""
         changed = {k for k, digest in now.items() if k in self.seen and self.seen[k][0] != digest}
         if not changed and now.keys() <= self.seen.keys():
             return self
@@ -101,7 +101,7 @@ def _process(pid: int) -> str | None:
     """Boot and start time of a living process: who it is, beside its number. None: dead.
 
     proc_pid_stat(5): state and start time are fields 3 and 22; the name before
-    them stands in parentheses and may hold anything.
+    them is in parentheses and may hold anything.
     """
     try:
         stat_line = Path(f"/proc/{pid}/stat").read_bytes()
@@ -134,7 +134,7 @@ def _unsealed(raw: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What stands under a key: the file that holds it, if any, its content, or what is wrong."""
+    """What is under a key: the file that holds it, if any, its content, or what is wrong."""
 
     path: Path | None = None
     raw: bytes | None = field(default=None, repr=False)

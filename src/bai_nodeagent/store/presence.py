@@ -24,9 +24,9 @@ log = structlog.get_logger()
 class Claim:
     """Ours on one key: `base.Presence`. Decides whether to write it; no I/O.
 
-    It is told what stands there, and remembers since when a stranger does.
+    It is told what is there, and remembers since when a stranger does.
 
-    value     what is to stand there now; asked at each look
+    value     what the value is to be now; asked each time
     replaces  as in base.Store.presence
     lease_s   whoever is still there after that long is alive himself: a rival
     """
@@ -59,7 +59,7 @@ async def held(
     """Looks after a key while entered, then leaves it.
 
     `observe` writes the key where it may and must; `leave` takes it back. Both may
-    raise Unavailable or Conflict: the next look comes soon then.
+    raise Unavailable or Conflict: it is tried again soon then.
     """
 
     async def keep_observing() -> None:

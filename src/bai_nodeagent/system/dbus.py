@@ -133,7 +133,7 @@ class Conversation:
             await self._ask(message_bus.AddMatch(match))
 
     async def signals(self) -> list[Signal]:
-        """What has been signalled since the last look; waits for at least one.
+        """What has been signalled since the last call; waits for at least one.
 
         Raises Unavailable when the service left the bus or another took its name.
         """

@@ -24,7 +24,7 @@ from ..text import clean
 from .blocking import in_thread
 
 # MODIFY is left out on purpose: a file is judged after its writer has closed it. Where it
-# counts all the same, the look has to find out whether one is at it.
+# counts all the same, the observation has to find out whether one is at it.
 _EVENTS = (
     flags.CLOSE_WRITE
     | flags.CREATE

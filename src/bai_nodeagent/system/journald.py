@@ -40,7 +40,7 @@ async def last_lines(
     this is there some of it may be missing, and it is waited for as long.
 
     Raises Unavailable when journalctl fails or is not done by the deadline,
-    and Stuck while an earlier look has not come back.
+    and Stuck while an earlier call has not come back.
     """
     command = [
         *(journalctl or (program("journalctl"),)),

@@ -98,7 +98,7 @@ class _Pending:
 
 
 _pending: dict[Path, _Pending] = {}
-_being_written: set[Path] = set()  # by us: what stands there changes, and nobody was faster
+_being_written: set[Path] = set()  # by us: what is there changes, and nobody was faster
 _faults: dict[Path, str] = {}
 _lost: dict[Path, str] = {}
 _mutex = threading.Lock()

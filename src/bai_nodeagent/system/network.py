@@ -19,7 +19,7 @@ from ..errors import Unavailable
 if TYPE_CHECKING:
     from pyroute2 import AsyncIPRoute
 
-SETTLE_S = 0.2  # the start of a container is some twenty messages: one look is enough
+SETTLE_S = 0.2  # the start of a container is some twenty messages: one observation is enough
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 # linux/rtnetlink.h: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE. A link
 # that goes down takes its IPv4 routes along without a message about them.

@@ -27,7 +27,7 @@ from .blocking import in_thread
 BYTES_AT_MOST = 10 * 1024 * 1024
 ROOM_BYTES = 16 * 1024 * 1024
 _ROTATE_DEADLINE_S = 30.0
-_PAUSE_S = 0.2  # between two looks at a file that is being written
+_PAUSE_S = 0.2  # between two readings of a file that is being written
 _AGAIN_S = 30.0
 _TAIL_BYTES = 16 * 1024
 _QUOTED_BYTES = 1024

@@ -55,7 +55,7 @@ class Place:
     """Where a path leads: a name in an opened folder. Good as long as `place` is open.
 
     path   without links, as it was walked
-    fd     of what stands there, opened for nothing (O_PATH); None: nothing does
+    fd     of what is there, opened for nothing (O_PATH); None: nothing does
     doubt  who else could have put that there, as a clause; "" nobody
     """
 
@@ -165,7 +165,7 @@ class Place:
 
     @contextlib.contextmanager
     def beside(self, name: str) -> Iterator[Place]:
-        """Another name in the same folder, whatever stands there; no link is followed."""
+        """Another name in the same folder, whatever is there; no link is followed."""
         with contextlib.ExitStack() as opened:
             fd = at(opened, name, self.folder)
             yield Place(self.folder, name, self.path.with_name(name), fd, self.doubt)
@@ -203,7 +203,7 @@ class Place:
 
 
 def at(opened: contextlib.ExitStack, name: str, folder: int) -> int | None:
-    """What stands at a name, opened for nothing; None: nothing does.
+    """What is at a name, opened for nothing; None: nothing does.
 
     As a folder first: only then is what an automounter keeps there mounted.
     """

@@ -1,4 +1,4 @@
-"""A look through folders that others own, bounded in all that it takes.
+"""A survey of folders that others own, bounded in all that it takes.
 
 Their owner may lay a pipe there, a link to a device, a file without an end or a
 million entries. What is found is only ever parsed, so links count, his as well.
@@ -14,25 +14,25 @@ from pathlib import Path
 from ..errors import Refused
 from . import files
 
-# Of one look. A large environment has 1,500 entries, and some 200 kB are read of it.
+# Of one survey. A large environment has 1,500 entries, and some 200 kB are read of it.
 ENTRIES_AT_MOST = 50_000
 BYTES_AT_MOST = 8 << 20
 FILE_AT_MOST = 1 << 20
 
 
 class Survey:
-    """One such look. All of it blocks, and raises OSError and Refused: NotAFile, TooLarge."""
+    """One such survey. All of it blocks, and raises OSError and Refused: NotAFile, TooLarge."""
 
     def __init__(self, entries: int = ENTRIES_AT_MOST) -> None:
         self._entries = self._entries_at_most = entries
         self._bytes = BYTES_AT_MOST
 
     def spend(self, entries: int, path: Path) -> None:
-        """Counts what is to be looked at because of that path."""
+        """Counts what is to be read because of that path."""
         self._entries -= entries
         if self._entries < 0:
             most = self._entries_at_most
-            text = f"with {files.shown(path)} more than {most} entries are to be looked at in all"
+            text = f"with {files.shown(path)} more than {most} entries are to be read in all"
             raise Refused("TooLarge", f"{text}, so they are not; remove what is too much")
 
     def names(self, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""systemd: how a unit stands, jobs on it, word of its changes, and what it wrote.
+"""systemd: the state of a unit, jobs on it, word of its changes, and what it wrote.
 
 Interface: org.freedesktop.systemd1(5), on the system bus.
 """
@@ -91,7 +91,7 @@ class Systemd:
         self._deadline_s = deadline_s
 
     async def unit(self, name: str) -> UnitState:
-        """How a unit stands; one that doesn't exist has load_state "not-found"."""
+        """The state of a unit; one that doesn't exist has load_state "not-found"."""
         with self._deadline(f"how does {name} stand"):
             async with self._connect() as bus:
                 return _unit_state(await _properties(bus, name))

@@ -1,6 +1,6 @@
 """What `may-start` asks and notes, in the ExecCondition of the agent's unit.
 
-It runs beside the daemon, also while that is down, and systemd waits for it: every look has a
+It runs beside the daemon, also while that is down, and systemd waits for it: every call has a
 deadline, and what gives no answer is not known.
 """
 
@@ -65,7 +65,7 @@ def _in_time(what: str, observe: Callable[[], T | None]) -> T | None:
 def may_start(node: NodeSpec, verdicts: Mapping[str, Verdict]) -> str | None:
     """Why the agent may not start now, as a sentence; None when it may. Blocks.
 
-    `verdicts` by condition type as the node stands, at least of the required
+    `verdicts` by condition type as the node is, at least of the required
     mounts. agent.toml is no reason: a start with an old one is put right by a
     restart, but a node whose file can't be written would stay without agent.
     """

@@ -51,7 +51,7 @@ class Given:
             kept.keep_soon(self._path, json.dumps(sorted(before | more)).encode())
 
     def begin(self) -> None:
-        """An agent is about to be started, which gets what stands there now."""
+        """An agent is about to be started, which gets what is there now."""
         if self._earlier():
             kept.keep_soon(self._path, None)
 

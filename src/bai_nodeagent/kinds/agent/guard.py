@@ -184,7 +184,7 @@ class Guard:
         return None if last is None else last.raw.decode(errors="replace")
 
     async def _environments(self) -> Environments | None:
-        """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
+        """None: they are unmanaged, or can't be observed, which AgentEnvironment reports."""
         install = self._spec.install
         with contextlib.suppress(Refused, Unavailable, Stuck):
             return await environments.observe(install.path, self._asker) if install else None

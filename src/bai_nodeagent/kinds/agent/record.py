@@ -2,7 +2,7 @@
 
 The notes are of this boot only, and their digests of one key: with another one
 nobody can tell what a life found. They are facts about a process, never orders:
-after a crash at any moment the next look at the node and at these notes says
+after a crash at any moment the next observation of the node and these notes say
 what is left to do. Who changes them reads and writes under a lock, since
 `may-start` does so beside the daemon.
 
@@ -175,7 +175,7 @@ class Record:
         return replace(record, ending=cause)
 
     def writes(self, now_s: float, current: Inputs, *, is_real: bool) -> Record:
-        """agent.toml is about to be written, and `current` is of what stands in it.
+        """agent.toml is about to be written, and `current` is of what is in it.
 
         An agent that is only just starting has read `current`, or will read the new content. It
         counts as having read `current`, so that it is restarted if in doubt.
@@ -287,7 +287,7 @@ def _parse(raw: bytes) -> Record:
 
 
 def config_text(spec: AgentSpec) -> str | None:
-    """agent.toml as it stands; None when it is unmanaged, or there is none to be read. Blocks.
+    """agent.toml as it is; None when it is unmanaged, or there is none to be read. Blocks.
 
     AgentConfig reports why it can't be read; the agent is kept alive without it.
     """
@@ -328,7 +328,7 @@ def found_of(each: AgentInput, host: Host) -> Inputs:
 
 
 def located(spec: AgentSpec) -> Environments | None:
-    """The agent's environments; None when they are unmanaged, or can't be looked at. Blocks."""
+    """The agent's environments; None: they are unmanaged, or can't be observed. Blocks."""
     with contextlib.suppress(Refused, Unavailable):
         return environments.environments(spec.install.path) if spec.install else None
     return None

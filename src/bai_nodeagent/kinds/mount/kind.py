@@ -2,7 +2,7 @@
 
 What is to be done follows by rule (kinds/mount/rules.py) from the kernel's table and
 from what a helper process found (kinds/mount/mounts.py); this module observes and
-applies. While a server is dead, a look costs a note and a lock, no waiting.
+applies. While a server is dead, an observation costs a note and a lock, no waiting.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class MountPoint:
             return await self._observe()
         now, before = (observation.entries_near(self._path, t) for t in (mounts.table(), table))
         if now != before:
-            return await self._observe()  # something came or went while we looked
+            return await self._observe()  # something came or went meanwhile
         return Actual(self._state(table), folder)
 
     async def _probe(self, mount: MountEntry) -> Health:
@@ -192,7 +192,7 @@ class MountPoint:
             self._prober.remember(observation.note(spec, mount))
 
     async def _unmount(self, mount: MountEntry) -> None:
-        # Somebody may have come since the look.
+        # A user may have come since the observation.
         if users := await mount_users.of(mount):
             text = f"{mount.target} is used by {mount_rules.named(users)}"
             raise Refused("Busy", text)

@@ -111,7 +111,7 @@ class Prober:
 
     @property
     def lock(self) -> Path | None:
-        """Of the target itself, for whoever mounts, unmounts or looks at it."""
+        """Of the target itself, for mounting, unmounting and observing it."""
         return self._lock(self._target)
 
     async def observe(self) -> Note:

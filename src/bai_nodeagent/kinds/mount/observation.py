@@ -1,4 +1,4 @@
-"""What is wanted of a mount, and how it stands by the kernel's table alone. Pure."""
+"""What is wanted of a mount, and its state by the kernel's table alone. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MountSpec:
 
 @dataclass(frozen=True, slots=True)
 class MountState:
-    """How a target stands by the kernel's table alone.
+    """The state of a target by the kernel's table alone.
 
     mount     what is seen there; None: nothing is mounted there
     is_share  it is the desired one
@@ -144,5 +144,5 @@ def _bare(source: str) -> str:
 
 
 def entries_near(path: str, table: Table) -> Table:
-    """The part of a table that decides how a target stands: what is above it, at it, below it."""
+    """The part of a table that decides the state of a target: what is above it, at it, below it."""
     return tuple(e for e in table if is_within(path, e.target) or is_within(e.target, path))

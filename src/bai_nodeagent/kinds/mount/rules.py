@@ -71,7 +71,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What a look found; parts that did not matter are None, and `users` is empty.
+    """What one observation found; parts that did not matter are None, and `users` is empty.
 
     hides  a folder of the system, or of the daemon, that the target would hide or lies in
     """

@@ -97,7 +97,7 @@ def environment(rules: PluginRules) -> Environment | None:
     except OSError as error:
         raise Unavailable(f"{files.shown(error.filename)}: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, a path with a null
-        raise Unavailable(f"what stands beside {python} can't be made out: {error}") from error
+        raise Unavailable(f"what is beside {python} can't be made out: {error}") from error
 
 
 class _Distribution(PathDistribution):

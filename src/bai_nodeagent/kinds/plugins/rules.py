@@ -145,7 +145,7 @@ Complaint = tuple[str, str]
 
 
 def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
-    """How things stand; there is nothing that the daemon would do about it."""
+    """The verdict; there is nothing that the daemon would do about it."""
     plugins = actual.installed.plugins if actual.installed else ()
     loaded = [plugin for plugin in plugins if is_loaded(spec.rules, plugin.module)]
     facts: dict[str, Scalar] = {

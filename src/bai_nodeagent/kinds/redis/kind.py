@@ -74,7 +74,7 @@ class Redis:
         self._host = host
         self._login: Login | None = None
         self._moved = anyio.Event()
-        self._last_attempt: Attempt | None = None  # by the newest look
+        self._last_attempt: Attempt | None = None  # by the newest observation
 
     async def observe(self) -> Actual:
         if self.spec.access is None:
@@ -167,7 +167,7 @@ class Redis:
                     wake()
 
     async def _wake_at_redis(self, wake: Wake) -> None:
-        """Holds a connection to what the last look found published."""
+        """Holds a connection to what the last observation found published."""
         while True:
             login, moved = self._login, self._moved
             async with anyio.create_task_group() as tasks:
@@ -183,7 +183,7 @@ class Redis:
 
     async def _hold(self, login: Login, wake: Wake) -> None:
         """Wakes when Redis goes, when it changes its role, and when it is back: whenever
-        what comes of a connection is not what the newest look has told."""
+        what comes of a connection differs from the newest observation."""
         while True:
             try:
                 async with _master(login) as (attempt, link):

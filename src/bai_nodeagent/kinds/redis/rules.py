@@ -1,4 +1,4 @@
-"""What Backend.AI publishes of its Redis, and how it stands as seen from this node. Pure.
+"""What Backend.AI publishes of its Redis, and its state as this node finds it. Pure.
 
 Backend.AI's own rules: `config/redis/addr` is "host:port"; where
 `config/redis/sentinel` is given ("h1:p,h2:p"), that and `service_name` count
@@ -102,7 +102,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Actual:
-    """A look at Redis; times are Unix time on Redis's own clock.
+    """An observation of Redis; times are Unix time on Redis's own clock.
 
     published        None: there is no etcd to ask
     is_manager_here  the manager's address is this node's, or nobody knows it
@@ -153,7 +153,7 @@ def _server(spec: RedisSpec, name: str, text: str) -> Server:
 
 
 def plan(spec: RedisSpec, actual: Actual) -> Plan[Action]:
-    """How things stand; there is nothing that the daemon would do about it."""
+    """The verdict; there is nothing that the daemon would do about it."""
     if actual.published is None:
         text = 'this store is a folder; say [backendai.etcd] endpoints = ["http://MANAGER:2379"]'
         return _fault("NoEtcd", text)

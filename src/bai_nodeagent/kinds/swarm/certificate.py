@@ -68,7 +68,7 @@ def parse_certificate(pem: bytes) -> Certificate:
 
 
 def digest_of_ca(pem: bytes) -> str:
-    """As it stands in join tokens; of the whole swarm-root-ca.crt."""
+    """As it is in join tokens; of the whole swarm-root-ca.crt."""
     number = int.from_bytes(hashlib.sha256(pem).digest())
     text = ""
     while number:

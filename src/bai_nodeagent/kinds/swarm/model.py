@@ -38,7 +38,7 @@ class SwarmSpec:
 
     @property
     def lacks_token(self) -> bool:
-        """It stands in the store alone, and this daemon has not had it from there yet."""
+        """It is in the store alone, and this daemon has not had it from there yet."""
         return self.state == "joined" and not self.token
 
     def is_news_after(self, asked: str) -> bool:
@@ -81,7 +81,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """How the node stands.
+    """The state of the node.
 
     certificate  None: there is none, or it can't be read
     ca           digest of the authority that the node trusts, as in tokens; ""

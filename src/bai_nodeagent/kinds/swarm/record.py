@@ -1,6 +1,6 @@
 """What is remembered of swarms in `<state>/swarm.json`: facts that were seen, never orders.
 
-No token stands there, nor anything that it could be guessed from: of a token
+No token is there, nor anything that it could be guessed from: of a token
 only the digest of the authority that it names, which every member of the
 swarm knows, and a digest of all that a join was asked with, keyed by this node.
 """

@@ -34,7 +34,7 @@ _NAMES_AT_MOST = 10
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How it stands, and what would put it right."""
+    """Its state, and what would put it right."""
 
     verdict: Verdict
     wish: Literal["", "join", "leave"] = ""
@@ -78,7 +78,7 @@ def _hindered(assessment: Assessment, spec: SwarmSpec, actual: Actual) -> Verdic
             Status.FALSE,
             "WaitingForStore",
             f"{why}; it waits for valid documents from the store, since the token in the secret "
-            f"{spec.token_name} stands there alone",
+            f"{spec.token_name} is there alone",
         )
     if assessment.wish == "join":
         return None
@@ -111,7 +111,7 @@ def _facts(actual: Actual) -> dict[str, Scalar]:
 
 
 def judge(spec: SwarmSpec, actual: Actual) -> Assessment:
-    """How the node stands, before it is asked whether the swarm may be left."""
+    """The state of the node, before it is asked whether the swarm may be left."""
     if actual.local.state == "inactive":
         return _outside(spec, actual)
     if spec.state == "left":
@@ -226,7 +226,7 @@ def _inside(spec: SwarmSpec, actual: Actual) -> Assessment:
 
 def _error(spec: SwarmSpec, actual: Actual) -> Assessment:
     """Docker has given up. A join of ours that came to nothing is ended, since Docker takes no
-    other before; whoever may have been a member is left as he is, to be looked at."""
+    other before; a node that may have been a member is left as it is, for people to examine."""
     error, record = actual.local.error, actual.record
     is_failed_join = is_given_up(actual) and record.asked and not record.member
     refused = refusal(spec, error) if is_failed_join else None
@@ -288,7 +288,7 @@ def _other_address(spec: SwarmSpec, actual: Actual) -> str:
 
 
 def is_late(certificate: Certificate, now_s: float) -> bool:
-    """Whether it ought to have been renewed, so that somebody should look."""
+    """Whether it ought to have been renewed, so that people should examine it."""
     life_s = certificate.expires_s - certificate.starts_s
     return certificate.expires_s - now_s < min(EXPIRY_WARNING_S, LATE_SHARE * life_s)
 
@@ -307,7 +307,7 @@ def _is_with(spec: SwarmSpec, actual: Actual) -> bool:
 
 
 def noted(spec: SwarmSpec, actual: Actual) -> Record:
-    """What there is to remember after a look."""
+    """What there is to remember after an observation."""
     record, cluster = actual.record, actual.cluster
     digest = digest_in_token(spec.token)
     if actual.local.state == "inactive":

@@ -1,7 +1,7 @@
 """What follows from the managed addresses for the rest of one agent.toml. Pure.
 
 Values of documents are the same for every version and every file. These are not:
-they complete what stands there, and let move along what named the old address.
+they complete what is there, and let move along what named the old address.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def left_behind(text: str, values: Values) -> tuple[str, ...]:
 
 
 def _completed(document: Mapping[str, Any], values: Values) -> Iterator[tuple[KeyPath, Any]]:
-    """The port of an address that stands there without one."""
+    """The port of an address that is there without one."""
     for place, port in DEFAULT_PORTS.items():
         present = lookup(document, place)
         is_ours = values.get((*place, "host"), UNSET) is not UNSET

@@ -196,7 +196,7 @@ def pid_file(text: str | None, env: Mapping[str, str] | None = None) -> Path | N
 def judge_liveness(
     liveness: Liveness, output: str, last_lines: str, lived_s: float, *, was_well: bool
 ) -> tuple[Verdict, float]:
-    """How a living agent stands, and when to look again.
+    """The verdict on a living agent, and when to observe it again.
 
     `output` is what it has said in this life; `was_well`: in this life it ran already.
     """

@@ -37,10 +37,10 @@ from .state import Actual, AgentConfigSpec, text_of
 
 SECTION = "agent-config"
 # A plain editor truncates, then writes: a read in between sees a part, which may
-# even be TOML. What takes longer than all these looks is judged as it is.
+# even be TOML. What takes longer than all these observations is judged as it is.
 SETTLE_S = 0.2
 OBSERVATIONS_AT_MOST = 6
-# Some ten times what there is to be said of an agent. A look at so many takes 0.1 s.
+# Some ten times what there is to be said of an agent. Reading so many takes 0.1 s.
 VALUES_AT_MOST = 2000
 DISK_DEADLINE_S = 5.0
 ACCOUNT_DEADLINE_S = 5.0
@@ -63,7 +63,7 @@ class AgentConfig:
 
     async def observe(self) -> Actual:
         """Looks again while somebody writes the file, and until a file that is not TOML has not
-        changed between two looks."""
+        changed between two observations."""
         actual = await self._observe()
         for _ in range(OBSERVATIONS_AT_MOST):
             is_open = actual.is_being_written
@@ -147,7 +147,7 @@ class AgentConfig:
         self._disk.apply(action)
 
     async def watch(self, wake: Wake) -> None:
-        with contextlib.suppress(Refused, Unavailable, Stuck):  # for a look to say
+        with contextlib.suppress(Refused, Unavailable, Stuck):  # the next observation reports it
             await self._asked("sweep around", self._disk.sweep)
         async for _ in inotify.changes([self.spec.path], is_written_by_others=True):
             wake()

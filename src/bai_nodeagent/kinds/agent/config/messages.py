@@ -1,4 +1,4 @@
-"""What is said of agent.toml: how it stands, and why it is left as it is. Pure."""
+"""What is said of agent.toml: its state, and why it is left as it is. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OR_IN_PLACE = ', or let it be written into: [agent-config] write = "in-place"'
 
 
 def identity_changed(spec: AgentConfigSpec, text: str, last: str | None) -> Verdict | None:
-    """For the manager another id is another agent: what stands there gives way to an id that
+    """For the manager another id is another agent: what is there gives way to an id that
     somebody has said, or that stood there before; never to one that nobody has.
     """
     present, kept = (_id_in(each) if each else UNSET for each in (text, last))
@@ -88,7 +88,7 @@ def unreadable(spec: AgentConfigSpec, user: Account, file: File) -> Verdict:
 
 
 def verdict(spec: AgentConfigSpec, actual: Actual, text: str | None) -> Verdict:
-    """How a file stands that has to be written."""
+    """The verdict on a file that has to be written."""
     source = "the last good content" if actual.last else "the desired values alone"
     if actual.file is None:
         message = f"{spec.path} is not there; it is made from {source}"
@@ -116,7 +116,7 @@ def _effect_text(effect: Effect) -> str:
 
 def incompatible(spec: AgentConfigSpec, actual: Actual, opinion: Opinion) -> Verdict:
     reader = f"agent {actual.reader}" if actual.reader else "the agent"
-    current = "; what stands there is left" if actual.file is not None else ""
+    current = "; what is there is left" if actual.file is not None else ""
     guess = f" (guessed by rules of our own: {opinion.guess})" if opinion.guess else ""
     text = (
         f"{spec.path} would be wrong for {reader}, so it is not written{current}: "

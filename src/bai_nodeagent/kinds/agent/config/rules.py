@@ -1,4 +1,4 @@
-"""What is to be done about agent.toml: from what it has to be and what stands there. Pure."""
+"""What is to be done about agent.toml: from what it has to be and what is there. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class KeepBroken(Action):
 class Write(Action):
     """With missing folders.
 
-    expected  what has to stand there still; None: nothing
+    expected  what has to still be there; None: nothing
     costs     the keys that change, and what each costs; not told of a new file
     is_real   it is Backend.AI's agent that reads it
     """
@@ -100,7 +100,7 @@ AgentConfigAction = KeepBroken | Write | SetAccess | Remember
 
 def candidates(spec: AgentConfigSpec, actual: Actual) -> tuple[str, ...]:
     """The texts that are in line, the one to be preferred first: with every address in the form
-    that stands there, and with the form that all versions take. Raises Refused."""
+    that is there, and with the form that all versions take. Raises Refused."""
     spec = fitted(spec, actual)
     wanted = agent_toml.edit(_start(spec, actual), spec.values, spec.optional, text_of(actual.last))
     return tuple(dict.fromkeys([wanted, agent_toml.with_tables(wanted, spec.values)]))

@@ -1,4 +1,4 @@
-"""What agent.toml has to be, and what a look finds. Values."""
+"""The desired agent.toml, and what one observation finds. Values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AgentConfigSpec:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What stands on the disk.
+    """What is on the disk.
 
     target      the file that the path leads to, through links
     file        None: there is none
@@ -54,7 +54,7 @@ class Actual:
     owner       the desired one, by number
     is_kept     a copy of this very content lies beside the file
     is_root     we may give files away
-    at          the time of this look, as it stands in names of copies
+    at          the time of this observation, as in the names of copies
     copies      the names of broken files that lie beside, the oldest first
     user        as whom the document lets the agent run; None: it does not say
     is_being_written  somebody has the file open for that

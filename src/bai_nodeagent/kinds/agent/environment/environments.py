@@ -55,11 +55,11 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """What stands at a path, and in the folder beside it.
+    """What is at a path, and in the folder beside it.
 
     link        the environment in use; "": none
     linked_s    since when, in Unix time
-    strange     what stands at the path and is none of ours, for people; "": nothing
+    strange     what is at the path and is none of ours, for people; "": nothing
     built       environments that were whole once
     unfinished  names of what nobody has finished
     """
@@ -82,7 +82,7 @@ def folder_of(path: Path) -> Path:
 
 async def observe(path: Path, asker: str) -> Environments:
     """Raises Unavailable, Stuck, and Refused: Untrusted where others may lead the way to it
-    elsewhere, TooLarge where there is too much to look at.
+    elsewhere, TooLarge where there is too much to read.
 
     `asker` tells apart who asks at the same time.
     """

@@ -154,7 +154,7 @@ EnvironmentAction = Build | Remove
 @dataclass(frozen=True, slots=True)
 class EnvironmentActual:
     """
-    observed     what stands there
+    observed     what is there
     healthy      the recipe of what the agent was healthy with last; "": nobody knows
     """
 

@@ -108,11 +108,11 @@ def mistakes(agent: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], 
     if agent.get("user") == "root":
         yield here, "needs another [agent] user than root: packages are never installed as root"
     if "wheels" in section and "index" in section:
-        yield (*here, "index"), "stands beside wheels; allowed: one of both, or neither"
+        yield (*here, "index"), "is set beside wheels; allowed: one of both, or neither"
     names = [normalised(_name(package)) for package in section.get("packages", ())]
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield (*here, "packages", index), f"{name} stands more than once"
+            yield (*here, "packages", index), f"{name} occurs more than once"
     if "path" in section:
         yield from _misplaced(section["path"], next(iter(agent.get("command", ())), None))
 

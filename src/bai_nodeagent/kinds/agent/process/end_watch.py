@@ -18,7 +18,7 @@ class EndWatch:
         self._moved = anyio.Event()
 
     def follow(self, main: Process | None, liveness: Liveness | None) -> None:
-        """From now on these, as the last look has found them."""
+        """From now on these, as the last observation found them."""
         found = tuple(p for p in (main, liveness.worker if liveness else None) if p)
         if found != self._followed:
             self._followed, moved, self._moved = found, self._moved, anyio.Event()

@@ -151,7 +151,7 @@ def _is_worth_a_note(before: UnhealthyTime | None, unhealthy: UnhealthyTime) -> 
 def counted(
     before: UnhealthyTime | None, of: str, now_s: float, *, is_counting: bool
 ) -> UnhealthyTime:
-    """The count at this look. Time between two looks counts if it counted at both of them."""
+    """The count at this observation. Time between two of them counts if it counted at both."""
     if before is None or before.of != of:
         return UnhealthyTime(of, 0.0, now_s, is_counting)
     passed_s = min(max(now_s - before.at_s, 0.0), COUNT_MOST_S)

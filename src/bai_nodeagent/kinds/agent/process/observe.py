@@ -106,7 +106,7 @@ class AgentContext:
         return self._found(text, self._found_of(await self._others()), await self._environments())
 
     async def _environments(self) -> Environments | None:
-        """None where they are unmanaged, or can't be looked at: AgentEnvironment tells of that."""
+        """None: they are unmanaged, or can't be observed, which AgentEnvironment reports."""
         spec = self.spec.install
         try:
             return await environments.observe(spec.path, NAME) if spec else None

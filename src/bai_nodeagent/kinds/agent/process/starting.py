@@ -16,7 +16,7 @@ from ..spec import AgentSpec, differing, is_in_step, is_same_start
 from .actual import Actual
 from .waits import change_wait_s, crash_left_s, crash_wait_s
 
-# How long a start waits for agent.toml to be repaired, and how often it is looked at meanwhile.
+# How long a start waits for agent.toml to be repaired, and how often it is observed meanwhile.
 REPAIR_S = 1.0
 REPAIR_INTERVAL_S = 0.05
 # Reasons of AgentConfig with which agent.toml stays as the agent last read it.
@@ -47,7 +47,7 @@ def judge_dead(spec: AgentSpec, actual: Actual) -> tuple[Verdict, float, Cause]:
 
 
 def _repair_wait_s(spec: AgentSpec, actual: Actual) -> float:
-    """Time to the next look while agent.toml is neither as desired nor as the agent had it.
+    """Time to the next observation while agent.toml is neither as desired nor as the agent had it.
 
     AgentConfig repairs the file first, but its last verdict may be older than the damage.
     If it can't, its next verdict blocks the start; so this wait is short.
