@@ -64,7 +64,7 @@ async def run(site: Site) -> None:
 
 
 async def apply(site: Site) -> NodeStatus:
-    """Converges once and tells how far it came. Raises AlreadyRunning."""
+    """Converges once and returns how far it came. Raises AlreadyRunning."""
     with locked(site.settings.runtime):
         _sweep(site)
         node = Node(site)

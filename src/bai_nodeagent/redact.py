@@ -2,7 +2,7 @@
 
 Three ways to know one: it was learnt (what documents and agent.toml hold, as
 it is and in the forms in which programs write it), it is in a URL as
-`//user:password@`, or after a name that tells, as `--token=…` or `"password": "…"`.
+`//user:password@`, or after a telling name, as `--token=…` or `"password": "…"`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def texts(secrets: Iterable[str]) -> set[str]:
 
 
 class Redactor:
-    """Masks every secret that it has been told of, old ones included, in any text."""
+    """Masks every secret that it has learnt, old ones included, in any text."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

@@ -1,6 +1,6 @@
 """The daemon's own configuration: option before environment before file before default.
 
-Every mistake is found at once and told as `SOURCE: key: found; allowed`, since
+Every mistake is found at once and reported as `SOURCE: key: found; allowed`, since
 an admin who has to start five times to learn of five mistakes stops reading.
 """
 

@@ -2,7 +2,7 @@
 
 Whatever comes from outside as *words* passes here where it enters: error texts,
 output of programs, names for people, another node's status. A path that is still
-to be opened stays as it is (`os.fsdecode`), and is cleaned where it is told.
+to be opened stays as it is (`os.fsdecode`), and is cleaned where it is shown.
 
 A character that is not printable is written as Python would escape it (`\\x1b`,
 `\\n`, `\\u202e`), a byte that is no UTF-8 as `\\xff`. A backslash stays one: so cleaning

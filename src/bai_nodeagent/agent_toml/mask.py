@@ -84,7 +84,7 @@ def _bounded(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _masked(text: str, secret_paths: Collection[KeyPath], earlier: dict[Place, str]) -> str:
-    """The text without its secrets; one that `earlier` has with another value is told apart."""
+    """The text without its secrets; one that `earlier` has with another value is marked."""
     toml.loads(text)
     hidden = [
         (node.value, node.end, _mask(text[node.value : node.end], earlier.get(node.place)))

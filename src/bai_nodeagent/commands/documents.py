@@ -125,7 +125,7 @@ def _nodes_with(
 ) -> dict[str, tuple[str, ...]]:
     """Known nodes that a layer concerns, each with the keys of its layers.
 
-    A node is known by its own document or by its status, which also tells the
+    A node is known by its own document or by its status, which also has the
     groups of its own configuration.
     """
     raw = {name: entry.raw for name, entry in entries.items()}

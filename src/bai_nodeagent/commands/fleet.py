@@ -25,7 +25,7 @@ from . import STORE_DEADLINE_S, Answer, reported
 from .reported import ReportedStatus
 
 HTTP_DEADLINE_S = 2.0
-# A daemon tells all conditions, which the store has no room for.
+# A daemon reports all conditions, which the store has no room for.
 WHOLE_AT_MOST = 1 << 20
 UNREADABLE = "Unreadable"
 WORST_FIRST = (
@@ -150,7 +150,7 @@ def reports_of(entries: Mapping[str, Entry], now: datetime) -> list[Report]:
 
 
 def age(document: Mapping[str, Any], now: datetime) -> str:
-    """How old a status is, for people: "3 h". Empty where nothing tells."""
+    """How old a status is, for people: "3 h". Empty if not known."""
     applied = document.get("applied")
     moments = [document.get("started-at"), document.get("reported-at")]
     moments += [applied.get("at") if isinstance(applied, dict) else None]

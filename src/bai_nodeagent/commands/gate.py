@@ -23,7 +23,7 @@ from .plan import observe_all
 def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     """0 it may, 1 it may not, with the reason. Notes what the agent is started with.
 
-    A node that was never told anything has no reason against a start. A state
+    A node that never had a document has no reason against a start. A state
     that can't be judged is one: the mounts that it requires are not known.
     """
     try:

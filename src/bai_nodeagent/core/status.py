@@ -86,7 +86,7 @@ def updated(
 ) -> tuple[Condition, ...]:
     """Conditions in the order of `verdicts`; `since` and `revision` stay while nothing changes.
 
-    `since` tells how long status and reason have been so; a message may grow
+    `since` is how long status and reason have been so; a message may grow
     more precise without starting a new time.
     """
     old = {condition.type: condition for condition in previous}

@@ -130,7 +130,7 @@ def _read(document: Document, rules: Rules) -> _Reading:
 def _with_mistakes_of_merged(
     mistakes_found: list[Mistake], merged: Merged, readings: Sequence[_Reading], rules: Rules
 ) -> list[Mistake]:
-    """Adds what only the whole shows; a layer's own mistake is not told twice."""
+    """Adds what only the whole shows; a layer's own mistake is not reported twice."""
     known = {r.layer: {fault.place for fault in r.faults} for r in readings}
     late: dict[str, list[Fault]] = {r.layer: [] for r in readings}
     for fault in rules.merged(merged.document):
@@ -155,7 +155,7 @@ def _version_fault(table: Mapping[str, Any], daemon_version: str) -> Fault | Non
     try:
         if not isinstance(wanted, str) or satisfies(daemon_version, wanted):
             return None
-    except ValueError:  # told as a mistake already
+    except ValueError:  # reported as a mistake already
         return None
     return Fault(("requires-daemon",), f"{wanted} is asked for; this daemon is {daemon_version}")
 

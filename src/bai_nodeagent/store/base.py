@@ -33,7 +33,7 @@ class FileSettings:
 
     state       where the count of revisions is kept
     is_counted  False for commands that leave the node untouched: revisions are
-                told as the daemon would count them, and not kept
+                reported as the daemon would count them, and not kept
     """
 
     folder: Path
@@ -92,7 +92,7 @@ class Store(Protocol):
     async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
         """The keys, all at one revision; with `at` at just that one, else Superseded.
 
-        A linearizable read: never older than what any writer has been told.
+        A linearizable read: never older than what any writer has been answered.
         """
         ...
 

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Claim:
     """Ours on one key: `base.Presence`. Decides whether to write it; no I/O.
 
-    It is told what is there, and remembers since when a stranger does.
+    It is given what is there, and remembers since when a stranger does.
 
     value     what the value is to be now; asked each time
     replaces  as in base.Store.presence

@@ -27,7 +27,7 @@ from ..errors import Stuck, Unavailable
 from .blocking import in_thread
 
 DEADLINE_S = 5.0
-# Beyond all deadlines: what hangs is left to `blocking`, which tells it from what is down.
+# Beyond all deadlines: what hangs is left to `blocking`, which distinguishes it from what is down.
 _SOCKET_DEADLINE_S = 300.0
 # What Backend.AI calls a session's container by: the agent that owns it.
 OWNER_LABEL = "ai.backend.owner"
@@ -79,7 +79,7 @@ async def sessions(agent_ids: Collection[str] | None, asker: str) -> list[float]
 
     None: nobody knows their ids, so those of any agent count.
 
-    `asker` tells apart who asks at the same time. Raises as the others here.
+    `asker` keeps concurrent callers apart. Raises as the others here.
     """
 
     def find(client: Any) -> list[float]:

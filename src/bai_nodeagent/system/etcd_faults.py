@@ -1,6 +1,6 @@
 """What an error of etcd, or of gRPC, means, and what it becomes for those who ask. Pure.
 
-Codes are `grpc.StatusCode`; they are told apart by name, so that nobody need import grpc here.
+Codes are `grpc.StatusCode`; they are distinguished by name, so that nobody need import grpc here.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def _went_back(response: Any, after: int, cluster_id: str) -> str:
 
     A watch that starts beyond the newest revision is created without a word, and
     stays silent until the store has come that far: it was replaced, or restored.
-    Of a member that merely lags behind the next watch is told the same.
+    Of a member that merely lags behind the next watch gets the same.
     """
     header = response.header
     if f"{header.cluster_id:x}" != cluster_id:

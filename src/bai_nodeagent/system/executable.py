@@ -2,7 +2,7 @@
 
 Anyone may choose the arguments and the name of his process. Its account, the
 file that it executes, its namespaces and its working directory are facts that
-the kernel tells. Source: execve(2), proc_pid_exe(5). Everything here blocks:
+the kernel shows. Source: execve(2), proc_pid_exe(5). Everything here blocks:
 call it through `blocking.in_thread`.
 """
 

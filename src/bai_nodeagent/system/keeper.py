@@ -30,7 +30,7 @@ def main(parent: str, deadline_s: str, uid: str, gid: str, groups: str, *argv: s
     _prctl(_SET_CHILD_SUBREAPER, 1)
     _prctl(_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
-        return HUNG  # it has gone before we could ask to be told
+        return HUNG  # it has gone before we could ask to be notified
     try:
         child = os.fork()
         if child == 0:

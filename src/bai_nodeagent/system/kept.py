@@ -1,7 +1,7 @@
 """The one way to keep a small file of our own, to read it again, and to lose it.
 
 Whatever lies in a file's place, the daemon lives on without it: what can't be
-read is set aside under another name, told, and never acted on. And what can't
+read is set aside under another name, reported, and never acted on. And what can't
 be written holds in memory as long as this process lives: the node is kept by
 a daemon whose disk is full.
 
@@ -65,7 +65,7 @@ def peek(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | Non
 
 
 def readable(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T | None:
-    """As `read`, for those who touch nothing: `read` sets aside, and tells, what is none."""
+    """As `read`, for those who touch nothing: `read` sets aside, and reports, what is none."""
     try:
         return peek(path, parse, limit)
     except Unreadable:
@@ -73,7 +73,7 @@ def readable(path: Path, parse: Callable[[bytes], T], limit: int = LIMIT) -> T |
 
 
 def _lose(path: Path, why: str) -> None:
-    """Sets aside what can't be used; where that can't be, it is found and told of but once."""
+    """Sets aside what can't be used; where that can't be, it is found, and reported once."""
     try:
         kept_as = str(own_file.set_aside(path))
     except OSError as error:

@@ -160,7 +160,7 @@ def start(
     run_as = account(user)
     _forget_dead_children()
     if os.geteuid() == 0:
-        os.fchown(lock_fd, -1, run_as.uid)  # as its group: tells whose it is, process.holders
+        os.fchown(lock_fd, -1, run_as.uid)  # as its group: marks whose it is, process.holders
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(

@@ -17,7 +17,7 @@ from ..errors import Refused
 from . import files
 
 LIMIT = 1 << 20
-# Of one name. Above that the newest makes room: the first tells most of what went wrong.
+# Of one name. Above that the newest makes room: the first shows most of what went wrong.
 SET_ASIDE_AT_MOST = 8
 # They say nothing of the file: the process, or the machine, is short of something.
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -39,7 +39,7 @@ class File:
 
     names     how many hard links it has
     is_mount  something is mounted on it, so that no other file can take its place
-    has_acl   more accounts than the mode tells may read or write it, or fewer
+    has_acl   more accounts than the mode shows may read or write it, or fewer
     """
 
     raw: bytes = field(repr=False)

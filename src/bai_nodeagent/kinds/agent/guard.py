@@ -165,7 +165,7 @@ class Guard:
         return adopted(spec, desired, current, at_s, record.wrote_s)
 
     async def _version(self, command: Sequence[str], life: Life) -> str:
-        """Of the agent that runs; "" where that can't be told, or another is installed by now."""
+        """Of the agent that runs; "" if that is not known, or another is installed by now."""
         started_s = time.time() - process.now_s() + life.started_s
         with contextlib.suppress(Stuck):
             return await in_thread(

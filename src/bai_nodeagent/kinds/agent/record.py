@@ -318,9 +318,9 @@ def text_at(path: Path) -> str | None:
 
 
 def found_of(each: AgentInput, host: Host) -> Inputs:
-    """What an agent that starts now finds of that input; nothing where it can't be told. Blocks.
+    """What an agent that starts now finds of that input; nothing if it is not known. Blocks.
 
-    Why it can't be told is for the kind's own condition to say.
+    Why it is not known, the kind's own condition reports.
     """
     with contextlib.suppress(OSError, Refused, Unavailable):
         return each.found(each.observe(host), host.digest)

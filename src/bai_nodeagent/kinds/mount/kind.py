@@ -30,7 +30,7 @@ SECTION = "mount"
 OBSERVE_DEADLINE_S = 25.0
 # A share is written to once in so long, and after each fault: 500 nodes have one server.
 WRITE_EVERY_S = 600.0
-# No event tells that a mount would work now.
+# No event reports that a mount would work now.
 RETRY_S = 10.0
 
 _NUMBER: Mapping[str, Any] = {

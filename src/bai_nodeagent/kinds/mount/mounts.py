@@ -81,7 +81,7 @@ def is_private() -> bool:
 async def changes() -> AsyncIterator[None]:
     """Yields once when the watch is in place, and then whenever a mount comes, goes or changes.
 
-    The kernel tells by POLLPRI, once for each poll that asks. asyncio asks for
+    The kernel reports by POLLPRI, once for each poll that asks. asyncio asks for
     readability alone, so an epoll of our own stands between; and it must stay
     registered all the time, since registering polls, and so swallows an event
     that is not delivered then. proc_pid_mounts(5).

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from .mountinfo import MountEntry
 
 # Read by mount(8), mount.nfs or systemd, or kept by the kernel to itself (nconnect
-# counts for the first mount of a server alone): nothing tells whether they hold.
+# counts for the first mount of a server alone): nothing shows whether they hold.
 _UNSEEN = frozenset(
     [
         "defaults",

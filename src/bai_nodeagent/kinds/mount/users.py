@@ -1,6 +1,6 @@
 """Who uses a mount: processes and containers that an unmount would fail on, or leave behind.
 
-No path is touched: /proc tells what a process has open, its folders and its
+No path is touched: /proc shows what a process has open, its folders and its
 mapped files by their names as text, and of what is open also the mount. Other mount namespaces are
 compared by device: there a file system stays, and nobody here notices. A process that can't be
 looked at, for want of a descriptor for example, may be a user: then nobody can tell, and that is an
@@ -59,7 +59,7 @@ def users(mount: MountEntry) -> tuple[User, ...]:
     try:
         return _users(mount)
     except (OSError, ValueError, Refused) as error:
-        raise Unavailable(f"who uses {mount.target} can't be told: {error}") from error
+        raise Unavailable(f"who uses {mount.target} is not known: {error}") from error
 
 
 def _users(mount: MountEntry) -> tuple[User, ...]:

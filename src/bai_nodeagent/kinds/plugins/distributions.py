@@ -35,9 +35,9 @@ _MODULE_AT_MOST = 200
 
 
 async def observe(rules: PluginRules, asker: str) -> Environment | None:
-    """The environment that `[plugins]` is about; None where it can't be told which one that is.
+    """The environment that `[plugins]` is about; None if it is not known which one that is.
 
-    `asker` tells apart who asks at the same time. Raises Unavailable, Stuck, and Refused:
+    `asker` keeps concurrent callers apart. Raises Unavailable, Stuck, and Refused:
     NotAFile, TooLarge, Broken.
     """
     return await in_thread(

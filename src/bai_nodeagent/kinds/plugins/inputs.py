@@ -17,7 +17,7 @@ _PART = "plugin "
 
 @dataclass(frozen=True)
 class PluginInput:
-    """`model.AgentInput`. Seen is an environment; None where it can't be told which one counts."""
+    """`model.AgentInput`. Seen is an environment; None if it is not known which one counts."""
 
     rules: PluginRules
     name: str = "the installed plugins"

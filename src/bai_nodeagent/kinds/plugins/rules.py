@@ -131,7 +131,7 @@ class PluginsSpec:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """installed: None where it can't be told with which Python the agent runs.
+    """installed: None if it is not known with which Python the agent runs.
     is_quiet   nobody installs anything just now
     """
 
@@ -206,7 +206,7 @@ def _environment_complaints(
 def _no_python(installed: Environment | None) -> str:
     if installed is None:
         return (
-            "it can't be told which Python the agent runs with; "
+            "it is not known which Python the agent runs with; "
             "set [plugins] python to its interpreter"
         )
     return f"{installed.python}: no Python environment there; correct [plugins] python, or make it"

@@ -1,6 +1,6 @@
 """Backend.AI's Redis as this node reaches it, and whether the manager sees this agent.
 
-Looks and tells: what is wrong is mended on the manager. A connection is held
+Observes and reports: what is wrong is mended on the manager. A connection is held
 open all the time, so that the death of Redis, a switch of its master and its
 return are events; the keys in etcd are watched.
 """
@@ -126,7 +126,7 @@ class Redis:
             )
 
     async def _agent_ids(self) -> tuple[str, ...]:
-        """All that agent.toml gives; of one that can't be read AgentConfig tells."""
+        """All that agent.toml gives; one that can't be read, AgentConfig reports."""
         path = self.spec.config_path
         text = None
         with contextlib.suppress(OSError, Refused, Stuck):

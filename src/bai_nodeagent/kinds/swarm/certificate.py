@@ -1,6 +1,6 @@
 """What a node's own certificate and its join token say about a swarm. Pure.
 
-A worker can't ask Docker which swarm it is in, but its certificate tells: the
+A worker can't ask Docker which swarm it is in, but its certificate shows it: the
 organization is the id of the swarm (what `docker info` shows on managers as
 ClusterID), the unit is the role, the common name the node's id. A join token
 holds a digest of the certificate authority of the swarm that it leads to:

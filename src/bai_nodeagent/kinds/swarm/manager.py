@@ -1,6 +1,6 @@
 """Asks a swarm's managers whether they are there, and whether they still know a node.
 
-A removed worker is not told: its own Docker says "active", or "pending" after
+A removed worker is not notified: its own Docker says "active", or "pending" after
 a restart, for ever (seen with 20.10). Managers answer anybody, without a
 certificate of his own, what has become of a node's request for one: the call by
 which a joining node fetches its certificate. The answer for a node that was

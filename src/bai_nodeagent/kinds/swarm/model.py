@@ -51,7 +51,7 @@ class Local:
     """What dockerd says of itself.
 
     state         "inactive", "pending", "active", "error" or "locked"
-    managers      addresses of those that it knows; while it joins, the one that it was told
+    managers      addresses of those that it knows; while it joins, the one that it was given
     cluster       only a manager knows it
     availability  "active", "pause", "drain"; only a manager knows it
     address       by which the others know this node

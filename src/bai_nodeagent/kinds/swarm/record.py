@@ -57,7 +57,7 @@ class Record:
 @dataclass(frozen=True)
 class Notes:
     """The record on disk. One that is missing or can't be read holds nothing:
-    then the node's certificate tells, and a token is tried once more."""
+    then the node's certificate shows it, and a token is tried once more."""
 
     state: Path
 

@@ -166,14 +166,14 @@ def _misplaced(spec: SwarmSpec, actual: Actual) -> Assessment | None:
 
 
 def _misplaced_without_token(spec: SwarmSpec, actual: Actual) -> Assessment | None:
-    """As far as that can be told while the token is not known."""
+    """As far as that is known without the token."""
     why = f"this node is in the swarm {actual.cluster}"
     if spec.cluster_id:
         is_right = actual.cluster == spec.cluster_id
         why += f", and cluster-id is {spec.cluster_id}"
     else:
         is_right = actual.cluster == actual.record.trusted or _is_with(spec, actual)
-        why += ", and only the token tells whether that is the right one"
+        why += ", and only the token shows whether that is the right one"
     return None if is_right else Assessment(Verdict(Status.FALSE, "WrongSwarm", why), "leave")
 
 

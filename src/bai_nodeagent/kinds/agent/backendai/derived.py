@@ -17,7 +17,7 @@ from .schema_faults import ANNOUNCES, version_of
 
 _RPC: KeyPath = ("agent", "rpc-listen-addr", "host")
 _BIND: KeyPath = ("container", "bind-host")
-# What tells others of an address, and the address that it tells of.
+# Keys that announce an address to others, and the address that they announce.
 _FOLLOWERS: tuple[tuple[KeyPath, KeyPath], ...] = (
     (("agent", "advertised-rpc-addr", "host"), _RPC),
     (("agent", "public-host"), _RPC),
@@ -49,7 +49,7 @@ def derived(text: str, values: Values, version: str) -> dict[KeyPath, Any]:
 
 
 def left_behind(text: str, values: Values) -> tuple[str, ...]:
-    """What tells others of an address that is none of the managed ones, for people."""
+    """The keys that announce an address which is none of the managed ones, for people."""
     found = managed(text, dict.fromkeys(place for place, _ in _FOLLOWERS))
     return tuple(
         f"{'.'.join(place)} is {found[place]}, and {'.'.join(leader)} is {values[leader]}"

@@ -24,7 +24,7 @@ class Release:
 
 
 def find(command: Sequence[str]) -> Release | None:
-    """The release that a command line runs; None where that can't be told. Blocks.
+    """The release that a command line runs; None if that is not known. Blocks.
 
     A source checkout (`./backend.ai`) has none. Names: the installed-project
     layout of PyPA's recording specification.

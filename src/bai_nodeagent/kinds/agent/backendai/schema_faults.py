@@ -2,7 +2,7 @@
 
 What it accepts is asked of that version (kinds/agent/backendai/validator.py). The rules here are
 for where it can't be asked: guesses, which tests hold to the versions' own validators.
-A key that is not here is the agent's affair. `pitfalls` is what no validator tells.
+A key that is not here is the agent's affair. `pitfalls` is what no validator finds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PYDANTIC: Version = (25, 12)
 """From here on agent.toml is checked anew: other keys are required, and text is no range."""
 
 ANNOUNCES: Version = (25, 12)
-"""From here on an agent tells others where its own service is: agent.announce-addr."""
+"""From here on an agent announces to others where its own service is: agent.announce-addr."""
 
 # A file that is made from nothing: with an id and the address of etcd it starts.
 MINIMAL = """\

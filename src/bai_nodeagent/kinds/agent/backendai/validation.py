@@ -45,12 +45,12 @@ class Readers:
 
     @property
     def version(self) -> str:
-        """ "": that can't be told."""
+        """ "": not known."""
         return self.now.version if self.now else ""
 
 
 async def readers(spec: AgentSpec, command: Sequence[str], asker: str) -> Readers:
-    """Raises Stuck. `asker` tells apart who asks at the same time."""
+    """Raises Stuck. `asker` keeps concurrent callers apart."""
     now = await _release(f"{asker}: the agent's version", command)
     wanted = spec.install.agent_version if spec.install else ""
     is_same = wanted in ("", now.version if now else "")

@@ -48,7 +48,7 @@ class Write(Action):
     """With missing folders.
 
     expected  what has to still be there; None: nothing
-    costs     the keys that change, and what each costs; not told of a new file
+    costs     the keys that change, and what each costs; not reported of a new file
     is_real   it is Backend.AI's agent that reads it
     """
 

@@ -62,7 +62,7 @@ class Actual:
     torn        what that was to write, where the file holds neither that nor the old content
     risk        what a change would cost
     is_real     it is Backend.AI's agent that reads it
-    version     of that agent; "": that can't be told
+    version     of that agent; "": not known
     coming      the version that its environment is to hold; "": nobody says
     opinions    what an agent makes of a text, by its version and the text
     """

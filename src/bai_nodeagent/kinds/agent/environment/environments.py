@@ -84,7 +84,7 @@ async def observe(path: Path, asker: str) -> Environments:
     """Raises Unavailable, Stuck, and Refused: Untrusted where others may lead the way to it
     elsewhere, TooLarge where there is too much to read.
 
-    `asker` tells apart who asks at the same time.
+    `asker` keeps concurrent callers apart.
     """
     what = f"{asker}: environments at {path}"
     return await in_thread(what, lambda: environments(path), OBSERVE_DEADLINE_S)

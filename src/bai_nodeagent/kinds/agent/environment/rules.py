@@ -72,7 +72,7 @@ def found_part(observed: Environments | None, digest: Digest) -> Mapping[str, st
 def desired_part(
     spec: InstallSpec | None, observed: Environments | None, digest: Digest
 ) -> Mapping[str, str]:
-    """The one that it is to run in; nothing where that is unmanaged, or can't be told."""
+    """The one that it is to run in; nothing if that is unmanaged, or not known."""
     if spec is None or observed is None or observed.strange:
         return {}
     return {PART: digest(target(spec, observed).name)}

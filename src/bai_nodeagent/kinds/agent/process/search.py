@@ -228,7 +228,7 @@ def _is_of(one: Process, uids: set[int]) -> bool:
 
 
 def version_at(command: Sequence[str]) -> Version:
-    """Of the agent that a command runs; () where that can't be told. Blocks."""
+    """Of the agent that a command runs; () if that is not known. Blocks."""
     found = release.find(command)
     return version_of(found.version) if found else ()
 

@@ -157,7 +157,7 @@ class UnitAgent:
 
 
 def _launch_of_unit(unit: UnitState) -> Launch | None:
-    """As far as it can be told from outside; None where it can't be."""
+    """As far as it is known from outside; None if it is not."""
     command = next(iter(unit.exec_start), ())
     if unit.is_apart or not command or not command[0].startswith("/"):
         return None
