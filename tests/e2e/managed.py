@@ -77,9 +77,9 @@ supervisor = "systemd"
 
     def status(self) -> dict[str, Any]:
         """As the daemon tells it itself: changes reach etcd at most once in 30 s, so later."""
-        quote = self.node.run("bash", "-c", ASK_STATUS, check=False)
-        _, _, text = quote.out.partition("\r\n\r\n")
-        return json.loads(text) if quote.code == 0 else {"summary": "", "conditions": []}
+        answer = self.node.run("bash", "-c", ASK_STATUS, check=False)
+        _, _, text = answer.out.partition("\r\n\r\n")
+        return json.loads(text) if answer.code == 0 else {"summary": "", "conditions": []}
 
     def status_in_etcd(self) -> dict[str, Any]:
         text = self.etcd.get(f"{ROOT}/node/i-lab/status")

@@ -162,7 +162,7 @@ def test_an_occupied_port_is_reported_with_its_listener_and_no_start_is_tried(
 
 @both
 @pytest.mark.parametrize(
-    ("text", "quote"),
+    ("text", "expected"),
     [
         ("[etcd\n", "not valid TOML"),
         ('[agent]\nbackend = "docker"\n[container]\nscratch-type = "hostdir"\n', "etcd"),
@@ -170,7 +170,7 @@ def test_an_occupied_port_is_reported_with_its_listener_and_no_start_is_tried(
     ids=["no-toml", "missing-key"],
 )
 def test_an_agent_toml_that_no_document_manages_is_refused_in_the_agents_words(
-    node: RealNode, text: str, quote: str
+    node: RealNode, text: str, expected: str
 ) -> None:
     node.agent_toml.write_text(text)
     node.start()
@@ -178,7 +178,7 @@ def test_an_agent_toml_that_no_document_manages_is_refused_in_the_agents_words(
     reported = node.wait_reason("Agent", "BadConfig", START_S)
     assert "exit status 1" in reported["message"]
     # Not while it starts again: it has said nothing then.
-    node.wait(quote, lambda: quote in node.condition("Agent")["message"], START_S)
+    node.wait(expected, lambda: expected in node.condition("Agent")["message"], START_S)
     assert node.agent_toml.read_text() == text
 
 

@@ -70,7 +70,7 @@ def by_hand(node: RealNode, text: str) -> tuple[int, int]:
     return main, node.worker_pid(main)
 
 
-def test_a_node_that_has_been_run_by_hand_is_taken_over_without_any_change(
+def test_a_node_that_has_been_run_by_hand_is_adopted_without_any_change(
     node: RealNode,
 ) -> None:
     """What an admin has who comes to us: an agent.toml of a person's own, an agent, sessions."""
@@ -251,7 +251,7 @@ def test_a_change_is_held_back_through_a_crash_until_it_is_permitted(node: RealN
     node.wait("lost, as permitted", lambda: not node.lab.is_running(session), START_S)
 
 
-def test_while_docker_does_not_answer_sessions_are_taken_to_run(node: RealNode) -> None:
+def test_while_docker_does_not_answer_sessions_are_assumed(node: RealNode) -> None:
     node.start()
     node.desire(desired(node))
     running(node)

@@ -79,7 +79,7 @@ def test_a_container_that_starts_costs_next_to_nothing(node: Node, network: Netw
 
 
 @pytest.mark.parametrize("device", ["lo", "d0"])
-def test_the_route_s_source_may_stand_on_any_interface(
+def test_the_route_s_source_may_be_on_any_interface(
     node: Node, network: Network, device: str
 ) -> None:
     start_container(network, "d0")

@@ -44,12 +44,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("number", [16, 17, 64, 500])
-@pytest.mark.parametrize("quote", ["", "GET /metrics HTTP/1.0\r\n"], ids=["silent", "half"])
-def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, quote: str) -> None:
+@pytest.mark.parametrize("head", ["", "GET /metrics HTTP/1.0\r\n"], ids=["silent", "half"])
+def test_connections_that_never_ask_shut_nobody_out(node: Node, number: int, head: str) -> None:
     node.desire()
     node.start()
     node.wait_ready("one")
-    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), str(number), quote]
+    command = [*AS_THEM, "/usr/bin/python3", "-c", HOLDER, str(node.port), str(number), head]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None

@@ -1,4 +1,4 @@
-"""The agent's environment in a folder of somebody who would have root write elsewhere."""
+"""The agent's environment in a folder of an account that would have root write elsewhere."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ STRANGER = 61001
 
 
 @pytest.fixture
-def who() -> Account:
+def account() -> Account:
     if os.geteuid() != 0:
         pytest.skip("needs root: makes folders for another account")
     return Account("stranger", STRANGER, STRANGER, (STRANGER,), "/")
 
 
-def test_no_folder_is_made_where_a_link_of_the_account_leads(who: Account, tmp_path: Path) -> None:
+def test_no_folder_is_made_where_a_link_of_the_account_leads(
+    account: Account, tmp_path: Path
+) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "home").mkdir()
     os.chown(tmp_path / "home", STRANGER, STRANGER)
     (tmp_path / "home/link").symlink_to(tmp_path / "etc")
-    building._make_parent(tmp_path / "home/link/cron.d", who)
+    building._make_parent(tmp_path / "home/link/cron.d", account)
     assert list((tmp_path / "etc").iterdir()) == []
 
 
 def test_a_missing_folder_below_one_of_root_s_is_given_to_the_account(
-    who: Account, tmp_path: Path
+    account: Account, tmp_path: Path
 ) -> None:
-    building._make_parent(tmp_path / "opt/backend.ai", who)
+    building._make_parent(tmp_path / "opt/backend.ai", account)
     assert (tmp_path / "opt").stat().st_uid == 0
     assert (tmp_path / "opt/backend.ai").stat().st_uid == STRANGER
 
@@ -63,7 +65,9 @@ def flood() -> Iterator[Path]:
 
 
 @pytest.mark.anyio
-async def test_the_output_of_a_step_has_a_bound(who: Account, flood: Path, tmp_path: Path) -> None:
+async def test_the_output_of_a_step_has_a_bound(
+    account: Account, flood: Path, tmp_path: Path
+) -> None:
     before = shared_memory()
     argv = ("/bin/sh", "-c", f"{flood}; sleep 1; exit 3")
     async with anyio.create_task_group() as tasks:
@@ -73,15 +77,15 @@ async def test_the_output_of_a_step_has_a_bound(who: Account, flood: Path, tmp_p
             assert shared_memory() - before < 4 * output.ROOM_BYTES
 
         tasks.start_soon(observe_once)
-        done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
+        done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, account)
     assert done.code == 3
     assert len(done.output) <= 65536
 
 
 def test_a_rehearsal_keeps_no_more_than_a_bound(
-    who: Account, flood: Path, monkeypatch: pytest.MonkeyPatch
+    account: Account, flood: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "account", lambda _: who)
+    monkeypatch.setattr(launch, "account", lambda _: account)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tried = (str(flood), "-c", "")
     why = rehearsal.obstacle(
@@ -92,9 +96,9 @@ def test_a_rehearsal_keeps_no_more_than_a_bound(
 
 
 @pytest.mark.anyio
-async def test_the_last_lines_of_a_step_are_reported(who: Account, tmp_path: Path) -> None:
+async def test_the_last_lines_of_a_step_are_reported(account: Account, tmp_path: Path) -> None:
     argv = ("/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo why; exit 3")
-    done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, who)
+    done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, account)
     assert done.output.endswith("x\nwhy\n")
 
 

@@ -304,14 +304,14 @@ async def test_the_agent_can_not_keep_us_from_its_lock(
         "except OSError as error: said = error.strerror\n"
         "open(sys.argv[2], 'w').write(said); time.sleep(600)\n"
     )
-    quote = folder_of_its_own / "said"
+    answer = folder_of_its_own / "said"
     with launch.held(lock) as fd:
         agent = launch.start(
-            ["/usr/bin/python3", "-c", leases, str(fd), str(quote)],
+            ["/usr/bin/python3", "-c", leases, str(fd), str(answer)],
             user="nobody", env={}, workdir=Path("/"), output=folder / "out", lock_fd=fd,
         )  # fmt: skip
-    wait_until(lambda: quote.read_text(), "it has not tried")
-    assert quote.read_text() == outcome
+    wait_until(lambda: answer.read_text(), "it has not tried")
+    assert answer.read_text() == outcome
     assert process.is_held(lock)
     assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
@@ -387,7 +387,7 @@ def _has_started(node: Node, times: int) -> bool:
     return len(node.starts) == times and len(node.living()) == 1
 
 
-def test_a_daemon_ends_nobody_who_reads_the_start_script(
+def test_a_daemon_ends_no_reader_of_the_start_script(
     node: Node, run: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     program = script(node.folder)

@@ -25,14 +25,14 @@ DAEMON = """
 import sys, anyio
 from pathlib import Path
 from bai_nodeagent.system import helper, launch
-who = launch.account(sys.argv[1])
+account = launch.account(sys.argv[1])
 command = ("/bin/sh", "-c", sys.argv[3] + "; exec sleep 1000")
-anyio.run(helper.run_kept, command, 600.0, Path(sys.argv[2]), 0.0, who)
+anyio.run(helper.run_kept, command, 600.0, Path(sys.argv[2]), 0.0, account)
 """
 
 
 @pytest.fixture
-def who() -> Account:
+def account() -> Account:
     if os.geteuid() != 0:
         pytest.skip("needs root: runs programs under another account")
     return launch.account(USER)
@@ -43,25 +43,27 @@ def is_free(lock: Path) -> bool:
 
 
 @pytest.mark.anyio
-async def test_what_a_step_leaves_behind_ends_with_it(who: Account, tmp_path: Path) -> None:
+async def test_what_a_step_leaves_behind_ends_with_it(account: Account, tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    done = await helper.run_kept(("/bin/sh", "-c", LEAVES), 60.0, lock, 0.0, who)
+    done = await helper.run_kept(("/bin/sh", "-c", LEAVES), 60.0, lock, 0.0, account)
     assert (done.code, done.output) == (0, "done\n")
     assert is_free(lock)
-    failed = await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; exit 7"), 60.0, lock, 0.0, who)
+    failed = await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; exit 7"), 60.0, lock, 0.0, account)
     assert failed.code == 7
     assert is_free(lock)
 
 
 @pytest.mark.anyio
-async def test_a_step_and_what_it_leaves_end_at_the_deadline(who: Account, tmp_path: Path) -> None:
+async def test_a_step_and_what_it_leaves_end_at_the_deadline(
+    account: Account, tmp_path: Path
+) -> None:
     lock = tmp_path / "lock"
     with pytest.raises(helper.Hangs):
-        await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; sleep 1000"), 1.0, lock, 0.0, who)
+        await helper.run_kept(("/bin/sh", "-c", f"{LEAVES}; sleep 1000"), 1.0, lock, 0.0, account)
     assert is_free(lock)
 
 
-def test_a_step_ends_with_the_daemon(who: Account, tmp_path: Path) -> None:
+def test_a_step_ends_with_the_daemon(account: Account, tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     argv = [sys.executable, "-c", DAEMON, USER, str(lock), LEAVES]
     with subprocess.Popen(argv) as daemon:
@@ -72,7 +74,7 @@ def test_a_step_ends_with_the_daemon(who: Account, tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_environment_is_tried_before_an_agent_is_moved_there(who: Account) -> None:
+async def test_an_environment_is_tried_before_an_agent_is_moved_there(account: Account) -> None:
     with public_folder() as folder:
         place = building.Place(folder / "venv", USER, folder / "lock")
         for name, program in (("right", DEBIAN_PYTHON), ("wrong", Path("/bin/false"))):
@@ -88,10 +90,10 @@ async def test_an_environment_is_tried_before_an_agent_is_moved_there(who: Accou
 
 
 @pytest.mark.anyio
-async def test_a_step_runs_as_the_account_alone(who: Account) -> None:
+async def test_a_step_runs_as_the_account_alone(account: Account) -> None:
     with public_folder() as folder:
         lock = folder / "lock"
-        done = await helper.run_kept(("/usr/bin/id", "-u"), 60.0, lock, 0.0, who)
-        assert done.output == f"{who.uid}\n"
-        groups = await helper.run_kept(("/usr/bin/id", "-G"), 60.0, lock, 0.0, who)
-        assert {int(group) for group in groups.output.split()} == set(who.groups)
+        done = await helper.run_kept(("/usr/bin/id", "-u"), 60.0, lock, 0.0, account)
+        assert done.output == f"{account.uid}\n"
+        groups = await helper.run_kept(("/usr/bin/id", "-G"), 60.0, lock, 0.0, account)
+        assert {int(group) for group in groups.output.split()} == set(account.groups)

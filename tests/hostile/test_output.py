@@ -151,14 +151,18 @@ def test_endless_or_no_input_is_a_mistake(node: Node) -> None:
 def test_an_order_of_somebody_else_is_refused_in_one_line(node: Node) -> None:
     (node.folder / "state").mkdir(mode=0o700)
     node.folder.chmod(0o755)
-    who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+    as_them = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
     program = (
         "import sys; from bai_nodeagent.cli import main; "
         f"main(['{{}}', '--config', {str(node.config)!r}])"
     )
     for order in ("pause", "resume", "retry", "rebind"):
         done = subprocess.run(
-            [*who, program.format(order)], capture_output=True, text=True, timeout=60, check=False
+            [*as_them, program.format(order)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         if "Permission denied" in done.stderr and "python" in done.stderr:
             pytest.skip("the interpreter lies where no other account may run it")
@@ -173,8 +177,8 @@ def test_an_interrupted_command_ends_quietly(tmp_path: Path) -> None:
     )
     wait_until(lambda: "pipe_read" in Path(f"/proc/{child.pid}/wchan").read_text(), "it reads")
     child.send_signal(signal.SIGINT)
-    _, quote = child.communicate(timeout=WAIT_S)
-    assert (child.returncode, quote) == (130, "")
+    _, rest = child.communicate(timeout=WAIT_S)
+    assert (child.returncode, rest) == (130, "")
 
 
 def test_an_address_that_is_not_there_yet_is_waited_for(node: Node) -> None:

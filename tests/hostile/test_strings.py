@@ -51,10 +51,10 @@ def desired_of(node: Node, marker: str = "one") -> str:
 
 def reported(node: Node) -> str:
     """All that leaves this node, each line of it printable."""
-    quote = [
+    runs = [
         *(node.run(*words) for words in (["status"], ["nodes"], ["plan"], ["status", "--json"])),
     ]
-    texts = [text for each in quote for text in (each.stdout, each.stderr)]
+    texts = [text for each in runs for text in (each.stdout, each.stderr)]
     texts += [node.log, node.http("/status")[1], node.http("/metrics")[1]]
     texts.append(json.dumps(node.status(), ensure_ascii=False))
     for text in texts:
@@ -71,9 +71,9 @@ def test_a_file_name_that_is_no_text_ends_and_forges_nothing(node: Node) -> None
     node.agent_toml.unlink()
     node.agent_toml.symlink_to(target)
     node.wait("in line", lambda: target.exists() and condition(node)["status"] == "True")
-    quote = reported(node)
-    assert "\n i-forged" not in quote
-    assert r"\x1b[2J" in quote
+    shown = reported(node)
+    assert "\n i-forged" not in shown
+    assert r"\x1b[2J" in shown
     target.unlink()
     target.mkdir()
     node.wait("told", lambda: condition(node)["status"] != "True")
@@ -148,10 +148,10 @@ def test_no_secret_leaves_the_node_in_any_form(node: Node) -> None:
         agent.write_text(f"{opinions}{before}")
         os.kill(node.living()[0], 9)
         node.wait("died", lambda: "********" in json.dumps(node.status_now()))
-        quote = reported(node)
-        assert "********" in quote
+        shown = reported(node)
+        assert "********" in shown
         for form in (*forms, "opt=abc", "-----BEGIN-----", "0ther-one"):
-            assert form not in quote, form
+            assert form not in shown, form
     finally:
         agent.write_text(before)
         node.desire(desired_of(node, "two"))
@@ -166,9 +166,9 @@ def test_nobody_finds_a_password_by_the_digest(node: Node) -> None:
 
 
 def test_an_order_reports_until_when_and_for_which_node(node: Node) -> None:
-    quote = node.run("pause", "--for", "72h").stdout
+    shown = node.run("pause", "--for", "72h").stdout
     assert node.run("resume").returncode == 0
-    assert quote.startswith("i-test01: paused until 20")
+    assert shown.startswith("i-test01: paused until 20")
 
 
 @pytest.mark.parametrize("words", [["status", "i-\udcff"], ["fly\x1b[2J"], ["put", "x\n", "-"]])

@@ -285,7 +285,7 @@ def test_the_account_of_a_unit_can_read_its_agent_toml(
     path = f"/run/node/{agent.name}/agent.toml"
     container.run("chmod", "0640", path)
     container.write(CONFIG_DRIVER, CONFIG)
-    quote = container.run(sys.executable, CONFIG_DRIVER, agent.name, owner).splitlines()[-1]
-    found = json.loads(quote)
+    output = container.run(sys.executable, CONFIG_DRIVER, agent.name, owner).splitlines()[-1]
+    found = json.loads(output)
     assert (found[0], found[2]) == (reason, owners), found
     assert reason != "Unreadable" or "nobody can't read" in found[1]

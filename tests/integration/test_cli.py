@@ -233,7 +233,7 @@ def test_an_occupied_port_is_2(node: Node) -> None:
     assert (answer.returncode, "http.listen" in answer.stderr) == (2, True)
 
 
-def test_options_may_stand_before_the_command(node: Node) -> None:
+def test_options_may_precede_the_command(node: Node) -> None:
     command = [str(PROGRAM), "--json", "--config", str(node.config), "nodes"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

@@ -421,7 +421,7 @@ async def test_mutual_tls_with_roles_and_a_renewed_certificate(
             assert (await store.read([CLUSTER])).entries == before.entries
 
 
-async def test_certificate_alone_may_stand_for_the_user(tmp_path: Path) -> None:
+async def test_certificate_alone_may_name_the_user(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     admin, node = authority.issue("root"), authority.issue("n1")
     with EtcdServer(tmp_path / "m0", tls=authority.issue("server"), client_tls=admin) as server:

@@ -330,8 +330,8 @@ async def test_the_daemon_reports_of_redis_and_never_its_password(
     locked_redis.cli("-n", "2", "HSET", "agent.last_seen", node.id, str(time.time()))
     planned = node.run("plan")
     assert f"{locked_redis.address} answers; the manager sees {node.id}" in planned.stdout
-    quote = [node.log, json.dumps(node.status()), node.http("/status")[1], node.http("/metrics")[1]]
-    for text in (*quote, planned.stdout, planned.stderr):
+    texts = [node.log, json.dumps(node.status()), node.http("/status")[1], node.http("/metrics")[1]]
+    for text in (*texts, planned.stdout, planned.stderr):
         assert "wonderland" not in text
     kept = [path for path in node.folder.rglob("*") if path.is_file()]
     assert [path for path in kept if b"wonderland" in path.read_bytes()] == []

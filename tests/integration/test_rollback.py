@@ -55,13 +55,13 @@ def test_a_poisonous_value_is_rolled_back_and_stays_so(node: Node) -> None:
     reported = rolled_back(node, "one")
     assert reported["status"] == "False"
     digest = json.loads(node.http("/status")[1])["desired"]["digest"]
-    for quote in (
+    for part in (
         digest,
         "poisoned: the agent gives up",
         'agent.marker: "poison" instead of "one"',
         "retry",
     ):
-        assert quote in reported["message"]
+        assert part in reported["message"]
     assert 'marker = "one"' in node.agent_toml.read_text()
     assert node.http("/readyz")[0] == 503
     plan = node.run("plan")

@@ -137,11 +137,11 @@ def test_a_session_of_a_second_agent_of_the_process_counts(node: SessionNode) ->
 
 
 @pytest.mark.parametrize(
-    ("version", "who"),
+    ("version", "stopped"),
     [("23.9.10", "agent 23.9.10"), ("", "an agent whose version is not known")],
 )
 def test_where_a_stop_ends_batch_sessions_each_session_holds_a_restart(
-    node: SessionNode, version: str, who: str
+    node: SessionNode, version: str, stopped: str
 ) -> None:
     if version:
         node.install(version)
@@ -152,7 +152,7 @@ def test_where_a_stop_ends_batch_sessions_each_session_holds_a_restart(
     node.desire(node.document("two"))
     for condition in ("AgentConfig", "Agent"):
         reported = node.soon(condition, "Blocked")
-        assert f"since stopping {who} ends batch sessions" in reported
+        assert f"since stopping {stopped} ends batch sessions" in reported
         assert "sessions run: 1," in reported
     assert node.agent_toml.read_bytes() == before
     assert "agent.marker (session-losing)" in node.run("plan").stdout

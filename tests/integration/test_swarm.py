@@ -248,7 +248,7 @@ def test_a_rotated_token_keeps_members_and_reaches_nodes_that_join(
     node.wait_in(within_s=25)
 
 
-def test_without_the_store_a_member_stays_and_who_is_out_waits_for_it(
+def test_without_the_store_a_member_stays_and_a_node_outside_waits_for_it(
     etcd_node: SwarmNode, store: EtcdServer
 ) -> None:
     node = etcd_node

@@ -96,7 +96,7 @@ def test_without_a_rule_nothing_is_chosen() -> None:
     assert address.choose(None, "10.0.0.1", None, state()).value is None
 
 
-def test_the_source_of_the_route_may_stand_on_any_interface() -> None:
+def test_the_source_of_the_route_may_be_on_any_interface() -> None:
     on_lo = InterfaceAddress("10.1.1.1", "lo", 0, 0x80)
     found = address.choose("auto", "10.0.0.1", None, state("10.1.1.1", addresses=(*ALL, on_lo)))
     assert found.value == "10.1.1.1"

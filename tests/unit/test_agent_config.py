@@ -133,8 +133,8 @@ def test_ten_copies_are_kept_the_first_and_the_newest() -> None:
 
 def test_set_aside_files_are_named_until_they_are_gone() -> None:
     names = tuple(f"agent.toml.broken-20250102T0304{i:02}Z" for i in range(5))
-    quote = plan(spec(), actual(a_file(LINE), a_file(LINE), copies=names)).verdict.message
-    assert f"{names[4]}, {names[3]}, {names[2]} and 2 more" in quote
+    message = plan(spec(), actual(a_file(LINE), a_file(LINE), copies=names)).verdict.message
+    assert f"{names[4]}, {names[3]}, {names[2]} and 2 more" in message
 
 
 def test_a_file_that_no_other_can_take_the_place_of_is_left_and_reported() -> None:

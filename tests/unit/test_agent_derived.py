@@ -136,8 +136,8 @@ def test_another_address_is_left_and_reported() -> None:
     text = file(agent=RPC.replace("10.0.0.5", "10.0.0.9"), container=container)
     made = planned(text, OLD)
     assert made.verdict.reason == "InSync"
-    quote = "container.advertised-host is 203.0.113.5, and container.bind-host is 10.0.0.9"
-    assert quote in made.verdict.message
+    expected = "container.advertised-host is 203.0.113.5, and container.bind-host is 10.0.0.9"
+    assert expected in made.verdict.message
 
 
 def test_what_a_document_sets_is_not_derived() -> None:

@@ -109,7 +109,7 @@ def test_time_is_counted_and_reported() -> None:
     assert plan.observe_again_in_s == 2.0
 
 
-def test_a_clock_that_stands_still_is_not_noted_again() -> None:
+def test_a_clock_that_does_not_move_is_not_noted_again() -> None:
     verdicts = {**WELL, "Store": DOWN}
     unhealthy = replace(counting(10), is_counting=False)
     assert not watched(SPEC, observation(unhealthy=unhealthy, verdicts=verdicts), DIED).actions
@@ -158,7 +158,7 @@ def test_sessions_are_worth_more_than_health() -> None:
 
 @pytest.mark.parametrize("broken", ["Store", "Redis", "Mount/vfroot"])
 @pytest.mark.parametrize("how", [DOWN, Verdict(Status.UNKNOWN, "Stuck"), None])
-def test_the_clock_stands_still_while_a_need_is_unhealthy(broken: str, how: Verdict | None) -> None:
+def test_the_count_rests_while_a_need_is_unhealthy(broken: str, how: Verdict | None) -> None:
     verdicts = {name: verdict for name, verdict in {**WELL, broken: how}.items() if verdict}
     plan = watched(SPEC, observation(unhealthy=counting(29), verdicts=verdicts), DIED)
     note = first(plan)
@@ -201,7 +201,7 @@ def test_only_a_trouble_that_the_change_may_have_caused_counts(
     assert isinstance(first(found), RollBack) is is_its_fault
 
 
-def test_nothing_is_given_up_while_the_clock_stands() -> None:
+def test_nothing_is_given_up_while_the_clock_does_not_move() -> None:
     """Its time may be over, held back by sessions that have ended since."""
     verdicts = {**WELL, "Store": DOWN}
     plan = watched(SPEC, observation(unhealthy=counting(300), verdicts=verdicts), DIED)

@@ -41,36 +41,36 @@ def built(name: str, *, is_usable: bool = True, by_hand: str = "") -> Built:
     return Built(name, now, VERSIONS, "" if is_usable else "is gone")
 
 
-def stands(*there: Built, link: str = "", unfinished: tuple[str, ...] = ()) -> Environments:
+def found_state(*there: Built, link: str = "", unfinished: tuple[str, ...] = ()) -> Environments:
     return Environments(link, 0.0, "", there, unfinished)
 
 
 TARGETS: dict[str, tuple[Environments, tuple[str, bool]]] = {
-    "nothing is there": (stands(), (f"{A}-1", False)),
-    "a try was not finished": (stands(unfinished=(f"{A}-1",)), (f"{A}-1", False)),
-    "it is there": (stands(built(f"{A}-1")), (f"{A}-1", True)),
+    "nothing is there": (found_state(), (f"{A}-1", False)),
+    "a try was not finished": (found_state(unfinished=(f"{A}-1",)), (f"{A}-1", False)),
+    "it is there": (found_state(built(f"{A}-1")), (f"{A}-1", True)),
     "the one in use stays, though there is a newer": (
-        stands(built(f"{A}-1"), built(f"{A}-2"), link=f"{A}-1"),
+        found_state(built(f"{A}-1"), built(f"{A}-2"), link=f"{A}-1"),
         (f"{A}-1", True),
     ),
     "the newest by number, not by letters": (
-        stands(built(f"{A}-10"), built(f"{A}-9"), link=f"{B}-1"),
+        found_state(built(f"{A}-10"), built(f"{A}-9"), link=f"{B}-1"),
         (f"{A}-10", True),
     ),
     "one that was changed by hand counts no more": (
-        stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1"),
+        found_state(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1"),
         (f"{A}-2", False),
     ),
     "nor one without its interpreter": (
-        stands(built(f"{A}-1", is_usable=False), link=f"{A}-1"),
+        found_state(built(f"{A}-1", is_usable=False), link=f"{A}-1"),
         (f"{A}-2", False),
     ),
     "what the link leads to is not built anew, whatever it is": (
-        stands(link=f"{A}-1", unfinished=(f"{A}-1",)),
+        found_state(link=f"{A}-1", unfinished=(f"{A}-1",)),
         (f"{A}-2", False),
     ),
     "another recipe's is none of ours": (
-        stands(built(f"{B}-1"), link=f"{B}-1"),
+        found_state(built(f"{B}-1"), link=f"{B}-1"),
         (f"{A}-1", False),
     ),
 }
@@ -98,13 +98,13 @@ def planned(observed: Environments, healthy: str = "") -> tuple[Status, str, lis
 
 
 def test_an_upgrade_is_built_and_waits_for_the_agent() -> None:
-    before = stands(built(f"{B}-1"), link=f"{B}-1")
+    before = found_state(built(f"{B}-1"), link=f"{B}-1")
     assert planned(before) == (
         Status.FALSE,
         "Missing",
         [f"build the environment /opt/venv.d/{A}-1"],
     )
-    after = stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{B}-1")
+    after = found_state(built(f"{A}-1"), built(f"{B}-1"), link=f"{B}-1")
     assert planned(after) == (Status.UNKNOWN, "Built", [])
     assert plan_environment(SPEC, EnvironmentActual(after)).satisfies_dependents
     assert due_switch(SPEC, after) == f"{A}-1"
@@ -112,13 +112,13 @@ def test_an_upgrade_is_built_and_waits_for_the_agent() -> None:
 
 
 def test_what_is_built_shows_what_changes() -> None:
-    observed = stands(Built(f"{B}-1", (*VERSIONS[:1], ("old", "3")), ()), link=f"{B}-1")
+    observed = found_state(Built(f"{B}-1", (*VERSIONS[:1], ("old", "3")), ()), link=f"{B}-1")
     (build,) = plan_environment(SPEC, EnvironmentActual(observed)).actions
     assert build.diff.splitlines() == ["-old==3", "+plug==1.0"]
 
 
 def test_drift_reports_what_was_changed() -> None:
-    observed = stands(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1")
+    observed = found_state(built(f"{A}-1", by_hand="1.1"), link=f"{A}-1")
     verdict = plan_environment(SPEC, EnvironmentActual(observed)).verdict
     assert verdict.reason == "Drift"
     assert "plug 1.1 instead of 1.0" in verdict.message
@@ -126,38 +126,38 @@ def test_drift_reports_what_was_changed() -> None:
 
 REMOVALS: dict[str, tuple[Environments, str, tuple[str, ...]]] = {
     "what is not in use, of an agent that was never healthy": (
-        stands(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1"),
+        found_state(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1"),
         "",
         (f"{C}-1",),
     ),
     "what nobody wants any more, before another one is built": (
-        stands(built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1", unfinished=(f"{C}-2",)),
+        found_state(built(f"{B}-1"), built(f"{C}-1"), link=f"{B}-1", unfinished=(f"{C}-2",)),
         "",
         (f"{C}-1", f"{C}-2"),
     ),
     "never the way back while it is moved to another one": (
-        stands(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{C}-1"),
+        found_state(built(f"{A}-1"), built(f"{B}-1"), built(f"{C}-1"), link=f"{C}-1"),
         B,
         (),
     ),
-    "not the way back": (stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"), B, ()),
+    "not the way back": (found_state(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"), B, ()),
     "what is neither": (
-        stands(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"),
+        found_state(built(f"{A}-1"), built(f"{B}-1"), link=f"{A}-1"),
         A,
         (f"{B}-1",),
     ),
     "what nobody finished": (
-        stands(built(f"{A}-1"), link=f"{A}-1", unfinished=(f"{B}-1",)),
+        found_state(built(f"{A}-1"), link=f"{A}-1", unfinished=(f"{B}-1",)),
         A,
         (f"{B}-1",),
     ),
     "what was changed by hand, once it is out of use": (
-        stands(built(f"{A}-1", by_hand="2"), built(f"{A}-2"), link=f"{A}-2"),
+        found_state(built(f"{A}-1", by_hand="2"), built(f"{A}-2"), link=f"{A}-2"),
         A,
         (f"{A}-1",),
     ),
     "never what has another name than ours": (
-        stands(built(f"{A}-1"), link=f"{A}-1", unfinished=("precious", "venv-1")),
+        found_state(built(f"{A}-1"), link=f"{A}-1", unfinished=("precious", "venv-1")),
         A,
         (),
     ),
@@ -177,7 +177,7 @@ def test_an_environment_is_an_input_under_one_name_before_and_after_it_is_built(
     def digest(value: object) -> str:
         return f"d({value})"
 
-    before = stands(built(f"{B}-1"), link=f"{B}-1")
+    before = found_state(built(f"{B}-1"), link=f"{B}-1")
     after = replace(before, built=(built(f"{A}-1"), *before.built))
     assert desired_part(SPEC, before, digest) == desired_part(SPEC, after, digest)
     assert found_part(before, digest) != desired_part(SPEC, before, digest)

@@ -51,7 +51,7 @@ PASSWORD = "WARNING Retrying due to interruption of Redis connection (Authentica
         (Liveness(WORKER, "refuses", "a:1", occupied=("port 1 by x",)), "", 2, False, "PortTaken"),
     ],
 )
-def test_signs_and_what_they_mean(
+def test_patterns_and_what_they_mean(
     liveness: Liveness, output: str, lived_s: float, was_well: bool, reason: str
 ) -> None:
     verdict, observe_again_in_s = judge_liveness(liveness, output, "", lived_s, was_well=was_well)
@@ -100,7 +100,7 @@ def test_each_way_to_fail_has_its_own_reason(line: str, reason: str | None) -> N
     assert (trouble.reason if trouble else None) == reason
 
 
-def test_the_port_that_is_taken_is_named() -> None:
+def test_the_occupied_port_is_named() -> None:
     trouble = why_dead("ZMQError: Address already in use (addr='tcp://10.0.0.1:6011')")
     assert trouble
     assert "6011" in trouble.message
@@ -174,7 +174,7 @@ agent = { id = "i-b", rpc-listen-addr = "10.0.0.1:6011", agent-sock-port = 6017 
     assert endpoints(text).ports == {6001, 6007, 6011, 6017, 40128}
 
 
-def test_variables_stand_above_the_file() -> None:
+def test_variables_precede_the_file() -> None:
     env = {"BACKEND_AGENT_PORT": "6021", "BACKEND_AGENT_HOST_OVERRIDE": "10.0.0.9"}
     text = '[agent]\nrpc-listen-addr = "10.0.0.1:6001"\npid-file = "/run/one"'
     assert endpoints(text, (), env).rpc == Endpoint("10.0.0.9", 6021)

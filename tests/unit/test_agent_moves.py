@@ -40,11 +40,15 @@ SPEC = AgentSpec(
 UNIT_SPEC = replace(SPEC, supervisor="systemd", command=())
 
 
-def stands(link: str, *names: str) -> Environments:
+def found_state(link: str, *names: str) -> Environments:
     return Environments(link, 0.0, "", tuple(Built(name) for name in names))
 
 
-UNBUILT, READY, MOVED = stands(OLD, OLD), stands(OLD, OLD, NEW), stands(NEW, OLD, NEW)
+UNBUILT, READY, MOVED = (
+    found_state(OLD, OLD),
+    found_state(OLD, OLD, NEW),
+    found_state(NEW, OLD, NEW),
+)
 
 
 def living(inputs: dict[str, str], observed: Environments, **more: Any) -> Plan[Any]:
@@ -119,7 +123,7 @@ def test_a_dead_agent_comes_back_in_the_old_one_rather_than_not_at_all(plan_of: 
 
 
 @pytest.mark.parametrize("plan_of", [dead, dead_unit])
-@pytest.mark.parametrize("observed", [stands(""), None])
+@pytest.mark.parametrize("observed", [found_state(""), None])
 def test_without_any_it_waits(plan_of: Any, observed: Environments | None) -> None:
     (start,) = plan_of(observed).actions
     assert start.needs == NEEDS

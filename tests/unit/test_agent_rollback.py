@@ -170,8 +170,8 @@ def test_an_order_holds_for_its_digest_alone() -> None:
     rolled = in_force(node, order)
     assert rolled.digest == node.digest
     assert rolled.agent_values == {("agent", "region"): "there"}
-    for quote in ("sha256:new", "it died", "agent.region: …", "bai-nodeagent retry"):
-        assert quote in rolled.rolled_back
+    for part in ("sha256:new", "it died", "agent.region: …", "bai-nodeagent retry"):
+        assert part in rolled.rolled_back
 
 
 def test_only_what_the_agent_has_read_counts() -> None:

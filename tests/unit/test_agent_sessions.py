@@ -71,7 +71,7 @@ def test_the_working_directory_costs_sessions() -> None:
     assert lost(spec(workdir=Path("/srv"))) == ("workdir",)
 
 
-def test_variables_that_stand_above_its_keys_cost_sessions_and_others_do_not() -> None:
+def test_variables_that_precede_its_keys_cost_sessions_and_others_do_not() -> None:
     assert lost(spec(env={"LANG": "C"})) == ()
     for name in ("BACKEND_SCRATCH_ROOT", "BACKEND_CONFIG_FILE"):
         assert lost(spec(env={name: "/s"})) == ("env",)
@@ -218,7 +218,7 @@ def test_each_change_is_reported_with_what_it_costs() -> None:
 
 
 @pytest.mark.parametrize(("layer", "is_allowed"), [("cluster", False), ("node/i-1", True)])
-def test_a_permit_may_stand_in_a_node_s_own_document_alone(layer: str, is_allowed: bool) -> None:
+def test_a_permit_is_allowed_in_a_node_s_own_document_alone(layer: str, is_allowed: bool) -> None:
     text = f'api-version = 1\n[agent]\nallow-session-loss = "sha256:{"0" * 64}"\n'
     mistakes = check_alone(layer, text.encode(), KINDS, "0.1")
     assert [mistake.key for mistake in mistakes] == (

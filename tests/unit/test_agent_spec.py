@@ -81,7 +81,7 @@ def test_what_is_not_set_is_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "quote", "patience_s"),
+    ("command", "timeout", "patience_s"),
     [
         (["/v/python", "-m", "ai.backend.agent.server"], "3s", 7.0),
         (["/v/python", "-m", "ai.backend.agent.server"], "30s", 30.0),
@@ -89,9 +89,9 @@ def test_what_is_not_set_is_default() -> None:
     ],
 )
 def test_the_real_agent_is_given_the_time_that_it_gives_its_worker(
-    command: list[str], quote: str, patience_s: float
+    command: list[str], timeout: str, patience_s: float
 ) -> None:
-    section = {"supervisor": "child", "command": command, "stop-timeout": quote}
+    section = {"supervisor": "child", "command": command, "stop-timeout": timeout}
     assert agent_spec(node(section)).stop_timeout_s == patience_s
 
 
@@ -357,7 +357,7 @@ def test_the_gate_notes_what_the_unit_will_find(tmp_path: Path, host: Host) -> N
 
 
 @pytest.mark.parametrize(("supervisor", "invocation"), [("systemd", ""), ("child", "abcd")])
-def test_somebody_who_merely_asks_the_gate_changes_no_notes(
+def test_asking_the_gate_changes_no_notes(
     tmp_path: Path, host: Host, supervisor: str, invocation: str
 ) -> None:
     record_start(host, node({"supervisor": supervisor, "command": ["/bin/agent"]}), invocation)

@@ -81,7 +81,7 @@ def test_an_empty_table_asks_for_any_table() -> None:
     assert tomllib.loads(edit("[a]\n", values)) == {"a": {}, "resource": {}}
 
 
-def test_optional_places_count_only_where_their_table_stands() -> None:
+def test_optional_places_count_only_where_their_table_is() -> None:
     values: Values = {("watcher", "service-addr", "host"): "10.0.0.1"}
     optional = frozenset(values)
     assert difference("[agent]\n", values, optional) == ()

@@ -19,7 +19,7 @@ def me() -> dict[str, object]:
     return alive.mine("2026-01-01T00:00:00Z")
 
 
-SAYS = """\
+VALUE = """\
 import json, sys
 from bai_nodeagent import alive
 print(json.dumps(alive.mine("t")), flush=True)
@@ -31,7 +31,7 @@ sys.stdin.read()
 def a_daemon() -> Iterator[dict[str, object]]:
     """What a daemon in another process of this machine says. It ends with the context."""
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", SAYS], stdin=pipe, stdout=pipe) as child:
+    with subprocess.Popen([sys.executable, "-c", VALUE], stdin=pipe, stdout=pipe) as child:
         assert child.stdout
         yield json.loads(child.stdout.readline())
 

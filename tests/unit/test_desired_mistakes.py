@@ -285,7 +285,7 @@ def test_mistakes_of_all_layers_come_together_in_the_layers_order() -> None:
     ]
 
 
-def test_groups_may_stand_in_a_node_document_only() -> None:
+def test_groups_are_allowed_in_a_node_document_only() -> None:
     text = f"{HEAD}[node]\ngroups = ['a']"
     verdict = judged({"cluster": text, "node/i-node01": text})
     assert [str(mistake) for mistake in verdict.mistakes] == [

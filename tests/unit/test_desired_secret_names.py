@@ -48,7 +48,7 @@ def test_nothing_but_a_name_makes_a_key(text: str) -> None:
     assert keys == {"desired/cluster", "desired/node/n1"}
 
 
-def test_the_document_keeps_the_name_and_the_secret_stands_beside_it() -> None:
+def test_the_document_keeps_the_name_and_the_secret_is_beside_it() -> None:
     spec = resolved(TEXT, {"secret/cluster/worker": f"{TOKEN}\n".encode()})
     assert spec.document["swarm"]["token"] == "worker"
     assert spec.secrets == {"worker": TOKEN}
@@ -71,7 +71,7 @@ REFERRED = "[agent-config.values.a]\nb = { secret = 'worker' }\nc = { secret = '
     ("referred", "kept"),
     [("", set()), (REFERRED, {"secret/cluster/worker", "secret/cluster/other"})],
 )
-def test_what_a_kind_names_is_not_kept_unless_it_stands_in_a_file_anyway(
+def test_what_a_kind_names_is_not_kept_unless_it_is_in_a_file_anyway(
     referred: str, kept: set[str]
 ) -> None:
     secrets = {f"secret/cluster/{name}": b"x" for name in ("worker", "other")}

@@ -119,23 +119,23 @@ def test_loopback_is_served_under_no_foreign_name(
     assert is_meant_for(host, listens_on) is is_served
 
 
-@pytest.mark.parametrize("quote", [b"", b"GET /metrics HTTP/1.0\r\n"])
+@pytest.mark.parametrize("head", [b"", b"GET /metrics HTTP/1.0\r\n"])
 def test_whoever_has_been_silent_for_the_longest_makes_way(
-    monkeypatch: pytest.MonkeyPatch, quote: bytes
+    monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(http, "SILENT_AT_MOST", 8)
     server = Server(("127.0.0.1", 0), sources())
     held = []
     for _ in range(8):
         held.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
-        held[-1].sendall(quote)
+        held[-1].sendall(head)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as asks:
         asks.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
         assert asks.recv(12) == b"HTTP/1.0 200"
     with contextlib.suppress(ConnectionResetError):  # what it said was not read
         assert held[0].recv(1) == b""
     for connection in held[1:]:
-        connection.sendall(b"\r\n" if quote else b"GET /livez HTTP/1.0\r\n\r\n")
+        connection.sendall(b"\r\n" if head else b"GET /livez HTTP/1.0\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.0 200"
     for connection in held:
         connection.close()

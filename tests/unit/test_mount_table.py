@@ -61,7 +61,7 @@ def test_only_a_newline_ends_a_line(odd: str) -> None:
     assert [each.target for each in parse("\n".join(lines))] == [f"/a{odd}b", "/c"]
 
 
-def test_several_tags_or_none_may_stand_before_the_dash() -> None:
+def test_several_tags_or_none_may_precede_the_dash() -> None:
     line = "5 1 0:9 / /x rw shared:2 master:7 propagate_from:3 unbindable - tmpfs t rw"
     assert (entry(line).shared, entry(line).master) == (2, 7)
     assert entry("5 1 0:9 / /x rw - tmpfs t rw").shared == 0

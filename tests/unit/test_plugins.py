@@ -99,7 +99,7 @@ def eight(count: int, note: str = "") -> dict[str, Shown]:
         ),
     ],
 )
-def test_how_it_stands(spec: PluginsSpec, actual: Actual, reason: str, words: str) -> None:
+def test_the_verdict(spec: PluginsSpec, actual: Actual, reason: str, words: str) -> None:
     found = plan(spec, actual)
     assert found.actions == ()
     assert found.verdict.reason == reason

@@ -125,7 +125,7 @@ async def test_a_kind_that_can_not_be_built_is_one_broken_resource() -> None:
     assert (await reconcile(resource, never, Silent())).verdict.reason == "InternalError"
 
 
-async def test_a_note_is_taken_also_when_nothing_may_be_changed() -> None:
+async def test_a_note_is_made_also_when_nothing_may_be_changed() -> None:
     paused = Objection(Verdict(Status.FALSE, "Paused", "paused by X"))
     resource, watcher = Countdown(left=1, step=Note()), Silent()
     outcome = await reconcile(resource, lambda _: paused, watcher)

@@ -148,7 +148,7 @@ def test_a_server_is_spelled_as_an_address_with_a_port() -> None:
         ),
     ],
 )
-def test_how_it_stands(actual: Actual, reason: str, words: str) -> None:
+def test_the_verdict(actual: Actual, reason: str, words: str) -> None:
     found = plan(SPEC, actual)
     assert found.verdict.reason == reason
     assert words in found.verdict.message
@@ -212,7 +212,7 @@ def test_an_unmanaged_agent_is_never_reported_as_not_running() -> None:
     assert "since 1970-01-01T00:15:59Z; whether an agent runs is not known" in found.verdict.message
 
 
-def test_the_manager_s_ipv6_address_stands_in_brackets() -> None:
+def test_the_manager_s_ipv6_address_is_in_brackets() -> None:
     found = plan(replace(SPEC, manager_ip="fd00::1"), Actual({}))
     assert f"{PUT}addr [fd00::1]:6379`" in found.verdict.message
 

@@ -39,7 +39,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.written: list[dict[str, Any]] = []
-        self.stands: bytes | None = None
+        self.value: bytes | None = None
         self.is_away = False
         self.moved = anyio.Event()
 
@@ -49,14 +49,14 @@ class Shelf:
         if self.is_away:
             raise Unavailable("away")
         assert key == KEY
-        self.stands = value
+        self.value = value
         self.written.append(json.loads(value))
         return 1
 
     async def read(self, keys: Iterable[str], at: int | None = None) -> Snapshot:
         if self.is_away:
             raise Unavailable("away")
-        return Snapshot(1, {} if self.stands is None else {KEY: Entry(self.stands, 1)})
+        return Snapshot(1, {} if self.value is None else {KEY: Entry(self.value, 1)})
 
     async def until(self, count: int) -> None:
         with anyio.fail_after(5):
@@ -245,9 +245,9 @@ async def test_whether_the_agent_runs_is_shown_only_while_it_is_known(
     assert found == ([f"bai_nodeagent_agent_up {shown}"] if shown else [])
 
 
-@pytest.mark.parametrize("stands", [None, b"garbage"])
+@pytest.mark.parametrize("found_state", [None, b"garbage"])
 async def test_a_status_that_somebody_removed_or_replaced_is_written_again(
-    monkeypatch: pytest.MonkeyPatch, stands: bytes | None
+    monkeypatch: pytest.MonkeyPatch, found_state: bytes | None
 ) -> None:
     monkeypatch.setattr(report, "resync_s", lambda _chance: 0.05)
     rig = Rig()
@@ -256,6 +256,6 @@ async def test_a_status_that_somebody_removed_or_replaced_is_written_again(
         await rig.shelf.until(1)
         await anyio.sleep(0.3)
         assert len(rig.shelf.written) == 1
-        rig.shelf.stands = stands
+        rig.shelf.value = found_state
         await rig.shelf.until(2)
         assert rig.shelf.written[1]["summary"] == "Ready"

@@ -161,7 +161,7 @@ def test_words_of_others_are_printable_as_soon_as_they_are_ours() -> None:
     assert Verdict(Status.TRUE, "InSync", "a\nb").message == "a\nb"  # last lines of an output
 
 
-def test_a_status_is_written_whatever_stands_in_it() -> None:
+def test_a_status_is_written_whatever_is_in_it() -> None:
     odd = NodeStatus("i-1", "0", "b", "t", Reading(), None, "Ready", (), {"path": NASTY})
 
     assert json.loads(status.to_json(odd))["facts"]["path"] == NASTY

@@ -31,7 +31,7 @@ HAS = {PART: "digest:a"}
         (STRANGE, {}, 50.0, {}),  # not the one that is desired: it will be left
     ],
 )
-def test_the_swarm_is_wanted_of_who_started_outside(
+def test_an_agent_started_outside_the_swarm_is_restarted_for_it(
     record: Record, running: dict[str, str], started_s: float, wanted: dict[str, str]
 ) -> None:
     assert SwarmInput().desired(record, running, started_s, 900.0, digest) == wanted

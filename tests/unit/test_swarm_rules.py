@@ -427,7 +427,7 @@ def test_an_address_that_the_swarm_does_not_know_yet_is_reported(
     assert ("differs from advertise-addr" in found.verdict.message) is is_other
 
 
-def test_blocked_reports_who_and_what_to_do() -> None:
+def test_blocked_names_the_users_and_what_to_do() -> None:
     many = tuple(f"kernel{n:02}" for n in range(12))
     message = plan(SPEC, replace(FOREIGN, users=many)).verdict.message
     assert "kernel09 and 2 more" in message

@@ -105,8 +105,8 @@ async def status(settings: Settings, store: Store, me: str, node: str, digest: D
     if keys[0] not in found:
         text = f"{node}: has never reported to {store.where}"
         return Answer(3, value={"error": text}, notes=[text])
-    said = found[keys[1]].raw if keys[1] in found else None
-    report = read(node, found[keys[0]].raw, alive.silence(said, datetime.now(UTC)))
+    value = found[keys[1]].raw if keys[1] in found else None
+    report = read(node, found[keys[0]].raw, alive.silence(value, datetime.now(UTC)))
     answer = shown(report, f"says {store.where}")
     return replace(answer, notes=[why]) if why else answer
 
@@ -139,13 +139,13 @@ async def reports(store: Store) -> list[Report]:
 def reports_of(entries: Mapping[str, Entry], now: datetime) -> list[Report]:
     """From the statuses and what the nodes say of being alive, by key."""
 
-    def said(node: str) -> bytes | None:
+    def value(node: str) -> bytes | None:
         entry = entries.get(f"node/{node}/alive")
         return None if entry is None else entry.raw
 
     ids = {key: key.split("/")[1] for key in entries if key.endswith("/status")}
     return [
-        read(node, entries[key].raw, alive.silence(said(node), now)) for key, node in ids.items()
+        read(node, entries[key].raw, alive.silence(value(node), now)) for key, node in ids.items()
     ]
 
 
@@ -232,8 +232,8 @@ async def _from_daemon(settings: Settings, me: str, digest: Digest) -> Report:
         with closing(HTTPConnection(host, port, timeout=HTTP_DEADLINE_S)) as connection:
             connection.request("GET", "/status", headers={http.NONCE: nonce})
             response = connection.getresponse()
-            raw, said = response.read(WHOLE_AT_MOST + 1), response.headers.get(http.PROOF, "")
-        if not hmac.compare_digest(said.encode(), http.proof(digest, nonce, raw).encode()):
+            raw, given = response.read(WHOLE_AT_MOST + 1), response.headers.get(http.PROOF, "")
+        if not hmac.compare_digest(given.encode(), http.proof(digest, nonce, raw).encode()):
             raise Unavailable("what answers there is not this node's daemon")
         return raw
 

@@ -31,8 +31,8 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
     except (InvalidSpec, Unavailable, own_file.Unreadable, OSError) as error:
         return _no(f"what is desired of this node can't be judged: {error}")
     if spec is None:
-        said = "nothing is desired of this node: no reason against a start"
-        return Answer(0, [said], {"may-start": True})
+        text = "nothing is desired of this node: no reason against a start"
+        return Answer(0, [text], {"may-start": True})
     observed = anyio.run(
         observe_all, site, spec, "Mount/"
     )  # the only needs that a unit's gate asks for

@@ -20,8 +20,8 @@ from . import Answer
 
 def pause(settings: Settings, for_s: float | None) -> Answer:
     until_s = None if for_s is None else time.time() + for_s
-    said = f"paused{orders.Pause(until_s).end}: observed and reported, not changed"
-    return _ordered(settings, lambda state: orders.pause(state, until_s), said)
+    text = f"paused{orders.Pause(until_s).end}: observed and reported, not changed"
+    return _ordered(settings, lambda state: orders.pause(state, until_s), text)
 
 
 def resume(settings: Settings) -> Answer:
@@ -42,19 +42,19 @@ def _retry(state: Path) -> str:
     return "what was given up is tried again" if is_given_up else "nothing was rolled back"
 
 
-def _ordered(settings: Settings, give: Callable[[Path], str | None], said: str = "") -> Answer:
-    """Gives an order in the state folder; what was done is `said`, or what `give` says."""
+def _ordered(settings: Settings, give: Callable[[Path], str | None], text: str = "") -> Answer:
+    """Gives an order in the state folder; what was done is `text`, or what `give` says."""
     if os.geteuid() != 0 and not os.access(settings.state, os.W_OK):
         text = f"{settings.state}: not yours to write; this is an order of root"
         return Answer(2, value={"error": text}, notes=[text])
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        said = give(settings.state) or said
+        text = give(settings.state) or text
     except OSError as error:
         text = f"{error.filename}: {error.strerror}"
         return Answer(2, value={"error": text}, notes=[text])
     node = _node(settings)
-    return Answer(0, [f"{node}: {said}"], {"done": said, "node": node})
+    return Answer(0, [f"{node}: {text}"], {"done": text, "node": node})
 
 
 def _node(settings: Settings) -> str:

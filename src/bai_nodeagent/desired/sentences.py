@@ -243,7 +243,7 @@ _LIMITS = {
 
 
 def _limits(schema: Mapping[str, Any]) -> str:
-    limits = [said.format(schema[word]) for word, said in _LIMITS.items() if word in schema]
+    limits = [text.format(schema[word]) for word, text in _LIMITS.items() if word in schema]
     return f" ({', '.join(limits)})" if limits else ""
 
 

@@ -70,8 +70,8 @@ def executable(command: Sequence[str], workdir: Path, search_path: str) -> Execu
         return None
     before = _before(_head(program), search_path)
     if not before:
-        return _seen(str(program), None)
-    return _seen(before[0], tuple(before))
+        return _executable(str(program), None)
+    return _executable(before[0], tuple(before))
 
 
 def program_of(command: Sequence[str], workdir: Path, search_path: str) -> Path | None:
@@ -84,7 +84,7 @@ def program_of(command: Sequence[str], workdir: Path, search_path: str) -> Path 
     return Path(found) if found else None
 
 
-def _seen(named: str, before: tuple[str, ...] | None) -> Executable:
+def _executable(named: str, before: tuple[str, ...] | None) -> Executable:
     path = os.path.realpath(named)
     return Executable(named, path, _file(path), before)
 

@@ -102,7 +102,7 @@ async def _run(
     lock: Path | None,
     patience_s: float,
     env: Mapping[str, str],
-    whose: Credentials,
+    account: Credentials,
     end_with: signal.Signals = signal.SIGKILL,
 ) -> Finished:
     _reap()
@@ -120,7 +120,7 @@ async def _run(
             env=env,
             pass_fds=() if lock_fd is None else (lock_fd,),
             start_new_session=True,
-            **whose,
+            **account,
         )
         try:
             await _ended(child, deadline_s)

@@ -266,9 +266,9 @@ def _kernel_name(file: Path) -> bytes:
 
 
 def ancestors(process: Process, everyone: Mapping[int, Process]) -> Iterator[Process]:
-    seen = {process.pid}
-    while (parent := everyone.get(process.parent)) and parent.pid not in seen:
-        seen.add(parent.pid)
+    visited = {process.pid}
+    while (parent := everyone.get(process.parent)) and parent.pid not in visited:
+        visited.add(parent.pid)
         yield parent
         process = parent
 

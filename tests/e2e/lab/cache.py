@@ -64,14 +64,14 @@ def the_only_laboratory() -> Iterator[None]:
     LAYERS.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + LOCK_PATIENCE_S
     with (LAYERS / "lock").open("w") as lock:
-        while not _is_taken(lock.fileno()):
+        while not _is_locked(lock.fileno()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"another laboratory has held {lock.name} all the time")
             time.sleep(0.5)
         yield
 
 
-def _is_taken(descriptor: int) -> bool:
+def _is_locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
