@@ -389,6 +389,25 @@ def test_a_mount_is_never_made_in_the_bare_folder_of_another(
     assert (got.verdict.reason, verbs(got)) == (reason, actions)
 
 
+def test_the_number_of_mounts_has_a_bound() -> None:
+    """Each is compared with each: a long document would stop the event loop."""
+    items = [
+        f'[[mount]]\nname = "m{n}"\nsource = "h:/{n}"\ntarget = "/vf/{n}"\ntype = "nfs4"\n'
+        for n in range(kind.ITEMS_AT_MOST + 1)
+    ]
+    text = "".join(["api-version = 1\n", *items])
+    (mistake,) = desired.check_alone("cluster", text.encode(), (kind.KIND,), "0.1.0")
+    assert mistake.key == "mount"
+    assert f"at most {kind.ITEMS_AT_MOST}" in mistake.what
+    # Of two layers, each within the bound, the sum is what counts.
+    halves = ("".join(["api-version = 1\n", *some]) for some in (items[:200], items[200:]))
+    layers = [
+        desired.Document(name, name, 1, half.encode())
+        for name, half in zip(("cluster", "node/i-1"), halves, strict=True)
+    ]
+    assert "at most" in str(desired.evaluate(layers, (), (kind.KIND,), "0.1.0").mistakes)
+
+
 def test_two_mounts_at_one_target_are_a_mistake() -> None:
     items = [item("a", "/vf"), item("b", "/vf/"), item("c", "/vf2")]
     ((place, what),) = kind.KIND.check(items)

@@ -39,8 +39,11 @@ _NUMBER: Mapping[str, Any] = {
     "minimum": 0,
     "maximum": 4294967294,
 }
+# Each is compared with each, in the event loop: of 4,000 that takes seconds.
+ITEMS_AT_MOST = 256
 SCHEMA: Mapping[str, Any] = {
     "type": "array",
+    "maxItems": ITEMS_AT_MOST,
     "items": {
         "type": "object",
         "properties": {
