@@ -234,7 +234,7 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_swept(node: Node) -> Non
         return own + list((node.folder / "store").rglob(".*.tmp"))
 
     observed: set[str] = set()
-    for number in range(1, 9):
+    for number in range(1, 20):  # which write is which differs from run to run
         node.start(sys.executable, str(DYING), str(number))
         assert node.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -244,6 +244,8 @@ def test_what_a_kill_in_the_middle_of_a_write_leaves_is_swept(node: Node) -> Non
         observed |= {p.name.split(".")[1] for p in left()}
         # Each daemon has swept what was left by the one before.
         assert len(left()) <= 2
+        if {"journal", "agent"} <= observed:
+            break
     assert {"journal", "agent"} <= observed, observed
     status = node.folder / "store" / "node" / node.id / "status"
     status.with_name(".status.abcd1234.tmp").touch()  # as one that dies later leaves it

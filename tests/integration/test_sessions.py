@@ -21,6 +21,8 @@ from node_under_test import PROGRAM, Node
 
 pytestmark = pytest.mark.root
 
+# Outgoing connections of this machine may have those that are Backend.AI's defaults.
+PORTS = "metadata-server-port = 30128\naiomonitor-webui-port = 30200\n"
 SECOND = """\
 [[agents]]
 agent = { id = "i-test01" }
@@ -48,7 +50,7 @@ class SessionNode(Node):
     def document(
         self, marker: str = "one", agent: str = "", values: str = "", top: str = ""
     ) -> str:
-        text = super().document(marker, f'health = "backendai"\n{agent}', values, top)
+        text = super().document(marker, f'health = "backendai"\n{agent}', PORTS + values, top)
         return text.replace(f'"{sys.executable}"', f'"{self.python}"')
 
     def begin(self, text: str | None = None) -> None:
@@ -227,15 +229,15 @@ def test_an_id_that_merely_follows_from_the_node_takes_nobodys_place(node: Sessi
     assert node.living() == [pid]
 
 
-IN_LINE = """\
+IN_LINE = f"""\
 [etcd]
 namespace = "local"
-addr = { host = "127.0.0.1", port = 2379 }
+addr = {{ host = "127.0.0.1", port = 2379 }}
 [agent]
 backend = "docker"
 id = "i-test01"
 marker = "one"
-rpc-listen-addr = { host = "127.0.0.1", port = 6001 }
+{PORTS}rpc-listen-addr = {{ host = "127.0.0.1", port = 6001 }}
 [container]
 scratch-type = "hostdir"
 bind-host = "127.0.0.1"
