@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 from .desired import MASK
 from .text import clean
 
-# A shorter text stands in too many innocent places: masking it everywhere
+# A shorter text is in too many innocent places: masking it everywhere
 # would garble messages and give it away. It is masked where it is a value of its own.
 SHORTEST_SEARCHED = 4
 # Of those that others lay down, and bytes of them: each costs time of every text that leaves.
@@ -58,8 +58,19 @@ def size(text: str) -> int:
 
 
 def texts(secrets: Iterable[str]) -> set[str]:
-    """What is masked of them: programs print line by line."""
-    return {text for each in secrets for text in (each, *each.splitlines()) if text}
+    """What is masked of them: programs print line by line.
+
+    Of several lines those count that say something: an indented blank one is in every text.
+    """
+    found = {text for each in secrets for text in (each, *_lines(each))}
+    return found - {""}
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.splitlines()
+    if len(lines) < 2:
+        return lines
+    return [each for each in lines if len(each.strip()) >= SHORTEST_SEARCHED]
 
 
 class Redactor:

@@ -242,6 +242,13 @@ def test_a_short_secret_is_masked_where_it_is_a_value_of_its_own() -> None:
     assert redactor("abc") == redactor.value("abc") == "********"
 
 
+def test_lines_of_a_secret_that_say_nothing_are_left_in_other_texts() -> None:
+    redactor = Redactor()
+    redactor.learn(['{\n    \n    "key": "hunter2-a"\n}\n'])
+    assert redactor('{"a": 1}\n    b') == '{"a": 1}\n    b'
+    assert "hunter2" not in redactor('it says: `    "key": "hunter2-a"`')
+
+
 @pytest.mark.parametrize("text", ["a" * 64_000, "-" * 64_000, "token=" * 10_000, "://" * 20_000])
 def test_masking_takes_no_time_by_the_square(text: str) -> None:
     started_s = time.process_time()
