@@ -67,7 +67,7 @@ async def test_start_restart_stop(container: Container, systemd: Systemd) -> Non
 async def test_a_unit_that_is_not_there(systemd: Systemd) -> None:
     unit = await systemd.unit("nowhere.service")
     assert (unit.load_state, unit.active_state) == ("not-found", "inactive")
-    assert await systemd.last_lines("nowhere.service", 5) == ""
+    assert await systemd.last_lines(unit, 5) == ""
     with pytest.raises(Refused, match=r"nowhere\.service not found") as refused:
         await systemd.start("nowhere.service")
     assert refused.value.reason == "NoSuchUnit"
@@ -109,10 +109,10 @@ async def test_a_failed_start_is_reported_with_its_last_lines(
     ) as refused:
         await systemd.start(name)
     assert refused.value.reason == "JobFailed"
-    assert await systemd.last_lines(name, 2) == "line 3\nline 4"
+    assert await systemd.last_lines(await systemd.unit(name), 2) == "line 3\nline 4"
 
 
-async def test_last_lines_are_of_the_last_invocation_alone(
+async def test_last_lines_are_of_the_observed_invocation_alone(
     container: Container, systemd: Systemd
 ) -> None:
     name = container.add_unit(
@@ -121,9 +121,12 @@ async def test_last_lines_are_of_the_last_invocation_alone(
         "ExecStart=/bin/sh -c 'echo $$INVOCATION_ID'\n",
     )
     await systemd.start(name)
+    first = await systemd.unit(name)
     await systemd.restart(name)
     unit = await systemd.unit(name)
-    assert await systemd.last_lines(name, 100) == unit.invocation_id
+    assert await systemd.last_lines(unit, 100) == unit.invocation_id
+    # Of a run that systemd has ended and begun anew since it was observed, no line of the new one.
+    assert await systemd.last_lines(first, 100) == first.invocation_id
 
 
 async def test_last_lines_of_one_that_is_over_are_whole(
@@ -137,7 +140,7 @@ async def test_last_lines_of_one_that_is_over_are_whole(
     for _ in range(5):
         with pytest.raises(Refused):
             await systemd.start(name)
-        assert (await systemd.last_lines(name, 3)).endswith("line 2000")
+        assert (await systemd.last_lines(await systemd.unit(name), 3)).endswith("line 2000")
 
 
 async def test_a_unit_stopped_while_it_starts(container: Container, systemd: Systemd) -> None:
@@ -216,7 +219,7 @@ async def test_a_closed_gate_is_a_refusal_and_its_reason_can_be_read(
             await systemd.start(gated)
         assert no.value.reason == "GateClosed"
         assert (await systemd.unit(gated)).result == "exec-condition"
-        assert await systemd.last_lines(gated, 5) == "no share"
+        assert await systemd.last_lines(await systemd.unit(gated), 5) == "no share"
     (container.root / "run/open").touch()
     await systemd.start(gated)
     assert (await systemd.unit(gated)).active_state == "active"

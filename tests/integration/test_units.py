@@ -194,7 +194,7 @@ async def test_a_wrong_configuration_is_not_tried_twice(node: Container, systemd
     node.run("systemctl", "start", DAEMON, check=False)
     unit = await until(systemd, DAEMON, lambda unit: unit.active_state == "failed")
     assert (unit.result, unit.n_restarts) == ("exit-code", 0)
-    assert "node-id" in await systemd.last_lines(DAEMON, 5)
+    assert "node-id" in await systemd.last_lines(unit, 5)
 
 
 async def test_a_child_agent_outlives_the_daemon(node: Container, systemd: Systemd) -> None:

@@ -143,16 +143,15 @@ class Systemd:
                         await _keep_loaded(bus, name)
                 yield
 
-    async def last_lines(self, name: str, count: int) -> str:
-        """What the unit's last invocation wrote last, its conditions included; "" when unknown.
+    async def last_lines(self, unit: UnitState, count: int) -> str:
+        """What the invocation that `unit` shows wrote last, its conditions included.
 
-        systemd forgets an invocation when it unloads a unit: one that is down,
-        not failed, not wanted by another unit and not watched by `changes`.
+        "" when unknown. Of that one also while the next already runs: systemd restarts
+        units by itself.
+        It forgets an invocation when it unloads a unit: one that is down, not failed,
+        not wanted by another unit and not watched by `changes`.
         Errors and times: journald.last_lines.
         """
-        return await self._lines(await self.unit(name), count)
-
-    async def _lines(self, unit: UnitState, count: int) -> str:
         if not unit.invocation_id:
             return ""
         return await journald.last_lines(
@@ -191,7 +190,7 @@ class Systemd:
         unit = _unit_state(properties)
         lines = ""
         with contextlib.suppress(Unavailable, Stuck):
-            lines = await self._lines(unit, _GATE_LINES)
+            lines = await self.last_lines(unit, _GATE_LINES)
         raise Refused(
             "GateClosed",
             f"systemd: a condition of {unit.name} keeps it from starting"

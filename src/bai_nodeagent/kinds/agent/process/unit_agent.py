@@ -60,7 +60,7 @@ class UnitAgent:
         command = self.spec.command or next(iter(unit.exec_start), ())
         result = await self._outside(record, unit, command)
         is_read = is_output_news(record, main) and unit.load_state == "loaded"
-        lines = await self._last_lines() if is_read else ""
+        lines = await self._last_lines(unit) if is_read else ""
         common = await self._context.common(
             record, main, lines, command, _launch_of_unit(unit), result.occupied
         )
@@ -84,9 +84,9 @@ class UnitAgent:
             return SearchResult(unrecorded=child, is_ours=child is not None)
         return await self._context.search.run(record, command)
 
-    async def _last_lines(self) -> str:
+    async def _last_lines(self, unit: UnitState) -> str:
         try:
-            return await self._systemd.last_lines(self.spec.unit, LINES_READ)
+            return await self._systemd.last_lines(unit, LINES_READ)
         except (Unavailable, Refused, Stuck):
             return ""  # a comfort; the verdict stands without it
 
