@@ -483,20 +483,21 @@ def test_what_a_unit_dies_of_is_reported_while_it_starts_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lived_s", "output", "reason"),
+    ("lived_s", "output", "before", "reason"),
     [
-        (5, "", "EtcdUnreachable"),
-        (5, "nothing that is known", "CrashLoop"),
-        (300, "", "Died"),
+        (5, "", "systemd: success", "EtcdUnreachable"),
+        (5, "INFO exit.", "systemd: success", "EtcdUnreachable"),
+        (5, "INFO exit.", "systemd: exit-code", "CrashLoop"),
+        (300, "", "systemd: success", "Died"),
     ],
-    ids=["journald is late", "another death", "the first of a new loop"],
+    ids=["journald is late", "lines are lost", "another death", "the first of a new loop"],
 )
-def test_a_death_of_which_nothing_could_be_read_goes_on_with_what_is_known(
-    lived_s: float, output: str, reason: str
+def test_a_death_without_a_known_cause_goes_on_with_that_of_one_like_it(
+    lived_s: float, output: str, before: str, reason: str
 ) -> None:
     trouble = Trouble("EtcdUnreachable", "no etcd")
     life = replace(RUN, started_s=NOW_S - lived_s)
-    record = Record("boot", life, deaths=(NOW_S - 400,), trouble=trouble)
+    record = Record("boot", life, deaths=(NOW_S - 400,), exit=before, trouble=trouble)
     actual = unit_observation(AUTO, record, output=output)
     (note,) = plan_unit(UNIT_SPEC, actual).actions
     assert isinstance(note, NoteEnd)

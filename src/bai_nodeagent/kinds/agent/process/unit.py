@@ -228,10 +228,12 @@ def _plan_activating(actual: UnitActual) -> Plan[UnitAction]:
 
 
 def _end(actual: UnitActual) -> NoteEnd:
-    how = f"systemd: {actual.unit.result}"
+    how, record = f"systemd: {actual.unit.result}", actual.record
     trouble = why_dead(actual.output)
-    if not actual.output and actual.record.is_dying_again(actual.now_s):
-        trouble = actual.record.trouble  # journald has no lines yet: keep the last cause
+    # Its last lines may be missing: journald is late, or they were never written (seen with 23.09
+    # on a busy machine). As long as it ends alike, the last known cause counts.
+    if trouble is None and record.deaths and how == record.exit:
+        trouble = record.trouble if record.is_dying_again(actual.now_s) else None
     return NoteEnd(at_s=actual.now_s, exit=how, trouble=trouble)
 
 
