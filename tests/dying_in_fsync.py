@@ -1,4 +1,4 @@
-"""The real daemon, killed in its Nth fsync of a file that is about to take another's place."""
+"""The real daemon, killed in the fsync of what is to take the place of a file of that name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 
 from bai_nodeagent import cli
 
-left = int(sys.argv.pop(1))
+name = sys.argv.pop(1)
 fsync = os.fsync
 
 
 def dying(fd: int) -> None:
-    global left
-    if Path(f"/proc/self/fd/{fd}").readlink().name.endswith(".tmp"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    temporary = Path(f"/proc/self/fd/{fd}").readlink().name
+    if temporary.startswith(f".{name}.") and temporary.endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
     fsync(fd)
 
 
