@@ -74,6 +74,10 @@ def parse(value: bytes) -> Alive:
     return data if isinstance(data, dict) else {}
 
 
+PID_MOST = 1 << 22
+"""PID_MAX_LIMIT: proc_sys_kernel(5)."""
+
+
 def may_replace(value: bytes, me: Alive, unchanged_s: float) -> bool:
     """Whether a value that is there for so long is of nobody who lives but ourselves."""
     other = parse(value)
@@ -94,7 +98,7 @@ def is_predecessor(other: Alive, me: Alive) -> bool:
         return True  # of a version that did not say
     if other.get("pid-namespace") != me["pid-namespace"]:
         return False
-    if not isinstance(pid, int) or not isinstance(ticks, int):
+    if not isinstance(pid, int) or not isinstance(ticks, int) or not 0 < pid <= PID_MOST:
         return False
     return process.find(pid, ticks) is None
 

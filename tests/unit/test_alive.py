@@ -97,3 +97,10 @@ def test_ours_and_what_nobody_has_written_anew_may_be_replaced(me: dict[str, obj
     assert alive.may_replace(alive.value(other, now), me, alive.STALE_S)
     # Nor does it help to say nothing of a time.
     assert alive.may_replace(b"{}", me, alive.STALE_S)
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**4200])
+def test_a_pid_that_no_process_can_have_is_nobody_we_know(pid: int) -> None:
+    """A path of thousands of digits is an error of its own, and ended the daemon."""
+    me = {"machine-id": "m", "boot-id": "b", "pid-namespace": "n"}
+    assert not alive.is_predecessor({**me, "pid": pid, "start-ticks": 1}, me)
