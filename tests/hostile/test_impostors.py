@@ -22,7 +22,7 @@ from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
-from bai_nodeagent.system import ending, launch, process
+from bai_nodeagent.system import ending, kinship, launch, process
 from node_under_test import Node
 from servers import wait_until
 
@@ -214,7 +214,7 @@ async def test_a_process_with_a_file_of_the_locks_name_elsewhere_is_none_of_ours
         child.stderr.close()
         links = [str(fd.readlink()) for fd in Path(f"/proc/{child.pid}/fd").iterdir()]
         assert str(lock) in links
-        assert process.kin(None, lock) == set()
+        assert kinship.kin(None, lock) == set()
 
 
 async def test_a_process_with_the_lock_open_but_not_held_is_none_of_ours(
@@ -226,7 +226,7 @@ async def test_a_process_with_the_lock_open_but_not_held_is_none_of_ours(
         heir = run("sleep", "600", pass_fds=(fd,))
         wait_until(shows(reader, [str(lock)]), "no reader")
         wait_until(shows(heir, ["sleep", "600"]), "no heir")
-        assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
+        assert {each.pid for each in kinship.kin(None, lock)} == {heir.pid}
 
 
 @pytest.mark.parametrize(("before", "count"), [(AS_NOBODY, 0), ((), 1)], ids=["theirs", "ours"])
@@ -240,7 +240,7 @@ def test_whoever_leads_a_session_of_a_dead_agents_number_is_none_of_ours(
     (member,) = [each for each in process.living() if each.session == leader.pid]
     main = process.Process(leader.pid, member.start_ticks, group=leader.pid, session=leader.pid)
     try:
-        assert len(process.kin(main, folder / "agent.lock")) == count
+        assert len(kinship.kin(main, folder / "agent.lock")) == count
     finally:
         os.kill(member.pid, signal.SIGKILL)
 
@@ -269,15 +269,15 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
         )  # fmt: skip
     fds = Path(f"/proc/{bystander.pid}/fd")
     wait_until(lambda: lock in {each.readlink() for each in fds.iterdir()}, "it has not got it")
-    assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
+    assert {each.pid for each in kinship.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
     assert bystander.poll() is None
     # Nor does it keep the next agent from being started, which is found by a lock as well.
-    assert process.is_held(lock)
+    assert kinship.is_held(lock)
     with launch.held(lock) as fd:
         heir = run("sleep", "600", pass_fds=(fd,))
         wait_until(shows(heir, ["sleep", "600"]), "no heir")
-    assert {each.pid for each in process.kin(None, lock)} == {heir.pid}
+    assert {each.pid for each in kinship.kin(None, lock)} == {heir.pid}
     with pytest.raises(Unavailable, match="still lives"), launch.held(lock):
         pass
 
@@ -312,10 +312,10 @@ async def test_the_agent_can_not_keep_us_from_its_lock(
         )  # fmt: skip
     wait_until(lambda: answer.read_text(), "it has not tried")
     assert answer.read_text() == outcome
-    assert process.is_held(lock)
-    assert {each.pid for each in process.holders(lock, process.living())} == {agent.pid}
+    assert kinship.is_held(lock)
+    assert {each.pid for each in kinship.holders(lock, process.living())} == {agent.pid}
     await ending.stop(agent, lock, 5.0)
-    assert not process.is_held(lock)
+    assert not kinship.is_held(lock)
 
 
 # --- the daemon --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from bai_nodeagent.kinds.agent.process.child_agent import ChildAgent
 from bai_nodeagent.kinds.agent.record import Notes
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.model import Host, NodeSpec, Plan, Status
-from bai_nodeagent.system import ending, launch, output, process
+from bai_nodeagent.system import ending, kinship, launch, output, process
 from bai_nodeagent.system.process import Process
 
 NODE = NodeSpec("i-one", "local", 1, "d", {}, {})
@@ -187,7 +187,7 @@ async def test_it_starts_once_and_is_found_again(bench: Bench) -> None:
     assert plan.facts["agent-pid"] == pid
     assert bench.born() == [pid]
     assert os.getsid(pid) == pid
-    assert process.is_held(bench.root / "runtime" / "agent.lock")
+    assert kinship.is_held(bench.root / "runtime" / "agent.lock")
 
 
 async def test_it_is_running_after_its_first_second(bench: Bench) -> None:

@@ -15,7 +15,8 @@ import anyio
 
 from ..errors import Refused
 from .blocking import in_thread
-from .process import SCAN_DEADLINE_S, Process, find, kin
+from .kinship import kin
+from .process import SCAN_DEADLINE_S, Process, find
 
 # What is left of an agent without its main process gets this long to end by itself.
 ORPHAN_PATIENCE_S = 2.0

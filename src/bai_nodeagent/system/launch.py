@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ..errors import Refused, Unavailable
-from . import own_file, process
+from . import kinship, own_file, process
 from .process import Process
 
 # Not that of the daemon: the same agent must come out however the daemon was started.
@@ -54,7 +54,7 @@ def held(lock: Path) -> Iterator[int]:
     with contextlib.ExitStack() as ends:
         fd = ends.enter_context(_opened(lock))
         if not _takes(fd):
-            if lock in _starting or process.holders(lock, process.living()):
+            if lock in _starting or kinship.holders(lock, process.living()):
                 raise Unavailable(f"{lock} is held: a process of an earlier start still lives")
             lock.unlink()
             fd = ends.enter_context(_opened(lock))
@@ -82,7 +82,7 @@ def _takes(fd: int) -> bool:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        time.sleep(_LOCK_PAUSE_S)  # somebody may just be asking: process.is_held
+        time.sleep(_LOCK_PAUSE_S)  # somebody may just be asking: kinship.is_held
     return False
 
 
@@ -160,7 +160,7 @@ def start(
     run_as = account(user)
     _forget_dead_children()
     if os.geteuid() == 0:
-        os.fchown(lock_fd, -1, run_as.uid)  # as its group: marks whose it is, process.holders
+        os.fchown(lock_fd, -1, run_as.uid)  # as its group: marks whose it is, kinship.holders
     log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(

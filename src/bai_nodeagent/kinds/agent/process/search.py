@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....errors import Refused, Stuck
-from ....system import executable, files, launch, process, sockets
+from ....system import executable, files, kinship, launch, process, sockets
 from ....system.blocking import in_thread
 from ....system.executable import Executable, Traits
 from ....system.process import Process
@@ -183,13 +183,13 @@ class Search:
         None once the end is recorded: nothing was left then, and its pids may be reused.
         """
         life = record.life
-        return process.kin(life.process if life and not life.is_over else None, self._lock)
+        return kinship.kin(life.process if life and not life.is_over else None, self._lock)
 
     def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
         """The main process of a start whose pid was never noted: the daemon was killed before."""
-        if (record.life and record.life.pid) or not process.is_held(self._lock):
+        if (record.life and record.life.pid) or not kinship.is_held(self._lock):
             return None
-        holders = process.holders(self._lock, everyone)
+        holders = kinship.holders(self._lock, everyone)
         return next((p for p in sorted(holders) if p.session == p.pid), None)
 
     def _check_exec(self, leader: Process) -> None:
