@@ -23,6 +23,7 @@ from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
 from bai_nodeagent.system import ending, kinship, launch, process
+from bai_nodeagent.system.kinship import Kinship
 from node_under_test import Node
 from servers import wait_until
 
@@ -214,7 +215,7 @@ async def test_a_process_with_a_file_of_the_locks_name_elsewhere_is_none_of_ours
         child.stderr.close()
         links = [str(fd.readlink()) for fd in Path(f"/proc/{child.pid}/fd").iterdir()]
         assert str(lock) in links
-        assert kinship.kin(None, lock) == set()
+        assert Kinship(lock).of(None) == set()
 
 
 async def test_a_process_with_the_lock_open_but_not_held_is_none_of_ours(
@@ -226,23 +227,83 @@ async def test_a_process_with_the_lock_open_but_not_held_is_none_of_ours(
         heir = run("sleep", "600", pass_fds=(fd,))
         wait_until(shows(reader, [str(lock)]), "no reader")
         wait_until(shows(heir, ["sleep", "600"]), "no heir")
-        assert {each.pid for each in kinship.kin(None, lock)} == {heir.pid}
+        assert {each.pid for each in Kinship(lock).of(None)} == {heir.pid}
 
 
-@pytest.mark.parametrize(("before", "count"), [(AS_NOBODY, 0), ((), 1)], ids=["theirs", "ours"])
-def test_whoever_leads_a_session_of_a_dead_agents_number_is_none_of_ours(
-    folder: Path, before: tuple[str, ...], count: int
+@pytest.mark.parametrize(
+    ("before", "lived_on_s", "count"),
+    [(AS_NOBODY, 60.0, 0), ((), 60.0, 1), ((), -60.0, 0)],
+    ids=["theirs", "ours", "of a number that was free"],
+)
+def test_whoever_is_in_a_session_of_a_dead_agents_number_is_none_of_ours(
+    folder: Path, before: tuple[str, ...], lived_on_s: float, count: int
 ) -> None:
-    """Numbers are used again: another account's session is not ended for an agent's."""
+    """Numbers are used again. Ours are those who were in it while the agent lived."""
     left = ["bash", "-c", "sleep 600 & exit 0"]
     leader = subprocess.Popen([*before, *left], start_new_session=True)
     leader.wait()
     (member,) = [each for each in process.living() if each.session == leader.pid]
-    main = process.Process(leader.pid, member.start_ticks, group=leader.pid, session=leader.pid)
+    begun = member.start_ticks - 100 * process.TICKS_PER_S
+    main = process.Process(leader.pid, begun, group=leader.pid, session=leader.pid)
+    kinship = Kinship(folder / "agent.lock")
+    kinship.lives(main, member.started_s + lived_on_s)
     try:
-        assert len(kinship.kin(main, folder / "agent.lock")) == count
+        assert len(kinship.of(main)) == count
     finally:
         os.kill(member.pid, signal.SIGKILL)
+
+
+async def test_roots_process_that_gets_the_number_of_a_dead_agent_lives_on(
+    folder: Path,
+) -> None:
+    """What the agent's account can bring about by forking until it is next."""
+    folder.chmod(0o711)
+    program = folder / "reuse.py"
+    program.write_text(_REUSE)
+    answer = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+         sys.executable, str(program), str(folder / "agent.lock")],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert answer.stdout.split() == ["reused", "True", "worker", "True", "left", "0"]
+
+
+_REUSE = """
+import os, subprocess, sys, time
+from pathlib import Path
+from bai_nodeagent.system import process
+from bai_nodeagent.system.kinship import Kinship
+
+lock = Path(sys.argv[1])
+os.close(os.open(lock, os.O_RDONLY | os.O_CREAT))
+os.chown(lock, -1, 65534)
+before = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+command = [*before, "sh", "-c", "sleep 600 & echo $!; wait"]
+agent = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+worker = int(agent.stdout.readline())
+time.sleep(0.05)  # above a tick, in which start times are given
+main = process.find(agent.pid)
+kinship = Kinship(lock)
+kinship.lives(main, process.now_s())
+agent.kill()
+agent.wait()
+found = {each.pid for each in kinship.of(main)}
+os.kill(worker, 9)
+os.waitpid(worker, 0) if os.getpid() == 1 else None
+Path("/proc/sys/kernel/ns_last_pid").write_text(str(main.pid - 1))
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.close(1)
+        os.execvp("sleep", ["sleep", "600"])
+    os._exit(0)
+os.waitpid(pid, 0)
+time.sleep(0.2)
+print("reused", pid == main.pid)
+print("worker", found == {worker})
+print("left", len(kinship.of(main)))
+"""
 
 
 async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
@@ -277,7 +338,7 @@ async def test_whom_the_agent_has_passed_its_lock_is_none_of_ours(
     with launch.held(lock) as fd:
         heir = run("sleep", "600", pass_fds=(fd,))
         wait_until(shows(heir, ["sleep", "600"]), "no heir")
-    assert {each.pid for each in kinship.kin(None, lock)} == {heir.pid}
+    assert {each.pid for each in Kinship(lock).of(None)} == {heir.pid}
     with pytest.raises(Unavailable, match="still lives"), launch.held(lock):
         pass
 

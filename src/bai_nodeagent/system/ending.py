@@ -15,7 +15,7 @@ import anyio
 
 from ..errors import Refused
 from .blocking import in_thread
-from .kinship import kin
+from .kinship import Kinship
 from .process import SCAN_DEADLINE_S, Process, find
 
 # What is left of an agent without its main process gets this long to end by itself.
@@ -62,14 +62,15 @@ async def stop(main: Process, lock: Path, patience_s: float) -> None:
     after `patience_s` SIGKILL for everything. Raises Stuck or Refused when
     something can't be ended.
     """
-    relatives = await _scan(lambda: kin(main, lock))
+    kinship = Kinship(lock)
+    relatives = await _scan(lambda: kinship.of(main))
     send(main, signal.SIGINT)
     with anyio.move_on_after(patience_s) as patience:
         await ended(main)
     if patience.cancelled_caught:
-        await _kill({main, *relatives}, lambda: {main, *kin(main, lock)})
+        await _kill({main, *relatives}, lambda: {main, *kinship.of(main)})
     else:
-        await end(relatives, lambda: kin(main, lock))
+        await end(relatives, lambda: kinship.of(main))
 
 
 async def end(processes: Iterable[Process], again: Callable[[], set[Process]]) -> None:

@@ -20,7 +20,17 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from .process import Process, ancestors, command_of, living, uid_of, uids_of
+from .process import (
+    TICKS_PER_S,
+    Process,
+    ancestors,
+    command_of,
+    is_unreaped,
+    living,
+    now_s,
+    uid_of,
+    uids_of,
+)
 
 # Of one process, and processes. A lock that was inherited is among the first: it has the number
 # that it had here.
@@ -120,22 +130,48 @@ def _kernel_name(file: Path) -> bytes:
     return next((words[6] for words in locks if words[2] == b"OFDLCK"), b"")
 
 
-def kin(main: Process | None, lock: Path) -> set[Process]:
-    """What belongs to a process but itself, whether that lives or not. Blocks.
+class Kinship:
+    """What belongs to one process after another: each the main process of an agent.
 
-    Its session and its group if it led them, what it forked, and who holds
-    the lock; without `main` the latter alone. Session and group are another's
-    when the number has been used again: then they have another leader, or
-    members older than `main`, or one of another account.
+    Once nothing is left of a session or a group, the kernel may give its number to another
+    process, and who is in it then is a stranger, root's as well. So the number of a dead main
+    process proves something only if it was never free since: until the process was reaped, and
+    as long as a member lives that was one before. When that was observed last is kept here.
     """
-    everyone = {process.pid: process for process in living()}
-    theirs = set(holders(lock, everyone.values()))
-    if main is not None and everyone.get(main.pid, main) == main:
-        accounts = {0, os.geteuid(), _heir(lock)}
-        theirs |= {
-            p for p in everyone.values() if _belongs(p, main, everyone) and _is_of(p, accounts)
-        }
-    return {p for p in theirs if p != main and p.pid not in (os.getpid(), 1)}
+
+    def __init__(self, lock: Path) -> None:
+        self._lock = lock
+        self._main: Process | None = None
+        self._held_s = 0.0
+
+    def lives(self, main: Process, at_s: float) -> None:
+        """The process, or its session, was alive then: on the clock of `process.now_s`."""
+        if main != self._main:
+            self._main, self._held_s = main, 0.0
+        self._held_s = max(self._held_s, at_s)
+
+    def of(self, main: Process | None) -> set[Process]:
+        """What belongs to a process but itself, whether that lives or not. Blocks.
+
+        Its session and its group if it led them, what it forked, and who holds
+        the lock; without `main` the latter alone. Members of another account are none of its.
+        """
+        at_s = now_s()
+        everyone = {process.pid: process for process in living()}
+        theirs = set(holders(self._lock, everyone.values()))
+        if main is not None:
+            theirs |= self._members(main, everyone, at_s)
+        return {p for p in theirs if p != main and p.pid not in (os.getpid(), 1)}
+
+    def _members(self, main: Process, everyone: Mapping[int, Process], at_s: float) -> set[Process]:
+        members = {p for p in everyone.values() if _belongs(p, main, everyone)}
+        held_s = self._held_s if main == self._main else main.started_s
+        began_s = (p.started_s + 1 / TICKS_PER_S for p in members)  # at the latest
+        if not is_unreaped(main) and not any(each <= held_s for each in began_s):
+            return set()
+        self.lives(main, at_s)
+        accounts = {0, os.geteuid(), _heir(self._lock)}
+        return {p for p in members if _is_of(p, accounts)}
 
 
 def _belongs(process: Process, main: Process, everyone: Mapping[int, Process]) -> bool:

@@ -87,6 +87,14 @@ def living() -> list[Process]:
     return [process for pid in pids if (process := find(pid))]
 
 
+def is_unreaped(process: Process) -> bool:
+    """Whether it lives, or is dead and nobody has asked for its end yet: its pid is its own."""
+    try:
+        return _stat(process.pid)[1] == process
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def is_frozen(process: Process) -> bool:
     """A signal (SIGSTOP, a debugger) has stopped it."""
     try:

@@ -54,7 +54,7 @@ class ChildAgent:
     async def _observe(self) -> ChildActual:
         record = self._context.notes.read()
         life = record.life
-        main = process.find(life.pid, life.start_ticks) if life and life.pid else None
+        main = self._context.search.main(record)
         result = SearchResult()
         if main is None:
             result = await self._context.search.run(record, self.spec.command)

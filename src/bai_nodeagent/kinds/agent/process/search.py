@@ -17,6 +17,7 @@ from ....errors import Refused, Stuck
 from ....system import executable, files, kinship, launch, process, sockets
 from ....system.blocking import in_thread
 from ....system.executable import Executable, Traits
+from ....system.kinship import Kinship
 from ....system.process import Process
 from ....text import clean
 from ..backendai import release
@@ -56,6 +57,15 @@ class Search:
         self._spec = spec
         self._lock = lock
         self._asker = asker
+        self._kinship = Kinship(lock)
+
+    def main(self, record: Record) -> Process | None:
+        """The recorded main process, if it lives."""
+        at_s, life = process.now_s(), record.life
+        main = process.find(life.pid, life.start_ticks) if life and life.pid else None
+        if life and main and life.process:
+            self._kinship.lives(life.process, at_s)
+        return main
 
     async def run(self, record: Record, command: tuple[str, ...]) -> SearchResult:
         return await in_thread(
@@ -183,7 +193,7 @@ class Search:
         None once the end is recorded: nothing was left then, and its pids may be reused.
         """
         life = record.life
-        return kinship.kin(life.process if life and not life.is_over else None, self._lock)
+        return self._kinship.of(life.process if life and not life.is_over else None)
 
     def _leader(self, record: Record, everyone: list[Process]) -> Process | None:
         """The main process of a start whose pid was never noted: the daemon was killed before."""

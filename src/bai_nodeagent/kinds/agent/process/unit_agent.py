@@ -78,8 +78,7 @@ class UnitAgent:
         self, record: Record, unit: UnitState, command: tuple[str, ...]
     ) -> SearchResult:
         """Agents beside the unit; `is_ours`: it is one that we started."""
-        life = record.life
-        child = process.find(life.pid, life.start_ticks) if life and life.pid else None
+        child = self._context.search.main(record)
         if child is not None or unit.main_pid:
             return SearchResult(unrecorded=child, is_ours=child is not None)
         return await self._context.search.run(record, command)
