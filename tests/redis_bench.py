@@ -51,7 +51,7 @@ class Bench:
 
     @property
     def host(self) -> Host:
-        return Host(self.folder, self.folder, str, str, learn=self.learnt.extend)
+        return Host(self.folder, self.folder, str, str, learn_passing=self.learnt.extend)
 
     async def reason(self, manager_ip: str | None = None) -> str:
         return (await self.observe(self.spec(manager_ip))).verdict.reason

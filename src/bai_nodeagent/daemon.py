@@ -9,6 +9,7 @@ import signal
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 import structlog
@@ -29,6 +30,7 @@ from .site import CannotStart, Site, locked
 from .store.base import Presence
 from .system import files, kept, sockets
 from .system.blocking import in_thread
+from .system.lasting import lasting
 from .system.notify import notify, watchdog_interval_s
 
 # How often proven progress is reported to systemd and a rival searched for, at the least.
@@ -111,11 +113,11 @@ class Node:
             self._site.store.presence(key, self._alive_value, self._may_replace) as presence,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(self.follower.run)
-            tasks.start_soon(self.loop.run)
-            tasks.start_soon(self._pulse, presence)
+            tasks.start_soon(lasting, "follower", self.follower.run)
+            tasks.start_soon(lasting, "loop", self.loop.run)
+            tasks.start_soon(lasting, "pulse", partial(self._pulse, presence))
             await self._first_word()
-            tasks.start_soon(self.reporter.run)
+            tasks.start_soon(lasting, "reporter", self.reporter.run)
             notify("READY=1")
             log.info("daemon.ready", node=self._site.place.identity.node_id)
 

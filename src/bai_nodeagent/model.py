@@ -255,8 +255,7 @@ class Host:
     digest   canonical value -> "hmac-sha256:…", keyed by this node, so that a
              digest of a secret can't be guessed from outside
     redact   masks every known secret in a text; for output of other programs
-    learn    adds secrets to `redact`, which masks all that leaves the process
-    learn_passing  the same for secrets that others write: only the newest are kept
+    learn_passing  adds secrets that others write to `redact`: only the newest are kept
     etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     conditions  of the node as a whole
     is_id_given  somebody has said the node's id; it does not merely follow from the node
@@ -266,7 +265,6 @@ class Host:
     runtime: Path
     digest: Callable[[object], str]
     redact: Callable[[str], str]
-    learn: Callable[[Iterable[str]], None] = lambda _secrets: None
     learn_passing: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
     conditions: Callable[[], Conditions] = Conditions

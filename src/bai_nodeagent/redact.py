@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -21,9 +21,13 @@ from .text import clean
 # A shorter text is in too many innocent places: masking it everywhere
 # would garble messages and give it away. It is masked where it is a value of its own.
 SHORTEST_SEARCHED = 4
-# Of those that others lay down, and bytes of them: each costs time of every text that leaves.
-PASSING_AT_MOST = 1000
-PASSING_BYTES_AT_MOST = 256 << 10
+# Of one document or file, each line of one counted, and bytes of them: each costs time of every
+# text that leaves. What has more is not shown, or refused.
+SECRETS_AT_MOST = 500
+BYTES_AT_MOST = 64 << 10
+# What is kept of all documents, and of all files: the newest.
+KEPT_AT_MOST = 1000
+KEPT_BYTES_AT_MOST = 256 << 10
 
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _NAME = r"(?:password|passwd|passphrase|\bpass|\bpwd|secret|token|credentials?|[_.-]key|api_?key)"
@@ -73,46 +77,51 @@ def _lines(text: str) -> list[str]:
     return [each for each in lines if len(each.strip()) >= SHORTEST_SEARCHED]
 
 
+def is_too_much(secrets: Iterable[str]) -> bool:
+    """Whether one document or file has more of them than can be masked."""
+    found = texts(secrets)
+    return len(found) > SECRETS_AT_MOST or sum(map(size, found)) > BYTES_AT_MOST
+
+
 class Redactor:
-    """Masks every secret that it has learnt, old ones included, in any text."""
+    """Masks every secret that it has learnt, old ones included, in any text.
+
+    Those of documents and those that others lay down have a place each, so that neither kind
+    makes the other forgotten; the newest are kept.
+    """
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._passing: dict[str, None] = {}  # the newest last
+        self._of_documents: tuple[str, ...] = ()  # the newest last
+        self._passing: tuple[str, ...] = ()
+        self._known: frozenset[str] = frozenset()
         self._forms: dict[str, tuple[str, ...]] = {}
         self._needles: tuple[str, ...] = ()
         self._short: frozenset[str] = frozenset()
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """From now on masks these as well, in every form in which programs write them.
+        """From now on masks these of the documents, in every form in which programs write them.
 
         Lines of a secret of several lines count each, since programs print line by line.
         """
-        if (found := texts(secrets)) <= self._known:
-            return
-        self._known |= found
+        self._of_documents = _newest(self._of_documents, texts(secrets))
         self._make()
 
     def learn_passing(self, secrets: Iterable[str]) -> None:
-        """The same of those that others lay down, of which the newest are kept."""
-        found = texts(secrets) - self._known
-        if found <= self._passing.keys():
-            return
-        kept = {text: None for text in self._passing if text not in found}
-        newest = [*kept, *sorted(found)][-PASSING_AT_MOST:]
-        sums = [*accumulate(map(size, reversed(newest)))]
-        fitting = sum(total <= PASSING_BYTES_AT_MOST for total in sums)
-        self._passing = dict.fromkeys(newest[len(newest) - fitting :])
+        """The same of those that others lay down, in agent.toml or in etcd."""
+        self._passing = _newest(self._passing, texts(secrets))
         self._make()
 
     def _make(self) -> None:
-        known = {*self._known, *self._passing}
+        known = frozenset((*self._of_documents, *self._passing))
+        if known == self._known:
+            return
+        self._known = known
         long = {text for text in known if len(text) >= SHORTEST_SEARCHED}
         self._forms = {text: self._forms.get(text) or tuple(_forms(text)) for text in long}
         forms = {form for each in self._forms.values() for form in each}
         # Longest first: one secret may be part of another.
         self._needles = tuple(sorted(forms, key=len, reverse=True))
-        self._short = frozenset(known - long)
+        self._short = known - long
 
     def __call__(self, text: str) -> str:
         for needle in self._needles:
@@ -128,12 +137,20 @@ class Redactor:
     def value(self, value: Any) -> Any:
         """A value for JSON with every string in it masked; keys stay."""
         if isinstance(value, str):
-            return MASK if value in self._known or value in self._passing else self(value)
+            return MASK if value in self._known else self(value)
         if isinstance(value, dict):
             return {key: self.value(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(each) for each in value]
         return value
+
+
+def _newest(kept: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
+    """Of all, in the order in which they were found last, as many as there is room for."""
+    newest = [*(text for text in kept if text not in found), *sorted(found)][-KEPT_AT_MOST:]
+    sums = [*accumulate(map(size, reversed(newest)))]
+    fitting = sum(total <= KEPT_BYTES_AT_MOST for total in sums)
+    return tuple(newest[len(newest) - fitting :])
 
 
 def _without_value(found: re.Match[str]) -> str:

@@ -90,7 +90,6 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         settings.runtime,
         digest,
         redactor,
-        learn=redactor.learn,
         learn_passing=redactor.learn_passing,
         etcd=None if settings.store.folder else _etcd_of(settings),
         is_id_given=settings.node_id is not None,

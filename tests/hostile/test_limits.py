@@ -1,4 +1,4 @@
-"""A system that has no thread, or no descriptor, left."""
+"""A system that has no thread or descriptor left, and documents beyond what is kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from bai_nodeagent.address import AgentAddress
+from bai_nodeagent.errors import InvalidSpec
+from bai_nodeagent.follow.reading import Place, evaluate, resolve
+from bai_nodeagent.identity import Identity
+from bai_nodeagent.kinds import KINDS
+from bai_nodeagent.redact import SECRETS_AT_MOST
+from bai_nodeagent.store.base import Entry, Snapshot
 
 WITHOUT_THREADS = """
 import os, resource
@@ -78,3 +86,29 @@ def test_a_helper_that_can_t_be_started_leaves_no_lock(tmp_path: Path) -> None:
         "Too many open files",
         "Finished(code=0, output='')",
     ]
+
+
+@pytest.mark.parametrize("lines", [SECRETS_AT_MOST - 1, SECRETS_AT_MOST])
+def test_documents_with_more_secrets_than_can_be_masked_are_a_mistake(
+    tmp_path: Path, lines: int
+) -> None:
+    """Each line is masked in every text that leaves: 90,000 cost a second of each."""
+    place = Place(Identity("i-node01"), "c", "node01", (), tmp_path, str)
+    document = b"""
+        schema = 1
+        [agent]
+        supervisor = "child"
+        command = ["/usr/bin/sleep", "600"]
+        health = "process"
+        env = { X = { secret = "many" } }
+    """
+    secret = "\n".join(f"line{number}" for number in range(lines)).encode()
+    entries = {"desired/cluster": Entry(document, 1), "secret/cluster/many": Entry(secret, 1)}
+    snapshot = Snapshot(1, entries)
+    newest = evaluate(place, snapshot, KINDS)
+    assert newest.mistakes == ()
+    if lines < SECRETS_AT_MOST:
+        assert resolve(place, newest, snapshot, AgentAddress(), KINDS).secrets
+    else:
+        with pytest.raises(InvalidSpec, match="more secrets than can be masked"):
+            resolve(place, newest, snapshot, AgentAddress(), KINDS)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import shutil
 import socket
+import socketserver
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
+from bai_nodeagent.kinds.agent.record import Life, Notes
+from bai_nodeagent.system import process
 from redis_bench import Bench, settled, watched
 from redis_servers import RedisServer, SentinelServer
 from servers import Etcd, free_port
@@ -105,6 +112,32 @@ async def test_the_death_of_all_sentinels_is_noticed(
 CHUNK = b"x" * 65536
 
 
+ROLE = b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Z]+)")
+
+
+@contextmanager
+def pretending(**answers: bytes) -> Iterator[tuple[str, Counter[str]]]:
+    """A master that answers some commands in its own way; its address, and what it was asked."""
+    asked = Counter[str]()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while received := self.request.recv(65536):
+                    for name in map(bytes.decode, COMMAND.findall(received)):
+                        asked[name] += 1
+                        self.request.sendall({"ROLE": ROLE, **answers}.get(name, b"+OK\r\n"))
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
 @contextmanager
 def answering(answer: bytes, *, is_endless: bool = False) -> Iterator[str]:
     """A server that gives one answer to everything; endless: it never stops."""
@@ -170,6 +203,71 @@ async def test_an_endless_answer_costs_no_memory(bench: Bench, answer: bytes) ->
         assert await bench.reason() == "Unreachable"
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     assert grown < MEMORY_AT_MOST
+
+
+async def test_one_that_never_lets_us_wait_is_asked_now_and_then(bench: Bench) -> None:
+    with pretending(XREAD=b"$-1\r\n") as (address, asked):
+        bench.publish(addr=address)
+        async with watched(bench) as observed:
+            await settled(observed)
+            await anyio.sleep(3)
+    assert 1 <= asked["XREAD"] <= 4
+
+
+LONG = b"9" * 400
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"HGET": b"$3\r\nnan\r\n"}, "NotSeen"),
+        ({"HGET": b"$3\r\ninf\r\n"}, "NotSeen"),
+        ({"HGET": b"$4\r\n1e18\r\n"}, "NotSeen"),
+        ({"HGET": b"$2\r\n-1\r\n"}, "NotSeen"),
+        ({"TIME": b"*2\r\n$400\r\n" + LONG + b"\r\n$1\r\n0\r\n"}, "Unreachable"),
+        ({"TIME": b"*2\r\n$1\r\n0\r\n$400\r\n" + LONG + b"\r\n"}, "Unreachable"),
+    ],
+)
+async def test_numbers_that_no_redis_says(
+    bench: Bench, answers: dict[str, bytes], reason: str
+) -> None:
+    answers = {"TIME": b"*2\r\n$1\r\n9\r\n$1\r\n0\r\n", "HGET": b"$-1\r\n", **answers}
+    begun_s = process.now_s() - 3600
+    life = Life({}, pid=os.getpid(), started_s=begun_s)
+    Notes.of(bench.host).update(lambda record: replace(record, life=life))
+    with pretending(**answers) as (address, _):
+        bench.publish(addr=address)
+        found = await bench.observe(bench.spec(is_seen_checked=True))
+    assert found.verdict.reason == reason
+
+
+@pytest.mark.parametrize("port", [LONG, b"0", b"65536"])
+async def test_a_port_that_no_sentinel_says(bench: Bench, port: bytes) -> None:
+    answer = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
+    with pretending(SENTINEL=answer) as (address, _):
+        bench.publish(sentinel=address, service_name="mymaster")
+        found = await bench.observe()
+    assert "something else than Redis answers there" in found.verdict.message
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"password": "x" * 4097},
+        {"password": "one line\nand another"},
+        {"sentinel": "127.0.0.1:1," * 1000},
+        {"addr": "x" * 4097},
+    ],
+)
+async def test_values_that_nobody_means_are_neither_tried_nor_remembered(
+    bench: Bench, keys: dict[str, str]
+) -> None:
+    """A password is masked in each text that leaves, and others may put as many as they like."""
+    bench.publish(**{"addr": "127.0.0.1:1", **keys})
+    found = await bench.observe()
+    assert found.verdict.reason == "BadKey"
+    assert len(found.verdict.message) < 400
+    assert bench.learnt == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "0", "127.1", "[::1]"])

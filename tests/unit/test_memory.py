@@ -20,8 +20,8 @@ from bai_nodeagent.follow import journal, orders
 from bai_nodeagent.follow.journal import Journal
 from bai_nodeagent.follow.reading import secrets_of
 from bai_nodeagent.kinds.agent import rollback_order
-from bai_nodeagent.kinds.agent.given import SECRETS_AT_MOST, Given
-from bai_nodeagent.redact import PASSING_AT_MOST, Redactor, strings_in
+from bai_nodeagent.kinds.agent.given import Given
+from bai_nodeagent.redact import KEPT_AT_MOST, SECRETS_AT_MOST, Redactor, strings_in
 from bai_nodeagent.system import kept, own_file
 from bai_nodeagent.text import clean
 from unit.fakes import node_spec
@@ -144,13 +144,23 @@ def test_of_secrets_that_others_lay_down_the_newest_are_masked() -> None:
     redactor = Redactor()
     redactor.learn(["of-a-document"])
     redactor.learn_passing(["the-oldest"])
-    redactor.learn_passing([f"passing-{number:05}" for number in range(PASSING_AT_MOST)])
+    redactor.learn_passing([f"passing-{number:05}" for number in range(KEPT_AT_MOST)])
     assert redactor("of-a-document") == MASK
     assert redactor("the-oldest") == "the-oldest"
     assert redactor("passing-00001 passing-00002") == f"{MASK} {MASK}"
     assert redactor.value({"a": "passing-00002"}) == {"a": MASK}
     redactor.learn_passing(["abc"])
     assert (redactor("x=abc y"), redactor("abcd")) == (f"x={MASK} y", "abcd")
+
+
+def test_of_secrets_of_documents_the_newest_are_masked_and_those_in_force_are_among_them() -> None:
+    """Whoever may put the node's own document may put a thousand, one after the other."""
+    redactor = Redactor()
+    redactor.learn(["the-oldest"])
+    for number in range(KEPT_AT_MOST):
+        redactor.learn(["in-all-of-them", f"in-one-{number:05}"])
+    assert redactor("the-oldest") == "the-oldest"
+    assert redactor("in-all-of-them in-one-00500") == f"{MASK} {MASK}"
 
 
 def test_so_many_bytes_of_secrets_that_others_lay_down_are_masked() -> None:

@@ -12,16 +12,20 @@ from pathlib import Path
 from .. import __version__, address, desired
 from ..desired import Desired, Document, Variables, is_secret_place
 from ..desired.places import SECRET_KEY, secret_places, walk
-from ..errors import Unavailable
+from ..errors import InvalidSpec, Mistake, Unavailable
 from ..identity import Identity
 from ..kinds.agent import rollback, rollback_order
 from ..model import Kind, NodeSpec
-from ..redact import strings_in
+from ..redact import BYTES_AT_MOST, SECRETS_AT_MOST, is_too_much, strings_in
 from ..store.base import Snapshot, Store, Superseded
 from ..system import network
 from . import orders
 
 READ_ROUNDS_AT_MOST = 8
+TOO_MANY_SECRETS = (
+    f"they hold more secrets than can be masked: at most {SECRETS_AT_MOST} lines and "
+    f"{BYTES_AT_MOST >> 10} KiB"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def resolve(
 ) -> NodeSpec:
     """The whole desired state with everything filled in, rolled back where that was decided.
 
-    Raises InvalidSpec.
+    Raises InvalidSpec; also where it has more secrets than can be masked.
     """
     variables = Variables(
         node_id=place.identity.node_id,
@@ -131,6 +135,8 @@ def resolve(
         kinds,
         is_journaled=snapshot.is_journaled,
     )
+    if is_too_much(secrets_of(spec, kinds)):
+        raise InvalidSpec((Mistake("documents", "", TOO_MANY_SECRETS),))
     return rollback.in_force(spec, rollback_order.current(place.state))
 
 

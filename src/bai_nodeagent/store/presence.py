@@ -11,6 +11,7 @@ import anyio
 import structlog
 
 from ..errors import Unavailable
+from ..system.lasting import lasting
 from .base import Conflict, reconnect_s
 
 LEASE_S = 90  # a key whose holder is silent for so long is gone
@@ -59,7 +60,8 @@ async def held(
     """Looks after a key while entered, then leaves it.
 
     `observe` writes the key where it may and must; `leave` takes it back. Both may
-    raise Unavailable or Conflict: it is tried again soon then.
+    raise Unavailable or Conflict: it is tried again soon then. Of any other error as well,
+    since what is there may be anybody's.
     """
 
     async def keep_observing() -> None:
@@ -79,7 +81,7 @@ async def held(
             await anyio.sleep(pause_s)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(keep_observing)
+        group.start_soon(lasting, "alive", keep_observing)
         try:
             yield claim
         finally:

@@ -146,7 +146,7 @@ async def ask(host: str, port: int) -> Answer:
                 return await _greeting(stream)
     except TimeoutError:
         return "is silent"
-    except OSError:
+    except (OSError, UnicodeError):  # the latter: no name of a host
         return "refuses"
 
 

@@ -15,15 +15,11 @@ from pathlib import Path
 
 from ... import agent_toml
 from ...model import KeyPath
-from ...redact import size, texts
+from ...redact import is_too_much
 from ...system import kept
 from ...typed import json_value, typed
 
 FILE = "agent-secrets.json"
-# Of one file, each line of one counted, and bytes of them; whoever writes more is not quoted any
-# more. Both are below what the redactor keeps of such.
-SECRETS_AT_MOST = 500
-BYTES_AT_MOST = 64 << 10
 NOT_SHOWN = "(not shown: agent.toml holds more secrets than can be masked)"
 
 
@@ -61,11 +57,6 @@ class Given:
 
     def _earlier(self) -> frozenset[str]:
         return frozenset(kept.read(self._path, _parse) or ())
-
-
-def is_too_much(secrets: Collection[str]) -> bool:
-    found = texts(secrets)
-    return len(found) > SECRETS_AT_MOST or sum(map(size, found)) > BYTES_AT_MOST
 
 
 def _parse(raw: bytes) -> tuple[str, ...]:

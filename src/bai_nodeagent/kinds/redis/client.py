@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -82,7 +82,7 @@ class Link:
         """What a Sentinel knows."""
         found = await self._ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
         with _as_of_redis(self._server):
-            return Server(str(found[0]), int(found[1])) if found else None
+            return Server(str(found[0]), _port(found[1])) if found else None
 
     async def text(self, key: str, field: str) -> str | None:
         """A field of a hash."""
@@ -101,14 +101,16 @@ class Link:
 
         That it ends raises Unreachable. Both show within milliseconds: Redis ends
         the waits of its clients when it becomes a replica. One that hangs shows after
-        HOLD_S and a deadline; where this user may not wait, the server is polled.
+        HOLD_S and a deadline. One that answers at once is polled: this user may not wait there,
+        or it is a stranger.
         """
-        wait_ms = str(int(HOLD_S * 1000))
-        try:
+        wait_ms, asked_s = str(int(HOLD_S * 1000)), anyio.current_time()
+        with suppress(_MayNot):
             await self._ask("XREAD", "BLOCK", wait_ms, "STREAMS", _NOBODY_S_KEY, "$", wait_s=HOLD_S)
-        except _MayNot:
-            await anyio.sleep(POLL_S)
-        return await self._role() == self.role
+        if await self._role() != self.role:
+            return False
+        await anyio.sleep_until(asked_s + POLL_S)
+        return True
 
     async def _role(self) -> str:
         return await _role(self._server, self._connection)
@@ -219,8 +221,15 @@ def _as_of_redis(server: Server) -> Iterator[None]:
     """While an answer is taken apart: one of another form is no Redis's."""
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise Unreachable(_stranger(server)) from error
+
+
+def _port(text: object) -> int:
+    port = int(str(text))
+    if not 0 < port < 65536:
+        raise ValueError("no port")
+    return port
 
 
 def _stranger(server: Server) -> str:

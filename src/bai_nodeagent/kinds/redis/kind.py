@@ -47,6 +47,7 @@ READ_S = 5.0
 # Where the manager notes when it last heard of each agent.
 LIVE_DATABASE = 2
 LAST_SEEN = "agent.last_seen"
+YEAR_9999_S = 253402300800.0  # what datetime can say ends there
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Redis:
         except Unusable:
             self._take(None)
             return Actual(published)
+        self._host.learn_passing([login.password] if login.password else [])
         self._take(login)
         actual = Actual(published, await self._is_manager_here())
         try:
@@ -104,7 +106,6 @@ class Redis:
         found = {keys[k]: kv.value.decode(errors="replace") for k, kv in reading.entries.items()}
         if not found.get("password"):
             found.pop("password", None)  # an empty one is none, for Backend.AI as well
-        self._host.learn([found["password"]] if "password" in found else [])
         return found, reading
 
     async def _is_manager_here(self) -> bool:
@@ -269,10 +270,12 @@ async def _etcd(access: EtcdAccess) -> AsyncIterator[EtcdClient]:
 
 
 def _seconds(text: str | None) -> float | None:
+    """Unix time; None where there is none, or none of a manager that we know."""
     try:
-        return float(text) if text is not None else None
+        found = float(text) if text is not None else None
     except ValueError:
-        return None  # written by something else than a manager that we know
+        return None
+    return found if found is not None and 0 <= found < YEAR_9999_S else None
 
 
 def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:

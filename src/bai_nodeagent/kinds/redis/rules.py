@@ -25,6 +25,7 @@ SEEN_WITHIN_S = 40.0
 # How long a start of an agent may take until the manager has heard of it.
 APPEARS_WITHIN_S = 60.0
 OBSERVE_AGAIN_S = 30.0
+VALUE_AT_MOST = 4096  # bytes of a key's value; a longer one is a mistake
 SENTINELS = "HOST1:26379,HOST2:26379"  # as an example
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
 
@@ -128,6 +129,10 @@ class Unusable(Exception):
 
 def target_of(spec: RedisSpec, published: Published) -> Target:
     """Where Backend.AI says that its Redis is. Raises Unusable."""
+    for name, value in published.items():
+        if len(value.encode()) > VALUE_AT_MOST or (name == "password" and not value.isprintable()):
+            text = f"{spec.key(name)} is above {VALUE_AT_MOST} bytes, or not one line of text; "
+            raise Unusable("BadKey", text + _command(name, f"NEW_{name.upper()}"))
     if "sentinel" in published:
         servers = tuple(
             _server(spec, "sentinel", part) for part in published["sentinel"].split(",")

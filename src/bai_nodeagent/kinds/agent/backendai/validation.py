@@ -15,10 +15,11 @@ from ....desired.places import walk
 from ....desired.secrecy import is_secret_place
 from ....errors import Refused, Stuck, Unavailable
 from ....model import Host
+from ....redact import is_too_much
 from ....system.blocking import in_thread
 from ..environment import environments
 from ..environment.rules import target
-from ..given import NOT_SHOWN, is_too_much
+from ..given import NOT_SHOWN
 from ..spec import AgentSpec
 from . import release, schema_faults, validator
 from .release import Release
