@@ -95,7 +95,7 @@ def test_documents_with_more_secrets_than_can_be_masked_are_a_mistake(
     """Each line is masked in every text that leaves: 90,000 cost a second of each."""
     place = Place(Identity("i-node01"), "c", "node01", (), tmp_path, str)
     document = b"""
-        schema = 1
+        api-version = 1
         [agent]
         supervisor = "child"
         command = ["/usr/bin/sleep", "600"]
