@@ -37,6 +37,9 @@ class _Lines:
     debug = info = warning = error = critical = exception = msg
 
 
+_OUR_WORDS = frozenset({"event", "level", "resource", "status", "reason"})
+
+
 def flush() -> None:
     """Waits, not for long, until what was logged is written."""
     _writer.flush(FLUSH_DEADLINE_S)
@@ -68,8 +71,12 @@ def configure(level: str, log_format: str, redactor: Redactor) -> None:
         ]
 
     def shown(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """Masked and printable before it is a line: the keys are ours, and stay."""
-        return {key: _printable(redactor.value(value)) for key, value in event.items()}
+        """Masked and printable before it is a line. Keys and our own words stay, also where
+        somebody's secret is such a word: alerts are made of them."""
+        return {
+            key: _printable(value if key in _OUR_WORDS else redactor.value(value))
+            for key, value in event.items()
+        }
 
     structlog.configure(
         processors=[

@@ -220,10 +220,10 @@ LONG = b"9" * 400
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ({"HGET": b"$3\r\nnan\r\n"}, "NotSeen"),
-        ({"HGET": b"$3\r\ninf\r\n"}, "NotSeen"),
-        ({"HGET": b"$4\r\n1e18\r\n"}, "NotSeen"),
-        ({"HGET": b"$2\r\n-1\r\n"}, "NotSeen"),
+        ({"HMGET": b"*1\r\n$3\r\nnan\r\n"}, "NotSeen"),
+        ({"HMGET": b"*1\r\n$3\r\ninf\r\n"}, "NotSeen"),
+        ({"HMGET": b"*1\r\n$4\r\n1e18\r\n"}, "NotSeen"),
+        ({"HMGET": b"*1\r\n$2\r\n-1\r\n"}, "NotSeen"),
         ({"TIME": b"*2\r\n$400\r\n" + LONG + b"\r\n$1\r\n0\r\n"}, "Unreachable"),
         ({"TIME": b"*2\r\n$1\r\n0\r\n$400\r\n" + LONG + b"\r\n"}, "Unreachable"),
     ],
@@ -231,7 +231,7 @@ LONG = b"9" * 400
 async def test_numbers_that_no_redis_says(
     bench: Bench, answers: dict[str, bytes], reason: str
 ) -> None:
-    answers = {"TIME": b"*2\r\n$1\r\n9\r\n$1\r\n0\r\n", "HGET": b"$-1\r\n", **answers}
+    answers = {"TIME": b"*2\r\n$1\r\n9\r\n$1\r\n0\r\n", "HMGET": b"*1\r\n$-1\r\n", **answers}
     begun_s = process.now_s() - 3600
     life = Life({}, pid=os.getpid(), started_s=begun_s)
     Notes.of(bench.host).update(lambda record: replace(record, life=life))

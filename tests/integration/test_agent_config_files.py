@@ -420,7 +420,10 @@ async def test_no_secret_is_written_into_what_somebody_has_open(path: Path) -> N
         with pytest.raises(Unavailable, match="open elsewhere"):
             await in_line(path, section=section)
         assert reader.read() == "[agent]\n"
+    edited = path.read_text() + "# mine\n"  # no part of a write that was cut off
+    path.write_text(edited)
     await in_line(path, section=section)
+    assert "# mine" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o640
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -295,7 +297,13 @@ def test_temporary_files_of_the_dead_are_swept_and_of_nobody_else(tmp_path: Path
     (tmp_path / ".agent.toml.folderxx.tmp").mkdir()
     with (tmp_path / ".agent.toml.atworkxx.tmp").open("wb") as living:
         files.claim(living.fileno())
+        leased = (tmp_path / ".agent.toml.aaleased.tmp").open("wb")
+        fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         assert len(files.sweep(tmp_path, ["agent.toml"])) == 1
+        assert Path(leased.name).exists()
+        leased.close()
+        Path(leased.name).unlink()
         assert len(files.sweep(tmp_path)) == 1
         assert (tmp_path / ".agent.toml.atworkxx.tmp").exists()
     assert {p.name for p in tmp_path.iterdir()} >= {

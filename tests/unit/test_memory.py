@@ -266,11 +266,16 @@ def test_masking_takes_no_time_by_the_square(text: str) -> None:
     assert time.process_time() - started_s < 5
 
 
-def test_keys_of_a_log_line_stay_whatever_a_secret_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_keys_and_our_own_words_of_a_log_line_stay_whatever_a_secret_is(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     redactor = Redactor()
-    redactor.learn(["-----BEGIN KEY-----\nevent\nlevel\ntimestamp\n-----END KEY-----"])
+    words = ("event", "level", "timestamp", "info", "it.happened", "Blocked")
+    redactor.learn(["\n".join(("-----BEGIN KEY-----", *words, "-----END KEY-----"))])
     logs.configure("info", "json", redactor)
-    structlog.get_logger().info("it.happened", said="the event was", path=Path("/\udcff\x1b"))
+    structlog.get_logger().info(
+        "it.happened", reason="Blocked", said="the event was Blocked", path=Path("/\udcff\x1b")
+    )
     structlog.reset_defaults()
     logs.flush()
     line = json.loads(capfd.readouterr().err)
@@ -278,7 +283,8 @@ def test_keys_of_a_log_line_stay_whatever_a_secret_is(capfd: pytest.CaptureFixtu
     assert line == {
         "event": "it.happened",
         "level": "info",
-        "said": "the ******** was",
+        "reason": "Blocked",
+        "said": "the ******** was ********",
         "path": r"/\xff\x1b",
     }
 

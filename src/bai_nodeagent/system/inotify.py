@@ -42,6 +42,7 @@ _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 # Of one watch. Paths that others have laid may be as deep as they like, and root's watches
 # are counted together: fs.inotify.max_user_watches.
 _FOLDERS_AT_MOST = 2000
+_WALKS_AT_MOST = 10
 
 # Both limits are those of a user: containers that run as root count as well.
 _HINTS = {
@@ -186,8 +187,10 @@ def _watch_again(
     fresh: dict[int, set[str]] = {}
     ways: _Way = {}
     # Walked until nothing new shows: a folder made between the walk and its
-    # parent's watch emits no event.
-    while (now := _ways_to(paths)) != ways:
+    # parent's watch emits no event. Links on the way may change without end; those tell.
+    for _ in range(_WALKS_AT_MOST):
+        if (now := _ways_to(paths)) == ways:
+            break
         ways = now
         for folder, names in ways.items():
             try:

@@ -10,7 +10,7 @@ document asks for something of Redis.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -84,10 +84,12 @@ class Link:
         with _as_of_redis(self._server):
             return Server(str(found[0]), _port(found[1])) if found else None
 
-    async def text(self, key: str, field: str) -> str | None:
-        """A field of a hash."""
-        found = await self._ask("HGET", key, field)
-        return None if found is None else str(found)
+    async def texts(self, key: str, fields: Sequence[str]) -> dict[str, str | None]:
+        """Fields of a hash, at least one; None for those that are not there."""
+        found = await self._ask("HMGET", key, *fields)
+        with _as_of_redis(self._server):
+            values = [None if each is None else str(each) for each in found]
+            return dict(zip(fields, values, strict=True))
 
     async def now_s(self) -> float:
         """The server's clock, in Unix time."""

@@ -118,11 +118,11 @@ class Redis:
         if not self.spec.is_seen_checked:
             return actual
         async with _talk(server, login.password, LIVE_DATABASE) as (_, link):
-            ids = await self._agent_ids()
+            found = await link.texts(LAST_SEEN, await self._agent_ids())
             return replace(
                 actual,
                 now_s=await link.now_s(),
-                last_seen={each: _seconds(await link.text(LAST_SEEN, each)) for each in ids},
+                last_seen={each: _seconds(text) for each, text in found.items()},
                 agent_s=self._agent_s(),
             )
 

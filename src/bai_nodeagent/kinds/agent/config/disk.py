@@ -111,7 +111,12 @@ class Disk:
         # Never more than either content may be read by: what is looser comes last.
         if owner is not None and file is not None:
             place.set_access(mode=file.mode & action.mode, owner=owner)
-        place.overwrite(action.data, is_private=not action.mode & OTHERS)
+        try:
+            place.overwrite(action.data, is_private=not action.mode & OTHERS)
+        except (OSError, Refused, Unavailable):
+            if _is_still(place, place.path, action.expected):  # else an edit would count as torn
+                begun_write.end(self._state)
+            raise
         if owner is not None and file is not None and action.mode & ~file.mode:
             place.set_access(mode=action.mode, owner=owner)
 
