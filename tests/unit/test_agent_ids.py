@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bai_nodeagent.kinds.agent.backendai.ids import agent_ids, every_id
+from bai_nodeagent.agent_toml.ids import agent_ids, every_id
 from bai_nodeagent.model import UNSET, KeyPath
 
 TWO = """\

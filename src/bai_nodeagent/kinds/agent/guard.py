@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ...agent_toml import is_readable
+from ...agent_toml.ids import every_id
 from ...errors import Refused, Stuck, Unavailable
 from ...model import Host, Inputs, KeyPath
 from ...system import kept, process
@@ -19,7 +20,6 @@ from ...system.blocking import in_thread
 from ...typed import json_value, typed
 from . import last_config
 from .backendai import release
-from .backendai.ids import every_id
 from .backendai.liveness import is_backendai
 from .environment import environments
 from .environment.environments import Environments

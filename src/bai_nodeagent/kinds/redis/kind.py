@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ...agent_toml.ids import agent_ids, id_values
 from ...core.watching import together
 from ...errors import Refused, Stuck
 from ...etcd_access import EtcdAccess, parse_endpoints
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import network, process
 from ...system.blocking import in_thread
-from ..agent.backendai.ids import agent_ids, id_values
 from ..agent.record import Notes, text_at
 from .rules import (
     NAMES,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .... import toml
-from ....model import KeyPath
+from .. import toml
+from ..model import KeyPath
 
 _AGENTS: KeyPath = ("agents",)
 _ID: KeyPath = ("agent", "id")
