@@ -12,8 +12,8 @@ import pytest
 
 from bai_nodeagent.kinds.agent.environment import building
 from bai_nodeagent.kinds.agent.process import rehearsal
+from bai_nodeagent.machine import Account
 from bai_nodeagent.system import helper, launch, output
-from bai_nodeagent.system.launch import Account
 from wheels import public_folder
 
 pytestmark = pytest.mark.root

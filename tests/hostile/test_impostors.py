@@ -22,6 +22,7 @@ from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.kinds.agent.process.search import Search, noted_pid
 from bai_nodeagent.kinds.agent.record import Record
 from bai_nodeagent.kinds.agent.spec import AgentSpec
+from bai_nodeagent.machine import TICKS_PER_S, Process
 from bai_nodeagent.system import ending, kinship, launch, process
 from bai_nodeagent.system.kinship import Kinship
 from node_under_test import Node
@@ -243,8 +244,8 @@ def test_whoever_is_in_a_session_of_a_dead_agents_number_is_none_of_ours(
     leader = subprocess.Popen([*before, *left], start_new_session=True)
     leader.wait()
     (member,) = [each for each in process.living() if each.session == leader.pid]
-    begun = member.start_ticks - 100 * process.TICKS_PER_S
-    main = process.Process(leader.pid, begun, group=leader.pid, session=leader.pid)
+    begun = member.start_ticks - 100 * TICKS_PER_S
+    main = Process(leader.pid, begun, group=leader.pid, session=leader.pid)
     kinship = Kinship(folder / "agent.lock")
     kinship.lives(main, member.started_s + lived_on_s)
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bai_nodeagent.kinds.agent.environment import building
+from bai_nodeagent.machine import Account
 from bai_nodeagent.system import helper, launch
-from bai_nodeagent.system.launch import Account
 from servers import wait_until
 from wheels import DEBIAN_PYTHON, USER, public_folder
 

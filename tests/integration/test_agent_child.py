@@ -24,9 +24,9 @@ from bai_nodeagent.kinds.agent.process.child import Start
 from bai_nodeagent.kinds.agent.process.child_agent import ChildAgent
 from bai_nodeagent.kinds.agent.record import Notes
 from bai_nodeagent.kinds.agent.spec import AgentSpec
+from bai_nodeagent.machine import Process
 from bai_nodeagent.model import Host, NodeSpec, Plan, Status
 from bai_nodeagent.system import ending, kinship, launch, output, process
-from bai_nodeagent.system.process import Process
 
 NODE = NodeSpec("i-one", "local", 1, "d", {}, {})
 

@@ -12,9 +12,8 @@ from bai_nodeagent.errors import Refused
 from bai_nodeagent.kinds.agent.config.kind import KIND, AgentConfig
 from bai_nodeagent.kinds.agent.config.rules import KeepBroken, Remember, SetAccess, Write, plan
 from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
+from bai_nodeagent.machine import Account, File, Owner
 from bai_nodeagent.model import UNSET, Host, KeyPath, NodeSpec, Status, Verdict
-from bai_nodeagent.system.launch import Account
-from bai_nodeagent.system.place import File, Owner
 
 PATH = Path("/etc/backend.ai/agent.toml")
 TARGET = Path("/srv/agent.toml")

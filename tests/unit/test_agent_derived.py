@@ -11,8 +11,8 @@ import pytest
 from bai_nodeagent.kinds.agent.backendai.schema_faults import MINIMAL
 from bai_nodeagent.kinds.agent.config.rules import Write, plan
 from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
+from bai_nodeagent.machine import File
 from bai_nodeagent.model import KeyPath, Plan
-from bai_nodeagent.system.place import File
 
 OLD, ANNOUNCES = "25.6.17", "25.15.12"
 VALUES: dict[KeyPath, Any] = {

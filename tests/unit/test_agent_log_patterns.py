@@ -18,8 +18,8 @@ from bai_nodeagent.kinds.agent.backendai.liveness import (
     pid_file,
 )
 from bai_nodeagent.kinds.agent.backendai.log_patterns import what_it_waits_for, why_dead
+from bai_nodeagent.machine import Process
 from bai_nodeagent.model import Status
-from bai_nodeagent.system.process import Process
 from bai_nodeagent.system.sockets import Listener
 
 WORKER = Process(72, 1)

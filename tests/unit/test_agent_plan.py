@@ -32,8 +32,8 @@ from bai_nodeagent.kinds.agent.record import Life, Record
 from bai_nodeagent.kinds.agent.rollback import RollbackState
 from bai_nodeagent.kinds.agent.sessions import HeldChange, Sessions, launch_of
 from bai_nodeagent.kinds.agent.spec import AgentSpec
+from bai_nodeagent.machine import TICKS_PER_S, Process
 from bai_nodeagent.model import Plan, Status, Verdict
-from bai_nodeagent.system.process import TICKS_PER_S, Process
 from bai_nodeagent.system.systemd import UnitState
 
 NOW_S = 10_000.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bai_nodeagent.system.process import TICKS_PER_S, Process, parse_stat
+from bai_nodeagent.machine import TICKS_PER_S, Process
+from bai_nodeagent.system.process import parse_stat
 
 STAT = (
     "{pid} ({name}) {state} 1 4711 4710 0 -1 4194304 1063 0 0 0 1 0 0 0 20 0 1 0 110579 "

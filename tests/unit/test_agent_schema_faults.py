@@ -17,8 +17,8 @@ from bai_nodeagent.kinds.agent.backendai.schema_faults import (
 from bai_nodeagent.kinds.agent.backendai.validator import Answer
 from bai_nodeagent.kinds.agent.config.rules import Write, plan
 from bai_nodeagent.kinds.agent.config.state import Actual, AgentConfigSpec
+from bai_nodeagent.machine import File
 from bai_nodeagent.model import Status
-from bai_nodeagent.system.place import File
 
 OLD, NEW = "23.9.10", "26.8.3"
 ADDRESS = 'addr = { host = "10.0.0.1", port = 2379 }'

@@ -18,9 +18,8 @@ from bai_nodeagent.kinds.agent.process.child import ChildActual, Start, plan_chi
 from bai_nodeagent.kinds.agent.record import Life, Record
 from bai_nodeagent.kinds.agent.sessions import HeldChange, Launch, Sessions, losing, permit_for
 from bai_nodeagent.kinds.agent.spec import AgentSpec, desired_inputs, found_inputs
+from bai_nodeagent.machine import File, Process
 from bai_nodeagent.model import KeyPath, Status
-from bai_nodeagent.system.place import File
-from bai_nodeagent.system.process import Process
 
 VAR: KeyPath = ("agent", "var-base-path")
 TEXT = '[agent]\nid = "i-1"\nvar-base-path = "/var/a"\nregion = "x"\n'

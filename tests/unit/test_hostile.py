@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bai_nodeagent.errors import Refused
+from bai_nodeagent.machine import File
 from bai_nodeagent.system import hostile
 from bai_nodeagent.system.place import ACL
 
@@ -47,7 +48,7 @@ def test_a_file_is_read_whole_with_mode_and_owner(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "a").chmod(0o640)
     file = hostile.read(tmp_path / "a")
-    assert file == hostile.File(b"x", 0o640, (os.geteuid(), os.getegid()))
+    assert file == File(b"x", 0o640, (os.geteuid(), os.getegid()))
 
 
 @pytest.mark.parametrize("name", ["a", "b/a"])

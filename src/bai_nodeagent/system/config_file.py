@@ -8,8 +8,8 @@ import pwd
 from pathlib import Path
 
 from ..errors import Refused, Unavailable
+from ..machine import Owner
 from .files import shown
-from .place import Owner
 
 
 def ids(owner: str) -> Owner:

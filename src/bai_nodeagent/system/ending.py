@@ -14,9 +14,10 @@ from pathlib import Path
 import anyio
 
 from ..errors import Refused
+from ..machine import Process
 from .blocking import in_thread
 from .kinship import Kinship
-from .process import SCAN_DEADLINE_S, Process, find
+from .process import SCAN_DEADLINE_S, find
 
 # What is left of an agent without its main process gets this long to end by itself.
 ORPHAN_PATIENCE_S = 2.0

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ..errors import Refused
+from ..machine import Process
 from . import files, process
-from .process import Process
 
 # What installers write into a script whose interpreter's path is too long, or
 # has spaces: a line of shell that Python reads as a string.

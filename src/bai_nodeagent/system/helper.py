@@ -22,8 +22,9 @@ from pathlib import Path
 
 import anyio
 
+from ..machine import Account
 from . import keeper, output
-from .launch import Account, Credentials, credentials, environment
+from .launch import Credentials, credentials, environment
 from .programs import SEARCH_PATH
 
 # Fixed, so that the same comes out however the daemon was started; C for words to be quoted.

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Refused
+from ..machine import File, Owner
 from .files import shown
-from .place import LIMIT, File, Owner, Place, at
+from .place import LIMIT, Place, at
 
-__all__ = ["LIMIT", "File", "Owner", "Place", "check", "folder", "place", "read", "replace"]
+__all__ = ["LIMIT", "Place", "check", "folder", "place", "read", "replace"]
 
 _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

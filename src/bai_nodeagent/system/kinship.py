@@ -20,17 +20,8 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from .process import (
-    TICKS_PER_S,
-    Process,
-    ancestors,
-    command_of,
-    is_unreaped,
-    living,
-    now_s,
-    uid_of,
-    uids_of,
-)
+from ..machine import TICKS_PER_S, Process
+from .process import ancestors, command_of, is_unreaped, living, now_s, uid_of, uids_of
 
 # Of one process, and processes. A lock that was inherited is among the first: it has the number
 # that it had here.

@@ -16,13 +16,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
 from ..errors import Refused, Unavailable
+from ..machine import Account, Process
 from . import kinship, own_file, process
-from .process import Process
 
 # Not that of the daemon: the same agent must come out however the daemon was started.
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,17 +31,6 @@ _LOCK_PAUSE_S = 0.02
 
 _starting: set[Path] = set()  # the locks that we hold ourselves
 _children: dict[int, subprocess.Popen[bytes]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whom a process runs as."""
-
-    name: str
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    home: str
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ import secrets
 import signal
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Refused, Unavailable
+from ..machine import File, Owner
 from . import files
 from .files import shown
 
@@ -29,25 +30,6 @@ _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACLS = frozenset((ACL, "system.nfs4_acl"))
 _CARRIED = ("user.", "security.", *_ACLS)
 _OF_THE_CONTENT = ("security.ima", "security.evm")
-
-Owner = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A regular file: its content, its permission bits, its (uid, gid).
-
-    names     how many hard links it has
-    is_mount  something is mounted on it, so that no other file can take its place
-    has_acl   more accounts than the mode shows may read or write it, or fewer
-    """
-
-    raw: bytes = field(repr=False)
-    mode: int
-    owner: Owner
-    names: int = 1
-    is_mount: bool = False
-    has_acl: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,32 +13,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..machine import Process
 from ..text import clean
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SCAN_DEADLINE_S = 5.0
 ARGUMENTS_BYTES_AT_MOST = 4096
 _DEAD = "ZXx"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Process:
-    """One living process; `start_ticks` counts from boot, suspended time included."""
-
-    pid: int
-    start_ticks: int
-    # Not part of who it is: these change while it lives.
-    parent: int = field(default=0, compare=False)
-    group: int = field(default=0, compare=False)
-    session: int = field(default=0, compare=False)
-
-    @property
-    def started_s(self) -> float:
-        """When it started, on the clock of `now_s`, rounded down to a tick."""
-        return self.start_ticks / TICKS_PER_S
 
 
 def now_s() -> float:

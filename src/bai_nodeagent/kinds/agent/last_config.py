@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ...machine import File, Owner
 from ...system import kept, own_file
-from ...system.place import File, Owner
 from ...typed import json_value, typed
 
 NAME = "agent-config.last"

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import Refused, Stuck, Unavailable
+from ...machine import Process
 from ...model import AgentInput, Host, Inputs
 from ...system import hostile, kept, own_file, process
 from ...system.blocking import in_thread
-from ...system.process import Process
 from ...typed import json_value, typed
 from .backendai.log_patterns import Trouble
 from .environment import environments

@@ -16,8 +16,8 @@ from typing import Any
 
 from ....agent_toml import is_usable
 from ....agent_toml.places import as_address
+from ....machine import Process
 from ....model import Status, Verdict
-from ....system.process import Process
 from ....system.sockets import Answer, Listener
 from .log_patterns import not_bound, what_it_waits_for
 from .schema_faults import Version

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import Refused, Unavailable
-from ....system.launch import Account, account, credentials, environment
+from ....machine import Account
+from ....system.launch import account, credentials, environment
 from ....system.programs import program
 from ....text import clean
 from . import validator_program

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import Overtaken, Refused, Unavailable
+from ....machine import Account, File
 from ....system import config_file, hostile, launch
-from ....system.launch import Account
-from ....system.place import File, Place
+from ....system.place import Place
 from .. import last_config
 from . import begun_write
 from .rules import (

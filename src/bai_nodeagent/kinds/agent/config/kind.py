@@ -21,6 +21,7 @@ import anyio
 
 from .... import agent_toml
 from ....errors import Refused, Stuck, Unavailable
+from ....machine import Account
 from ....model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ....system import inotify, launch
 from ....system.blocking import in_thread
@@ -104,9 +105,7 @@ class AgentConfig:
         what = f"{self.name}: edit {self.spec.path}"
         return await in_thread(what, lambda: candidates(self.spec, actual), EDIT_DEADLINE_S)
 
-    async def _runs(
-        self, agent: AgentSpec
-    ) -> tuple[tuple[str, ...], str | None, launch.Account | None]:
+    async def _runs(self, agent: AgentSpec) -> tuple[tuple[str, ...], str | None, Account | None]:
         """The command that runs the agent, and as whom: see Asker; and who a unit makes that."""
         if agent.supervisor == "child":
             return agent.command, agent.user, None
@@ -117,7 +116,7 @@ class AgentConfig:
         command = agent.command or next(iter(unit.exec_start), ())
         return command, agent.user or unit.user or "root", await self._account(unit)
 
-    async def _account(self, unit: UnitState) -> launch.Account | None:
+    async def _account(self, unit: UnitState) -> Account | None:
         """None where nobody says, or systemd makes one up."""
         if unit.is_apart or not unit.user:
             return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .... import agent_toml, toml
+from ....machine import Account, File, Owner
 from ....model import UNSET, KeyPath, Status, Verdict
-from ....system.launch import Account
-from ....system.place import File, Owner
 from ..backendai.schema_faults import Opinion
 from ..sessions import Effect
 from .state import Actual, AgentConfigSpec

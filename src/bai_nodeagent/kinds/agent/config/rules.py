@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from .... import agent_toml, toml
+from ....machine import Account, File, Owner
 from ....model import UNSET, Action, Plan, Status, Verdict
-from ....system.launch import Account
-from ....system.place import File, Owner
 from ..backendai import schema_faults
 from ..backendai.derived import derived, left_behind
 from ..environment.rules import NAME as ENVIRONMENT

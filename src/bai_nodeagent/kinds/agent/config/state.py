@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .... import agent_toml
+from ....machine import Account, File, Owner
 from ....model import KeyPath, Verdict
-from ....system.launch import Account
-from ....system.place import File, Owner
 from ..backendai import schema_faults
 from ..backendai.schema_faults import Opinion
 from ..guard import SessionRisk

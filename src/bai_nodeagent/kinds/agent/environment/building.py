@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....errors import Refused, Stuck, Unavailable
+from ....machine import Account
 from ....system import helper, hostile, launch
 from ....system.blocking import in_thread
 from ....system.helper import Finished, Hangs, Outstanding
-from ....system.launch import Account
 from ....system.output import quoted
 from ....system.programs import program
 from . import environment_tool

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from ....machine import Process
 from ....model import Inputs, Scalar
-from ....system.process import Process
 from ..backendai.liveness import Liveness
 from ..environment.environments import Environments
 from ..guard import SessionRisk

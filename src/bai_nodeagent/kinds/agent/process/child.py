@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ....machine import Process
 from ....model import Action, Plan, Status, Verdict
 from ....system.ending import KILL_DEADLINE_S, ORPHAN_PATIENCE_S
-from ....system.process import Process
 from ..backendai.liveness import TROUBLE_INTERVAL_S, port_occupied
 from ..backendai.log_patterns import Trouble, why_dead
 from ..environment.rules import Switch

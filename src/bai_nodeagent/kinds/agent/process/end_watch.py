@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 
+from ....machine import Process
 from ....model import Wake
 from ....system import ending
-from ....system.process import Process
 from ..backendai.liveness import Liveness
 
 

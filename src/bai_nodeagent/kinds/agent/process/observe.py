@@ -15,10 +15,10 @@ from typing import Any
 import anyio
 
 from ....errors import Refused, Stuck, Unavailable
+from ....machine import Process
 from ....model import AgentInput, Host, Inputs, Wake
 from ....system import ending, output, process, sockets
 from ....system.blocking import in_thread
-from ....system.process import Process
 from ..backendai.liveness import WORKER_TITLE, Endpoint, Liveness, endpoints, is_backendai
 from ..backendai.schema_faults import Version
 from ..environment import building, environments

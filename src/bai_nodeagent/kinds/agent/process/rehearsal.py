@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ....errors import Refused, Unavailable
+from ....machine import Account
 from ....system import executable, hostile, launch, output
 from ....system.programs import program
 from ....text import clean
@@ -99,7 +100,7 @@ def _in_other_hands(path: Path) -> str:
     return "others can write in it" if status.st_mode & 0o022 else ""
 
 
-def _run(argv: list[str], run_as: launch.Account, env: Mapping[str, str], workdir: Path) -> str:
+def _run(argv: list[str], run_as: Account, env: Mapping[str, str], workdir: Path) -> str:
     try:
         with output.bounded() as fd:
             done = subprocess.run(

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
+from ....machine import Process
 from ....model import Action, Plan, Status, Verdict
-from ....system.process import Process
 from ..backendai.liveness import judge_liveness
 from ..environment.rules import PART, Switch, without_environment
 from ..record import STARTING_S, Cause, Life, adopted, due

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....errors import Refused, Stuck
+from ....machine import Process
 from ....system import executable, files, kinship, launch, process, sockets
 from ....system.blocking import in_thread
 from ....system.executable import Executable, Traits
 from ....system.kinship import Kinship
-from ....system.process import Process
 from ....text import clean
 from ..backendai import release
 from ..backendai.liveness import (

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import ClassVar
 
+from ....machine import Process
 from ....model import Action, Plan, Status, Verdict
-from ....system.process import Process
 from ....system.systemd import UnitState
 from ..backendai.liveness import TROUBLE_INTERVAL_S, port_occupied
 from ..backendai.log_patterns import why_dead
