@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -14,6 +14,7 @@ import anyio
 from bai_nodeagent.core.reconcile import observe
 from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.etcd_access import EtcdAccess
+from bai_nodeagent.kinds.agent.record import Notes
 from bai_nodeagent.kinds.redis.kind import Redis
 from bai_nodeagent.kinds.redis.rules import RedisSpec
 from bai_nodeagent.model import Action, Host, Outcome, Plan
@@ -51,7 +52,8 @@ class Bench:
 
     @property
     def host(self) -> Host:
-        return Host(self.folder, self.folder, str, str, learn_passing=self.learnt.extend)
+        host = Host(self.folder, self.folder, str, str, learn_passing=self.learnt.extend)
+        return replace(host, agent_running_s=Notes.of(host).running_s)
 
     async def reason(self, manager_ip: str | None = None) -> str:
         return (await self.observe(self.spec(manager_ip))).verdict.reason

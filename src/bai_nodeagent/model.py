@@ -258,6 +258,7 @@ class Host:
     learn_passing  adds secrets that others write to `redact`: only the newest are kept
     etcd     etcd_access.EtcdAccess to the daemon's own store; None: that is a folder
     conditions  of the node as a whole
+    agent_running_s  how long the agent has been running, as noted; None: it does not
     is_id_given  somebody has said the node's id; it does not merely follow from the node
     """
 
@@ -268,6 +269,7 @@ class Host:
     learn_passing: Callable[[Iterable[str]], None] = lambda _secrets: None
     etcd: Any = None
     conditions: Callable[[], Conditions] = Conditions
+    agent_running_s: Callable[[], float | None] = lambda: None
     is_id_given: bool = True
 
 

@@ -12,7 +12,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from . import identity
 from .desired import canonical
 from .etcd_access import EtcdAccess, parse_endpoints
 from .follow.reading import Place
+from .kinds.agent.record import Notes
 from .model import Host
 from .redact import Redactor
 from .settings import Settings
@@ -94,6 +95,7 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
         etcd=None if settings.store.folder else _etcd_of(settings),
         is_id_given=settings.node_id is not None,
     )
+    host = replace(host, agent_running_s=Notes.of(host).running_s)
     return Site(settings, place, host, redactor, store_of(settings, writes=writes))
 
 

@@ -34,7 +34,7 @@ from ..machine import File, Owner
 from .files import shown
 from .place import LIMIT, Place, at
 
-__all__ = ["LIMIT", "Place", "check", "folder", "place", "read", "replace"]
+__all__ = ["LIMIT", "Place", "check", "folder", "place", "read", "replace", "text"]
 
 _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -109,6 +109,12 @@ def read(path: Path, limit: int = LIMIT) -> File | None:
             return found.read(limit)
     except FileNotFoundError:
         return None
+
+
+def text(path: Path) -> str | None:
+    """The same as text. Raises likewise."""
+    file = read(path)
+    return None if file is None else file.raw.decode(errors="replace")
 
 
 def replace(path: Path, data: bytes, *, mode: int, owner: Owner | None = None) -> None:

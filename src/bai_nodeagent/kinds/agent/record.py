@@ -248,6 +248,11 @@ class Notes:
     def path(self) -> Path:
         return self.runtime / "agent.json"
 
+    def running_s(self) -> float | None:
+        """How long the agent has been running; None: it does not."""
+        life = self.read().life
+        return process.now_s() - life.started_s if life and not life.is_over else None
+
     def read(self) -> Record:
         """The notes of this boot; a file that is missing or unreadable holds none.
 
@@ -292,7 +297,7 @@ def config_text(spec: AgentSpec) -> str | None:
     AgentConfig reports why it can't be read; the agent is kept alive without it.
     """
     with contextlib.suppress(OSError, Refused):
-        return text_at(spec.config_path) if spec.config_path else None
+        return hostile.text(spec.config_path) if spec.config_path else None
     return None
 
 
@@ -303,18 +308,14 @@ async def config_text_soon(spec: AgentSpec, asker: str) -> tuple[str | None, str
     if path is None:
         return None, ""
     try:
-        text = await in_thread(f"{asker}: read {path}", lambda: text_at(path), CONFIG_DEADLINE_S)
+        text = await in_thread(
+            f"{asker}: read {path}", lambda: hostile.text(path), CONFIG_DEADLINE_S
+        )
     except (Stuck, Refused) as error:
         return None, str(error)
     except OSError as error:
         return None, f"{path}: {error.strerror}"
     return text, ""
-
-
-def text_at(path: Path) -> str | None:
-    """agent.toml at that path; None: there is none. Blocks. Raises OSError, Refused."""
-    file = hostile.read(path)
-    return None if file is None else file.raw.decode(errors="replace")
 
 
 def found_of(each: AgentInput, host: Host) -> Inputs:

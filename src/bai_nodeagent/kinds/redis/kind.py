@@ -20,9 +20,8 @@ from ...core.watching import together
 from ...errors import Refused, Stuck
 from ...etcd_access import EtcdAccess, parse_endpoints
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
-from ...system import network, process
+from ...system import hostile, network
 from ...system.blocking import in_thread
-from ..agent.record import Notes, text_at
 from .rules import (
     NAMES,
     Actual,
@@ -123,7 +122,7 @@ class Redis:
                 actual,
                 now_s=await link.now_s(),
                 last_seen={each: _seconds(text) for each, text in found.items()},
-                agent_s=self._agent_s(),
+                agent_s=self._host.agent_running_s(),
             )
 
     async def _agent_ids(self) -> tuple[str, ...]:
@@ -132,15 +131,10 @@ class Redis:
         text = None
         with contextlib.suppress(OSError, Refused, Stuck):
             if path is not None:
-                text = await in_thread("Redis: agent.toml", lambda: text_at(path), READ_S)
+                text = await in_thread("Redis: agent.toml", lambda: hostile.text(path), READ_S)
         with contextlib.suppress(ValueError):
             return agent_ids(text, self.spec.id_values, self.spec.agent_id)
         return agent_ids(None, self.spec.id_values, self.spec.agent_id)
-
-    def _agent_s(self) -> float | None:
-        life = Notes.of(self._host).read().life
-        is_running = life is not None and not life.is_over
-        return process.now_s() - life.started_s if life and is_running else None
 
     def plan(self, actual: Actual) -> Plan[Action]:
         return plan(self.spec, actual)
