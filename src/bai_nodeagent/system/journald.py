@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import anyio
 
 from ..errors import Unavailable
-from . import blocking
+from . import blocking, output
 from .programs import program
 
 # journald notes a unit's last words some time after the unit has died. `journalctl
 # --sync` does not wait for what journald has not read yet.
 _LAG_S = (0.0, 0.05, 0.2, 0.5, 1.0)
+_BYTES_AT_MOST = 1 << 20
+_WHY_BYTES = 1000
 # What systemd itself says of a unit around a start and an end, at the most.
 _MARKS = 16
 # Its last word on a run: it succeeded, failed, or was skipped. systemd/sd-messages.h
@@ -114,13 +116,21 @@ def _text(message: object) -> str:
 
 
 def _read(command: Sequence[str], deadline_s: float) -> str:
-    """What journalctl prints. Blocks, on a broken disk for ever."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=deadline_s
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"journald: {error}") from error
-    if done.returncode != 0:
-        raise Unavailable(f"journald: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode(errors="replace")
+    """What journalctl prints, the newest entries, as many as fit. Blocks, on a broken disk for
+    ever. One entry has hundreds of megabytes if its writer likes."""
+    with output.bounded() as out, output.bounded() as err:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                check=False,
+                timeout=deadline_s,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unavailable(f"journald: {error}") from error
+        if done.returncode != 0 and not output.is_full(out):
+            raise Unavailable(f"journald: {output.last_of(err, _WHY_BYTES).strip()}")
+        found = output.first_of(out, _BYTES_AT_MOST)
+    return found[: found.rfind("\n") + 1]  # whole entries

@@ -107,7 +107,7 @@ def bounded() -> Iterator[int]:
     """A file without a name for the output of a program, whoever wrote that.
 
     It lies in memory, which counts as ours, so what goes beyond `ROOM_BYTES` is refused to its
-    writer (EPERM): memfd_create(2), F_SEAL_GROW. `last_of` reads it.
+    writer (EPERM): memfd_create(2), F_SEAL_GROW. `last_of` and `first_of` read it.
     """
     fd = os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -120,9 +120,23 @@ def bounded() -> Iterator[int]:
 
 def last_of(fd: int, bytes_at_most: int) -> str:
     """The end of what was written to a file of `bounded`, of which all writers share the offset."""
-    end = min(os.lseek(fd, 0, os.SEEK_CUR), ROOM_BYTES)
+    end = _end_of(fd)
     size = min(end, bytes_at_most)
     return os.pread(fd, size, end - size).decode(errors="replace")
+
+
+def first_of(fd: int, bytes_at_most: int) -> str:
+    """The beginning of it."""
+    return os.pread(fd, min(_end_of(fd), bytes_at_most), 0).decode(errors="replace")
+
+
+def is_full(fd: int) -> bool:
+    """Whether its writers had more to say."""
+    return _end_of(fd) >= ROOM_BYTES
+
+
+def _end_of(fd: int) -> int:
+    return min(os.lseek(fd, 0, os.SEEK_CUR), ROOM_BYTES)
 
 
 def _at_once(path: str, flags: int) -> int:
