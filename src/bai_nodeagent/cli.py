@@ -136,18 +136,24 @@ class _Parser(argparse.ArgumentParser):
         super().error(clean_lines(message))  # it quotes arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _common() -> _Parser:
+    """What every command takes."""
     common = _Parser(add_help=False)
     common.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help=f"own configuration (default: {settings.DEFAULT_FILE}, if it is there)",
+        help=f"the daemon's configuration (default: {settings.DEFAULT_FILE}, if it is there)",
     )
     common.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON value on stdout"
     )
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _common()
     parser = _Parser(
         prog="bai-nodeagent",
         description="Keeps a Backend.AI node in line with a desired state.",
@@ -161,32 +167,48 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(does=does)
         return added
 
-    command("run", _run, "the daemon")
+    command("run", _run, "keep this node in line until SIGTERM: the daemon")
     command("plan", _plan, "what would change; touches nothing")
-    command("apply", _apply, "converge once and stop")
-    added = command("validate", _validate, "check documents; - is stdin")
-    added.add_argument("files", nargs="+", metavar="FILE")
+    command(
+        "apply", _apply, "bring this node into line once, then end; not beside a running daemon"
+    )
+    added = command("validate", _validate, "check documents alone, without the store")
+    added.add_argument("files", nargs="+", metavar="FILE", help="TOML; - is stdin")
     added = command("put", _put, "check a document and write it to the store")
     added.add_argument("layer", metavar="LAYER", help="cluster, group/NAME or node/NAME")
-    added.add_argument("file", metavar="FILE", help="- is stdin")
+    added.add_argument("file", metavar="FILE", help="TOML; - is stdin")
     added = command("status", _status, "conditions of this or another node")
-    added.add_argument("node", nargs="?", metavar="NODE")
+    added.add_argument("node", nargs="?", metavar="NODE", help="its id (default: this node)")
     command("nodes", _nodes, "the fleet, worst first")
     added = command("pause", _pause, "from now on observe and report only")
-    added.add_argument("--for", dest="for_s", type=_duration, metavar="2h")
+    added.add_argument(
+        "--for",
+        dest="for_s",
+        type=_duration,
+        metavar="DURATION",
+        help="end by itself after that time, such as 90s, 5m or 2h",
+    )
     command("resume", _resume, "end a pause")
     command("rebind", _rebind, "choose agent-ip anew")
-    command("retry", _retry, "try again what was rolled back")
-    command("may-start", _may_start, "for ExecCondition=: may the agent start now")
+    command("retry", _retry, "give the inputs that a rollback has given up another try")
+    command(
+        "may-start",
+        _may_start,
+        "whether the agent may start now: ExecCondition= of its unit",
+    )
     command("schema", _schema, "JSON Schema of the document")
     return parser
 
 
 def _duration(text: str) -> float:
+    wrong = argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 5m or 2h")
     try:
-        return duration_s(text)
+        found_s = duration_s(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration like 90s, 5m or 2h") from error
+        raise wrong from error
+    if found_s <= 0:
+        raise wrong
+    return found_s
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

@@ -7,6 +7,7 @@ an admin who has to start five times to learn of five mistakes stops reading.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -87,8 +88,9 @@ class _Wrong(Exception):
         if not self._found:
             return str(self)
         is_secret = is_secret_key(name)
-        quoted = "another value" if is_secret else clean(repr(self._found[0]), QUOTED_AT_MOST)
-        return f"found {quoted}; {self}"
+        text = json.dumps(self._found[0], ensure_ascii=False, default=str)
+        quoted = "what it has" if is_secret else clean(text, QUOTED_AT_MOST)
+        return f"{quoted} is not allowed; allowed: {self}"
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,14 @@ class _Key:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _Wrong("a text is needed", value)
+        raise _Wrong("a text that is not empty", value)
     return value
 
 
 def _name(pattern: re.Pattern[str]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not pattern.match(value):
-            raise _Wrong(f"allowed are names like {pattern.pattern[:-2]}", value)
+            raise _Wrong(f"a name of the form {pattern.pattern[:-2]}", value)
         return value
 
     return check
@@ -117,26 +119,26 @@ def _name(pattern: re.Pattern[str]) -> Callable[[Any], str]:
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise _Wrong("a list of names is needed", value)
+        raise _Wrong("a list of names", value)
     return tuple(_name(NAME)(each) for each in value)
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value.startswith("/") or ".." in Path(value).parts:
-        raise _Wrong("an absolute path without '..' is needed", value)
+        raise _Wrong('an absolute path without ".."', value)
     return Path(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong("true or false is needed", value)
+        raise _Wrong("true, false", value)
     return value
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
-            raise _Wrong(f"allowed are {', '.join(allowed)}", value)
+            raise _Wrong(", ".join(allowed), value)
         return str(value)
 
     return check
@@ -145,7 +147,7 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
 def _address(value: Any) -> tuple[str, int]:
     match = re.match(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d+)\Z", str(value))
     if not isinstance(value, str) or not match or not 0 <= int(match[3]) <= 65535:
-        raise _Wrong("HOST:PORT is needed, an IPv6 address in brackets", value)
+        raise _Wrong("HOST:PORT, with an IPv6 address in brackets", value)
     return match[1] or match[2], int(match[3])
 
 
@@ -154,20 +156,20 @@ def _store_url(value: Any) -> str:
     if text.startswith("file:") and text[5:].startswith("/") and ".." not in Path(text[5:]).parts:
         return text
     if "@" in text:  # not quoted: it may hold a password
-        raise _Wrong("found a user in the URL; give store.user and store.password-file instead")
+        raise _Wrong("has a user in the URL; give store.user and store.password-file instead")
     if text.startswith("etcd://"):
         try:
             parse_endpoints(text)
         except ValueError as error:
             raise _Wrong(str(error)) from error
         return text
-    raise _Wrong("allowed are etcd://HOST:PORT,… and file:/ABSOLUTE/FOLDER", text)
+    raise _Wrong("etcd://HOST:PORT,… and file:/ABSOLUTE/FOLDER", text)
 
 
 def _prefix(value: Any) -> str:
     text = _text(value)
     if not text.startswith("/") or text.endswith("/") or "//" in text:
-        raise _Wrong("it starts with '/' and does not end with one", text)
+        raise _Wrong("a text that begins with / and does not end with one", text)
     return text
 
 
@@ -269,9 +271,9 @@ def _from_file(file: Path | None, mistakes: list[str]) -> tuple[str, dict[str, A
         elif name in LATER:
             mistakes.append(f"{path}: {name}: is not supported yet")
         elif name in sections:
-            mistakes.append(f"{path}: {name}: found no table; a table [{name}] is needed")
+            mistakes.append(f"{path}: {name}: is not a table; allowed: a table [{name}]")
         else:
-            mistakes.append(f"{path}: {name}: unknown key{_suggestion(name)}")
+            mistakes.append(f"{path}: {name}: is an unknown key{_suggestion(name)}")
     return str(path), given
 
 
@@ -300,7 +302,7 @@ def _from_environment(
         elif variable.startswith(ENVIRONMENT_PREFIX):
             near = difflib.get_close_matches(variable, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            mistakes.append(f"environment: {variable}: unknown variable{hint}")
+            mistakes.append(f"environment: {variable}: is an unknown variable{hint}")
     return ENVIRONMENT, given
 
 
@@ -317,7 +319,7 @@ def _suggestion(name: str) -> str:
         known for known in KEYS if known.rpartition(".")[2] == name
     ]
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"; allowed are {', '.join(allowed)}{hint}"
+    return f"; allowed: {', '.join(allowed)}{hint}"
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -325,7 +327,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     is_etcd = str(values["store.url"] or "").startswith("etcd://")
     for name in ("store.cert", "store.key"):
         if values[name] and not values["store.ca"]:
-            yield name, "given without store.ca, so TLS would be off; give store.ca"
+            yield name, "is given without store.ca, so TLS would be off; give store.ca"
     for one, other in (
         ("store.cert", "store.key"),
         ("store.key", "store.cert"),
@@ -333,13 +335,13 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("store.password-file", "store.user"),
     ):
         if values[one] and not values[other]:
-            yield one, f"given without {other}; give both or none"
+            yield one, f"is given without {other}; give both or none"
     plaintext = values["store.user"] and not values["store.ca"]
     if is_etcd and plaintext and not values["store.allow-plaintext"]:
         yield (
             "store.user",
-            "the password would cross the network in plain text; "
-            "give store.ca, or allow-plaintext = true where the network is trusted",
+            "its password would cross the network in plain text; give store.ca, or "
+            "store.allow-plaintext = true where the network is trusted",
         )
     for name in ("store.password-file", "store.ca", "store.cert", "store.key"):
         if values[name] and not Path(values[name]).is_file():

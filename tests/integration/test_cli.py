@@ -154,6 +154,34 @@ def test_two_broken_layers_can_be_put_right_one_by_one(node: Node) -> None:
     node.wait_ready("one")
 
 
+def test_a_new_nodes_document_is_not_held_up_by_another_layer(node: Node) -> None:
+    node.put("desired/cluster", "api-version = 1\nnonsense = 1")
+    answer = node.run("put", "node/i-new", "-", stdin="api-version = 1")
+    assert answer.returncode == 0, answer.stderr
+    assert "is in the store already: for node i-new" in answer.stderr
+
+
+def test_secrets_that_are_not_there_are_reported_and_hold_up_nothing(node: Node) -> None:
+    document = node.document() + '\n[agent-config.values.etcd]\npassword = { secret = "db" }\n'
+    answer = node.run("put", "cluster", "-", stdin=document)
+    assert (answer.returncode, answer.stderr) == (0, "")  # no node is known yet
+    answer = node.run("put", "node/i-new", "-", stdin="api-version = 1")
+    assert answer.returncode == 0
+    assert "there is no secret db for i-new" in answer.stderr
+    assert "secret/cluster/db, secret/node/i-new/db" in answer.stderr
+    node.put("secret/cluster/db", "geheim")
+    answer = node.run("put", "node/i-new", "-", stdin="api-version = 1\n[meta]\nx = 1")
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_what_is_no_file_is_named_as_such(node: Node) -> None:
+    answer = node.run("validate", "/etc")
+    assert (answer.returncode, answer.stderr) == (
+        2,
+        "bai-nodeagent: /etc: is not a regular file\n",
+    )
+
+
 def test_status_and_nodes_report_the_fleet_worst_first(node: Node) -> None:
     node.desire()
     node.start()

@@ -74,11 +74,13 @@ def test_a_ready_node_is_0_and_shows_conditions_facts_and_its_time() -> None:
         assert part in text
 
 
-def test_a_missing_digest_is_reported() -> None:
-    found = fleet.shown(
-        report({"summary": "Invalid", "desired": {"revision": 4, "digest": None}}), "says a store"
-    )
-    assert "  desired: revision 4, not valid" in found.lines
+@pytest.mark.parametrize(
+    ("documents", "shown"), [({"desired/cluster": 4}, "not valid"), ({}, "no document")]
+)
+def test_a_missing_digest_is_reported(documents: dict[str, int], shown: str) -> None:
+    desired = {"revision": 4, "digest": None, "documents": documents}
+    found = fleet.shown(report({"summary": "Invalid", "desired": desired}), "says a store")
+    assert f"  desired: revision 4, {shown}" in found.lines
 
 
 class Raced(FileStore):

@@ -57,17 +57,17 @@ state = "relative"
 """
     found = "\n".join(mistakes(tmp_path, text, LOG_FORMATT="json"))
     for part in (
-        "config.toml: nodeid: unknown key; allowed are [http], [log], [paths], [store], cluster, "
-        "groups, node-id; did you mean node-id?",
-        "config.toml: store.uri: unknown key; allowed are store.allow-plaintext, store.ca, ",
+        "config.toml: nodeid: is an unknown key; allowed: [http], [log], [paths], [store], cluster"
+        ", groups, node-id; did you mean node-id?",
+        "config.toml: store.uri: is an unknown key; allowed: store.allow-plaintext, store.ca, ",
         "config.toml: permit: is not supported yet",
-        "cluster: found 'Über'; allowed",
-        "groups: found 'gpu'; a list",
-        "store.url: found 'http://x'; allowed are etcd://",
-        "http.listen: found 9431; HOST:PORT",
-        "log.level: found 'loud'; allowed are debug, info",
-        "paths.state: found 'relative'; an absolute path",
-        "environment: BAI_NODEAGENT_LOG_FORMATT: unknown variable; did you mean",
+        'cluster: "Über" is not allowed; allowed: a name',
+        'groups: "gpu" is not allowed; allowed: a list',
+        'store.url: "http://x" is not allowed; allowed: etcd://',
+        "http.listen: 9431 is not allowed; allowed: HOST:PORT",
+        'log.level: "loud" is not allowed; allowed: debug, info',
+        'paths.state: "relative" is not allowed; allowed: an absolute path',
+        "environment: BAI_NODEAGENT_LOG_FORMATT: is an unknown variable; did you mean",
     ):
         assert part in found
 
@@ -76,10 +76,10 @@ state = "relative"
     ("text", "part"),
     [
         ('cert = "{f}"\nkey = "{f}"', "without store.ca"),
-        ('ca = "{f}"\ncert = "{f}"', "store.cert: given without store.key"),
-        ('ca = "{f}"\nkey = "{f}"', "store.key: given without store.cert"),
-        ('user = "u"', "store.user: given without store.password-file"),
-        ('password-file = "{f}"', "store.password-file: given without store.user"),
+        ('ca = "{f}"\ncert = "{f}"', "store.cert: is given without store.key"),
+        ('ca = "{f}"\nkey = "{f}"', "store.key: is given without store.cert"),
+        ('user = "u"', "store.user: is given without store.password-file"),
+        ('password-file = "{f}"', "store.password-file: is given without store.user"),
         ('user = "u"\npassword-file = "{f}"', "plain text"),
         ('ca = "/nowhere/ca.pem"', "no such file"),
         ("ca = 3", "absolute path"),
@@ -112,7 +112,7 @@ def test_a_password_in_the_url_is_refused_and_not_quoted(tmp_path: Path, url: st
 
 def test_a_value_in_the_place_of_a_table_is_reported_as_such(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, 'http = "x"')
-    assert "http: found no table; a table [http] is needed" in line
+    assert "http: is not a table; allowed: a table [http]" in line
 
 
 def test_a_password_over_plaintext_can_be_allowed(tmp_path: Path) -> None:

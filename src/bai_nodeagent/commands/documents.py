@@ -18,9 +18,11 @@ from ..desired.places import spelled, walk
 from ..errors import Refused, Unavailable
 from ..kinds import KINDS
 from ..settings import NAME, NODE_ID
-from ..store.base import Conflict, Entry, Store
+from ..store.base import Conflict, Entry, Store, raw_of
 from ..system import files
 from . import STORE_DEADLINE_S, Answer, fleet
+
+_LISTED_AT_MOST = 3
 
 
 def validate(files: list[str]) -> Answer:
@@ -50,7 +52,7 @@ async def put(store: Store, layer: str, file: str) -> Answer:
     in between.
     """
     if not _is_layer(layer):
-        text = f"{layer}: no layer; allowed are cluster, group/NAME and node/NAME"
+        text = f"{layer}: is not a layer; allowed: cluster, group/NAME, node/NAME"
         return Answer(2, value={"error": text}, notes=[text])
     try:
         raw = _read(file)
@@ -78,11 +80,13 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     before = there.get(key)
     entries = {**there, key: Entry(raw, 0)}
     reports = await fleet.reports(store)
-    mistakes, known = _merged(key, entries, reports), _merged(key, there, reports)
+    nodes = _known_nodes(entries, reports)
+    mistakes, known = _merged(key, nodes, entries), _merged(key, nodes, there)
     if any(mistake not in known for mistake in mistakes):
         return _mistaken(mistakes)
     # Else two broken layers could never be put right: each would have to wait for the other.
     notes = [f"is in the store already: {mistake}" for mistake in mistakes]
+    notes += await _lacking_secrets(store, key, nodes, entries)
     notes += [
         f"{each.node}: {fleet.UNREADABLE}: {each.fault}, so its groups are not known"
         for each in reports
@@ -120,33 +124,61 @@ def _leaves(raw: bytes) -> list[str]:
     ]
 
 
-def _nodes_with(
-    key: str, entries: Mapping[str, Entry], reports: Iterable[fleet.Report]
+def _known_nodes(
+    entries: Mapping[str, Entry], reports: Iterable[fleet.Report]
 ) -> dict[str, tuple[str, ...]]:
-    """Known nodes that a layer concerns, each with the keys of its layers.
+    """The groups of each node's own configuration, by node.
 
-    A node is known by its own document or by its status, which also has the
-    groups of its own configuration.
+    A node is known by its own document or by its status, which has those groups.
     """
-    raw = {name: entry.raw for name, entry in entries.items()}
-    own = (k.removeprefix("desired/node/") for k in raw if k.startswith("desired/node/"))
+    own = (k.removeprefix("desired/node/") for k in entries if k.startswith("desired/node/"))
     groups: dict[str, tuple[str, ...]] = dict.fromkeys(own, ())
     groups |= {each.node: each.status.groups if each.status else () for each in reports}
-    layers = {}
-    for node_id in sorted(groups):
-        keys = desired.layer_keys(node_id, groups[node_id], raw)
-        if key in keys:
-            layers[node_id] = keys
-    return layers
+    return dict(sorted(groups.items()))
 
 
-def _merged(key: str, entries: Mapping[str, Entry], reports: Iterable[fleet.Report]) -> list[str]:
-    """The mistakes of every known node that a layer concerns."""
+def _merged(
+    key: str, nodes: Mapping[str, tuple[str, ...]], entries: Mapping[str, Entry]
+) -> list[str]:
+    """The mistakes of every node that a layer concerns."""
+    raw = raw_of(entries)
     return [
         f"for node {node_id}: {mistake}"
-        for node_id, keys in _nodes_with(key, entries, reports).items()
+        for node_id, groups in nodes.items()
+        if key in (keys := desired.layer_keys(node_id, groups, raw))
         for mistake in _of_a_node(keys, entries)
     ]
+
+
+async def _lacking_secrets(
+    store: Store, key: str, nodes: Mapping[str, tuple[str, ...]], entries: Mapping[str, Entry]
+) -> list[str]:
+    """Which secrets the nodes of a layer name that are not there. Their values are not read."""
+    raw = raw_of(entries)
+    named: dict[str, dict[str, set[str]]] = {}
+    for node_id, groups in nodes.items():
+        keys = desired.wanted_keys(node_id, groups, raw, KINDS)
+        for each in sorted(keys) if key in keys else ():
+            name = each.rpartition("/")[2]
+            if each.startswith("secret/"):
+                named.setdefault(name, {}).setdefault(node_id, set()).add(each)
+    try:
+        there = await store.names("secret/") if named else frozenset()
+    except Unavailable as error:
+        return [f"whether the secrets {', '.join(sorted(named))} are there is not known: {error}"]
+    lacking = {name: [n for n in by if not by[n] & there] for name, by in sorted(named.items())}
+    return [
+        f"there is no secret {name} for {_listed(who)}, which will be Invalid until there is one; "
+        f"looked for at {', '.join(sorted(named[name][who[0]]))}"
+        for name, who in lacking.items()
+        if who
+    ]
+
+
+def _listed(nodes: list[str]) -> str:
+    more = len(nodes) - _LISTED_AT_MOST
+    shown = ", ".join(nodes[:_LISTED_AT_MOST])
+    return f"{shown} and {more} more nodes" if more > 0 else shown
 
 
 def _of_a_node(keys: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
@@ -157,7 +189,7 @@ def _of_a_node(keys: Iterable[str], entries: Mapping[str, Entry]) -> list[str]:
     ]
     missing = [key for key in keys if key not in entries and not key.startswith("desired/node/")]
     newest = desired.evaluate(documents, missing, KINDS, __version__)
-    # A layer that is not there yet is no mistake of the one that is put now.
+    # `newest.missing` is left out: a layer that is not there yet is no mistake of this one.
     return [str(mistake) for mistake in newest.mistakes]
 
 
@@ -185,4 +217,5 @@ def _read(file: str) -> bytes:
     except OSError as error:
         raise Unreadable(f"{file}: {error.strerror}") from error
     except Refused as error:
-        raise Unreadable(error.message) from error
+        is_none = error.reason == "NotAFile"
+        raise Unreadable(f"{file}: is not a regular file" if is_none else error.message) from error

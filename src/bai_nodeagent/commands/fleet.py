@@ -87,7 +87,7 @@ async def status(settings: Settings, store: Store, me: str, node: str, digest: D
     Of this node its daemon is asked first: what is in the store may be half a minute old.
     """
     if not NODE_ID.match(node):
-        text = f"{node}: no node id"
+        text = f"{node}: is not a node id"
         return Answer(2, value={"error": text}, notes=[text])
     why = ""
     if node == me:
@@ -213,7 +213,7 @@ def shown(report: Report, source: str) -> Answer:
         lines.append(f"{text}  {c['message']}".rstrip())
     for name in ("desired", "applied"):
         if part := known.part(name):
-            digest = part.get("digest") or "not valid"
+            digest = part.get("digest") or ("not valid" if part.get("documents") else "no document")
             lines.append(f"  {name}: revision {part.get('revision')}, {digest}")
     lines += [f"  {name}: {value}" for name, value in known.part("facts").items()]
     # Whatever has lines of its own stays below its node: no line of it begins as a node's does.

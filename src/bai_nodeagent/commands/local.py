@@ -29,7 +29,9 @@ def resume(settings: Settings) -> Answer:
 
 
 def rebind(settings: Settings) -> Answer:
-    return _ordered(settings, orders.rebind, "agent-ip is chosen anew")
+    return _ordered(
+        settings, orders.rebind, "the daemon chooses agent-ip anew; `bai-nodeagent status` shows it"
+    )
 
 
 def retry(settings: Settings) -> Answer:

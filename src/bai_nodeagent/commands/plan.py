@@ -24,6 +24,8 @@ from ..system import own_file
 from . import STORE_DEADLINE_S, Answer
 from .summary import Part, Sessions, effect_of, summary
 
+KEPT_STATE = "going by the last valid state that this node keeps"
+
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
@@ -130,10 +132,10 @@ async def _documents(site: Site) -> tuple[Snapshot | None, list[str]]:
         try:
             there = journal.peek(site.settings.state / journal.NAME, node_id)
         except own_file.Unreadable as fault:
-            return None, [f"{why}; and the journal of an earlier state can't be read: {fault}"]
+            return None, [f"{why}; and what this node keeps of it can't be read: {fault}"]
         if there is None or not there.raw:
-            return None, [f"{why}; and there is no journal of an earlier state"]
-        return journal.snapshot(there), [f"{why}; going by the journal, revision {there.revision}"]
+            return None, [f"{why}; and no valid state is kept on this node"]
+        return journal.snapshot(there), [f"{why}; {KEPT_STATE}, revision {there.revision}"]
     return snapshot, []
 
 

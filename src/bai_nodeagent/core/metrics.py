@@ -61,7 +61,7 @@ class Metrics:
         )
         self._actions = counter("actions", "Actions applied", ["resource", "action"])
         self._drift = counter(
-            "drift", "Times a resource left its line without a new desired state", ["resource"]
+            "drift", "Times somebody else changed what was as desired", ["resource"]
         )
         self.desired_revision = known("desired_revision", "Revision of the documents in the store")
         self.applied_revision = known("applied_revision", "Revision last wholly in line with")

@@ -74,9 +74,10 @@ def _paused_by(known: Known) -> str | None:
         return f"paused on this node{known.pause.end}; `bai-nodeagent resume` ends it"
     held = known.spec is not None and known.spec.document.get("paused") is True
     newest = known.newest
-    is_held = held and newest is not None and _is_unfit(newest, known.mistakes)
-    if is_held or (newest is not None and newest.is_paused):
-        return "paused by the desired state"
+    if newest is not None and newest.is_paused:
+        return f"paused by {newest.layer_of(('paused',))}: `paused = true`"
+    if held and newest is not None and _is_unfit(newest, known.mistakes):
+        return "paused by the last valid state: `paused = true`"
     return None
 
 

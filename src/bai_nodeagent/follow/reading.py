@@ -17,7 +17,7 @@ from ..identity import Identity
 from ..kinds.agent import rollback, rollback_order
 from ..model import Kind, NodeSpec
 from ..redact import BYTES_AT_MOST, SECRETS_AT_MOST, is_too_much, strings_in
-from ..store.base import Snapshot, Store, Superseded
+from ..store.base import Snapshot, Store, Superseded, raw_of
 from ..system import network
 from . import orders
 
@@ -65,7 +65,7 @@ async def _read_at_one_revision(
     keys = desired.wanted_keys(node_id, groups, {}, kinds)
     snapshot = await store.read(keys)
     for _ in range(READ_ROUNDS_AT_MOST):
-        wanted = desired.wanted_keys(node_id, groups, raw_of(snapshot), kinds)
+        wanted = desired.wanted_keys(node_id, groups, raw_of(snapshot.entries), kinds)
         if wanted <= keys:
             return wanted, replace(
                 snapshot, entries={k: e for k, e in snapshot.entries.items() if k in wanted}
@@ -82,7 +82,7 @@ async def _read_at_one_revision(
 
 def evaluate(place: Place, snapshot: Snapshot, kinds: Sequence[Kind]) -> Desired:
     """The verdict on a snapshot's documents, each under the name that people use for it."""
-    keys = desired.layer_keys(place.identity.node_id, place.groups, raw_of(snapshot))
+    keys = desired.layer_keys(place.identity.node_id, place.groups, raw_of(snapshot.entries))
     documents = []
     missing = []
     faults = {}
@@ -158,11 +158,6 @@ def secrets_of(spec: NodeSpec, kinds: Sequence[Kind]) -> list[str]:
         and place not in names
     ]
     return [*spec.secrets.values(), *in_file, *literal]
-
-
-def raw_of(snapshot: Snapshot) -> dict[str, bytes]:
-    """Key -> exact bytes."""
-    return {key: entry.raw for key, entry in snapshot.entries.items()}
 
 
 def _is_address(text: str) -> bool:

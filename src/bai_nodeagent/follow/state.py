@@ -24,12 +24,12 @@ from ..errors import InvalidSpec, Mistake, Stuck, Unavailable
 from ..kinds.agent import rollback_order
 from ..model import Kind, NodeSpec, Status, Verdict
 from ..redact import Redactor
-from ..store.base import RECONNECT_S, Snapshot, Store, reconnect_s
+from ..store.base import RECONNECT_S, Snapshot, Store, raw_of, reconnect_s
 from ..system import inotify, kept, network
 from . import journal, orders
 from .in_force import Known, judge
 from .journal import Journal
-from .reading import Place, raw_of, read_all
+from .reading import Place, read_all
 from .resolver import Resolver
 
 # A store that does not answer when the daemon starts delays the node by this
@@ -266,7 +266,7 @@ class Follower:
             fresh = replace(
                 fresh,
                 revision=snapshot.revision,
-                raw=raw_of(snapshot),
+                raw=raw_of(snapshot.entries),
                 revisions={k: e.revision for k, e in snapshot.entries.items()},
                 groups=self._place.groups,
             )

@@ -79,6 +79,11 @@ class Snapshot:
         return self.epoch == before.epoch and self.revision >= before.revision
 
 
+def raw_of(entries: Mapping[str, Entry]) -> dict[str, bytes]:
+    """Key -> exact bytes."""
+    return {key: entry.raw for key, entry in entries.items()}
+
+
 class Store(Protocol):
     """Errors: `model.Unavailable` where the store can't be reached in time or
     denies access, with a sentence that names endpoint and, where it is about

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -239,4 +240,15 @@ def _asked(ask: Callable[[Any], T]) -> T:
     except APIError as error:
         raise Denied(str(error.explanation or error)) from error
     except (DockerException, RequestException, OSError) as error:
-        raise Unavailable(f"docker: {error}") from error
+        raise Unavailable(f"docker: {_plain(error)}") from error
+
+
+def _plain(error: BaseException) -> str:
+    """What the kernel said of Docker's socket, which the SDK wraps three times."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno and cause.strerror:
+            socket = os.environ.get("DOCKER_HOST", "/var/run/docker.sock")
+            return f"{socket}: {cause.strerror}: is Docker installed, and running?"
+        cause = cause.__cause__ or cause.__context__
+    return str(error)

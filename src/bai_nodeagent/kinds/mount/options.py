@@ -55,7 +55,8 @@ _SILENT = {
     "lookupcache": "all", "port": "2049", "local_lock": "none",
 }  # fmt: skip
 _DEFAULTS = frozenset(("hard", "relatime"))
-# A flag that is the default is shown, if at all, by the absence of these.
+# A flag that is the default is shown, if at all, by the absence of these. What nostrictatime
+# leaves in force, the kernel decides.
 _OPPOSITES = {
     "suid": ("nosuid",), "dev": ("nodev",), "exec": ("noexec",), "async": ("sync",),
     "atime": ("noatime", "relatime"), "diratime": ("nodiratime",), "nosync": ("sync",),
@@ -63,7 +64,7 @@ _OPPOSITES = {
     "ac": ("noac",), "cto": ("nocto",), "acl": ("noacl",), "lock": ("nolock",),
     "sharecache": ("nosharecache",), "resvport": ("noresvport",), "rdirplus": ("nordirplus",),
     "nofsc": ("fsc",), "nolazytime": ("lazytime",), "noiversion": ("iversion",),
-    "symfollow": ("nosymfollow",), "dirsync": (), "rw": ("ro",), "nomigration": ("migration",),
+    "symfollow": ("nosymfollow",), "rw": ("ro",), "nomigration": ("migration",),
 }  # fmt: skip
 _PASSWORDS = frozenset(
     ("pass", "passwd", "password", "password2", "passphrase", "pwd", "secret", "token", "key")

@@ -1,11 +1,11 @@
-"""The program of the helper process that touches paths on network mounts, and mounts.
+"""mount_questions: the helper process that touches paths on network mounts, and mounts.
 
-    python -I -S mount_questions.py observe /mnt
-    python -I -S mount_questions.py probe /mnt 126 version.txt 1100 1100 ""
+    python -I -S -c TEXT observe /mnt
+    python -I -S -c TEXT probe /mnt 126 version.txt 1100 1100 ""
 
-It prints one dict as a Python literal. Whatever it does may hang for ever:
-only ever run it by `helper`. It is run as a file, without the package, and
-imports next to nothing, since a mount that is gone by mistake waits for it:
+`ps` shows this text, so its name comes first. It prints one dict as a Python literal.
+Whatever it does may hang for ever: only ever run it by `helper`. It is run without the
+package, and imports next to nothing, since a mount that is gone by mistake waits for it:
 json and contextlib alone would make its start three times as long.
 
 A path to a target may lead through folders of others, who can put a link in

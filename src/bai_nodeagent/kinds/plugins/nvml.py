@@ -1,4 +1,4 @@
-"""Counts the NVIDIA GPUs of this node. A program: `python -m bai_nodeagent.system.nvml`.
+"""Counts the NVIDIA GPUs of this node. A program: `python -m bai_nodeagent.kinds.plugins.nvml`.
 
 Not called in the daemon: a driver that hangs keeps whoever asks in the kernel,
 and whoever has NVML open keeps the driver from being replaced. The only module

@@ -160,7 +160,10 @@ def _server(spec: RedisSpec, name: str, text: str) -> Server:
 def plan(spec: RedisSpec, actual: Actual) -> Plan[Action]:
     """The verdict; there is nothing that the daemon would do about it."""
     if actual.published is None:
-        text = 'this store is a folder; say [backendai.etcd] endpoints = ["http://MANAGER:2379"]'
+        text = (
+            "the daemon's store is a folder, without Backend.AI's keys; say where its etcd is: "
+            '[backendai.etcd] endpoints = ["http://MANAGER:2379"]'
+        )
         return _fault("NoEtcd", text)
     try:
         target = target_of(spec, actual.published)
