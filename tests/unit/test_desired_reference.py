@@ -9,6 +9,7 @@ import pytest
 
 from bai_nodeagent import desired
 from bai_nodeagent.kinds import KINDS
+from bai_nodeagent.model import Kind
 
 DOCS = Path(__file__).parents[2] / "docs"
 TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -49,3 +50,11 @@ def test_each_kind_has_its_place_in_the_reference_and_an_example_in_a_page(secti
     shown = [text.replace("sha256:…", f"sha256:{0:064}") for text in found]
     assert shown
     assert [_told(text) for text in shown if _told(text, "node/i-1")] == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[each.section for each in KINDS])
+def test_each_key_of_a_kind_is_in_the_reference(kind: Kind) -> None:
+    schema = kind.schema.get("items", kind.schema)
+    for key, value in schema["properties"].items():
+        is_there = re.search(rf"[`.]{key}[]`.]", PAGE) is not None
+        assert is_there or value == {"$ref": "#/$defs/reserved"}, key

@@ -33,7 +33,7 @@ CAUSES: Mapping[Cause, str] = {
     "": "as desired",
     "first": "it does not run",
     "died": "it died",
-    "changed": "its inputs changed",
+    "changed": "what it was started with has changed",
     "stopped": "it is to be stopped",
 }
 
