@@ -174,6 +174,11 @@ def test_secrets_that_are_not_there_are_reported_and_hold_up_nothing(node: Node)
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+def test_a_group_that_no_node_is_in_is_said(node: Node) -> None:
+    answer = node.run("put", "group/gpu", "-", stdin="api-version = 1")
+    assert (answer.returncode, "no known node is in group/gpu" in answer.stderr) == (0, True)
+
+
 def test_what_is_no_file_is_named_as_such(node: Node) -> None:
     answer = node.run("validate", "/etc")
     assert (answer.returncode, answer.stderr) == (

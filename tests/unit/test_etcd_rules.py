@@ -53,3 +53,12 @@ def test_everything_else_is_unavailable_with_endpoint_and_reason() -> None:
     error = translate(Code.UNAVAILABLE, "connection refused", "a:1", None, "read /x")
     assert isinstance(error, Unavailable)
     assert str(error) == "etcd a:1: connection refused (read /x)"
+
+
+def test_of_a_failed_connection_the_systems_words_are_quoted() -> None:
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:2379: "
+        "Failed to connect to remote host: Connection refused"
+    )
+    error = translate(Code.UNAVAILABLE, details, "a:1", None, "read /x")
+    assert str(error) == "etcd a:1: Connection refused (read /x)"

@@ -87,6 +87,9 @@ async def _put(store: Store, layer: str, raw: bytes) -> Answer:
     # Else two broken layers could never be put right: each would have to wait for the other.
     notes = [f"is in the store already: {mistake}" for mistake in mistakes]
     notes += await _lacking_secrets(store, key, nodes, entries)
+    is_used = any(key in desired.layer_keys(*node, raw_of(entries)) for node in nodes.items())
+    if layer.startswith("group/") and not is_used:
+        notes.append(f"no known node is in {layer}")
     notes += [
         f"{each.node}: {fleet.UNREADABLE}: {each.fault}, so its groups are not known"
         for each in reports

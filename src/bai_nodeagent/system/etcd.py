@@ -304,4 +304,4 @@ def _reading(header: Any, kvs: Iterable[Any], revision: int) -> Reading:
 
 
 def _some(keys: Sequence[str]) -> str:
-    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+    return keys[0] if len(keys) == 1 else f"{len(keys)} keys, such as {keys[0]}"

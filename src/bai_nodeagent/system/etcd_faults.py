@@ -6,10 +6,16 @@ Codes are `grpc.StatusCode`; they are distinguished by name, so that nobody need
 from __future__ import annotations
 
 import enum
+import re
 from typing import Any
 
 from ..errors import Unavailable
 
+# What gRPC puts before the words of the system, with the address once more.
+_WRAPPING = re.compile(
+    r"failed to connect to all addresses; last error: \w+: (ipv[46]:\S+: )?"
+    r"(Failed to connect to remote host: )?"
+)
 _NEW_TOKEN_FOR = ("invalid auth token", "auth store is old", "header is old", "user name is empty")
 
 
@@ -57,7 +63,8 @@ def translate(code: Any, details: str, endpoint: str, user: str | None, about: s
         return Denied(f"etcd {endpoint}: user {user or '(none)'} may not {about}")
     if code.name == "DEADLINE_EXCEEDED":
         return Unavailable(f"etcd {endpoint}: no answer in time to {about}")
-    return Unavailable(f"etcd {endpoint}: {details.strip() or code.name} ({about})")
+    said = _WRAPPING.sub("", details.strip())
+    return Unavailable(f"etcd {endpoint}: {said or code.name} ({about})")
 
 
 def verdict_of(error: Any) -> Next:
