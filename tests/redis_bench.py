@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from bai_nodeagent.core.reconcile import observe
+from bai_nodeagent.core.reconcile import plan_or_fault
 from bai_nodeagent.errors import Unavailable
 from bai_nodeagent.etcd_access import EtcdAccess
 from bai_nodeagent.kinds.agent.record import Notes
@@ -59,7 +59,7 @@ class Bench:
         return (await self.observe(self.spec(manager_ip))).verdict.reason
 
     async def observe(self, spec: RedisSpec | None = None) -> Plan[Action] | Outcome:
-        return await observe(self.resource(spec))
+        return await plan_or_fault(self.resource(spec))
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Watched:
     async def follow(self) -> None:
         while True:
             self.wake = anyio.Event()
-            found = await observe(self.resource)
+            found = await plan_or_fault(self.resource)
             server = f" {found.facts['redis']}" if found.facts else ""
             self.reasons.append(f"{found.verdict.reason}{server}")
             await self.wake.wait()

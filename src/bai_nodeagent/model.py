@@ -52,7 +52,9 @@ class Verdict:
         object.__setattr__(self, "message", clean_lines(self.message))
 
 
-IN_SYNC = Verdict(Status.TRUE, "InSync")
+def in_sync(message: str = "") -> Verdict:
+    """Everything is as desired."""
+    return Verdict(Status.TRUE, "InSync", message)
 
 
 class Action:

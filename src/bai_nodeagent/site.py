@@ -31,7 +31,7 @@ from .store.base import Store
 from .system import kept, own_file
 
 LOCK = "lock"
-NODE_ID = "node-id"
+NODE_ID_FILE = "node-id"
 DIGEST_KEY = "digest.key"
 KEY_BYTES = 32
 
@@ -70,11 +70,11 @@ def open_site(settings: Settings, redactor: Redactor, *, writes: bool) -> Site:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _check_own(folder)
             _warn_of_readers(settings.store.password_file)
-        was = _found(settings.state / NODE_ID, identity.parse, writes=writes)
+        was = _found(settings.state / NODE_ID_FILE, identity.parse, writes=writes)
         resolved = identity.resolve(settings.node_id, socket.gethostname(), was)
         key = _found(settings.state / DIGEST_KEY, _key, writes=writes)
         if writes and was is None:
-            kept.keep(settings.state / NODE_ID, f"{resolved.node_id}\n".encode())
+            kept.keep(settings.state / NODE_ID_FILE, f"{resolved.node_id}\n".encode())
         if key is None:
             key = secrets.token_bytes(KEY_BYTES)
             if writes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bai_nodeagent.core.reconcile import observe
+from bai_nodeagent.core.reconcile import plan_or_fault
 from bai_nodeagent.kinds.plugins.kind import Plugins
 from bai_nodeagent.kinds.plugins.rules import QUIET_S, PluginRules, PluginsSpec
 from bai_nodeagent.model import Action, Outcome, Plan, Status
@@ -41,7 +41,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 async def judged(environment: PythonEnvironment, *allow: str) -> Plan[Action] | Outcome:
-    return await observe(Plugins(PluginsSpec(PluginRules(environment.python, allow=allow))))
+    return await plan_or_fault(Plugins(PluginsSpec(PluginRules(environment.python, allow=allow))))
 
 
 # --- as it is ------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import anyio
 
 from bai_nodeagent.model import (
-    IN_SYNC,
     Action,
     AnyResource,
     Host,
@@ -19,6 +18,7 @@ from bai_nodeagent.model import (
     Status,
     Verdict,
     Wake,
+    in_sync,
 )
 
 
@@ -50,7 +50,7 @@ class Countdown:
     takes_s: float = 0.0
     deadline_s: float = 5.0
     observations: int = 0
-    verdict: Verdict = IN_SYNC
+    verdict: Verdict = field(default_factory=in_sync)
     wake: Wake | None = None
 
     async def observe(self) -> int:

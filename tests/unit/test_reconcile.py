@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, observe, reconcile
+from bai_nodeagent.core.reconcile import ACTIONS_AT_MOST, Objection, build, plan_or_fault, reconcile
 from bai_nodeagent.errors import Overtaken, Refused, Stuck, Unavailable
 from bai_nodeagent.model import Action, Kind, Outcome, Plan, Status, Verdict
 from unit.fakes import Countdown, Step, host, node_spec
@@ -107,10 +107,10 @@ async def test_a_false_verdict_without_anything_to_do_counts_as_failed() -> None
 
 async def test_an_observation_for_people_applies_nothing() -> None:
     resource = Countdown(left=2)
-    found = await observe(resource)
+    found = await plan_or_fault(resource)
     assert isinstance(found, Plan)
     assert (len(found.actions), resource.left) == (2, 2)
-    fault = await observe(Countdown(raises=ZeroDivisionError()))
+    fault = await plan_or_fault(Countdown(raises=ZeroDivisionError()))
     assert isinstance(fault, Outcome)
     assert fault.verdict.reason == "InternalError"
 

@@ -156,8 +156,8 @@ def test_the_verdict(actual: Actual, reason: str, words: str) -> None:
     assert found.actions == ()
 
 
-def at(last_seen_s: float | None, agent_s: float | None) -> Actual:
-    return Actual(PUBLISHED, True, MET, 1000.0, {"i-node01": last_seen_s}, agent_s)
+def at(last_seen_s: float | None, agent_age_s: float | None) -> Actual:
+    return Actual(PUBLISHED, True, MET, 1000.0, {"i-node01": last_seen_s}, agent_age_s)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ..model import NodeSpec
 from ..site import Site
 from ..system import own_file
 from . import Answer
-from .plan import observe_all
+from .plan import plan_all
 
 
 def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
@@ -34,7 +34,7 @@ def may_start(site: Site, environment: Mapping[str, str]) -> Answer:
         text = "nothing is desired of this node: no reason against a start"
         return Answer(0, [text], {"may-start": True})
     observed = anyio.run(
-        observe_all, site, spec, "Mount/"
+        plan_all, site, spec, "Mount/"
     )  # the only needs that a unit's gate asks for
     verdicts = {each.resource.name: each.found.verdict for each in observed}
     if reason := agent_gate.may_start(spec, verdicts):

@@ -13,7 +13,7 @@ from .. import identity
 from ..follow import orders
 from ..kinds.agent import rollback_order
 from ..settings import Settings
-from ..site import NODE_ID
+from ..site import NODE_ID_FILE
 from ..system import kept, own_file
 from . import Answer
 
@@ -64,6 +64,6 @@ def _node(settings: Settings) -> str:
     if settings.node_id:
         return settings.node_id
     with contextlib.suppress(OSError, own_file.Unreadable):
-        if found := kept.peek(settings.state / NODE_ID, identity.parse):
+        if found := kept.peek(settings.state / NODE_ID_FILE, identity.parse):
             return found
     return socket.gethostname()

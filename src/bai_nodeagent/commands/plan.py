@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..core.reconcile import build, observe
+from ..core.reconcile import build, plan_or_fault
 from ..errors import InvalidSpec, Unavailable
 from ..follow import journal, orders
 from ..follow.in_force import Known, judge, missing_layers
@@ -73,7 +73,7 @@ async def plan(site: Site) -> Answer:
     except Unavailable as error:
         return Answer(4, value={"error": str(error)}, notes=[*notes, str(error)])
     site.redactor.learn(secrets_of(spec, KINDS))
-    observed = await observe_all(site, spec)
+    observed = await plan_all(site, spec)
     parts = [each.part for each in observed]
     sessions = await _sessions(site, spec, parts)
     first = summary(spec.node_id, parts, sessions)
@@ -102,7 +102,7 @@ async def _sessions(site: Site, spec: NodeSpec, parts: list[Part]) -> Sessions |
     return Sessions(sessions.count if sessions else None, are_at_risk=bool(found.lost))
 
 
-async def observe_all(site: Site, spec: NodeSpec, only: str = "") -> list[_Observed]:
+async def plan_all(site: Site, spec: NodeSpec, only: str = "") -> list[_Observed]:
     """The resources of a desired state as they are now; `only` those whose name begins so.
 
     All at once: one that hangs costs its own deadline, and not the sum of all.
@@ -113,7 +113,7 @@ async def observe_all(site: Site, spec: NodeSpec, only: str = "") -> list[_Obser
     found: dict[str, Plan[Action] | Outcome] = {}
 
     async def observe_one(resource: AnyResource) -> None:
-        found[resource.name] = await observe(resource)
+        found[resource.name] = await plan_or_fault(resource)
 
     async with anyio.create_task_group() as tasks:
         for resource in resources:

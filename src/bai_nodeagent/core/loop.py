@@ -79,9 +79,10 @@ class Loop:
     def take(self, spec: NodeSpec, hold: Verdict | None, *, is_new: bool) -> None:
         """Takes over a desired state. `hold`: observe and report only, and why; None: apply it.
 
-        `is_new`: it is another one than the node was last in line with, so that
-        disruptive actions wait for it to settle and for this node's share of
-        the rollout's spread.
+        For another state than before, disruptive actions wait for it to settle and for this
+        node's share of the rollout's spread. Which is another one `is_new` says of the first
+        state after a start alone: not the one that the node was last in line with. Later ones
+        are compared with the one before.
         """
         wanted = []
         for kind in self._kinds:
@@ -145,8 +146,8 @@ class Loop:
 
     async def _pass(self, keeper: _Keeper, resource: AnyResource) -> None:
         started_s = time.monotonic()
-        watcher = _PassWatcher(self, keeper)
-        outcome = await reconcile(resource, lambda a: self._objection(keeper, resource, a), watcher)
+        witness = _PassWitness(self, keeper)
+        outcome = await reconcile(resource, lambda a: self._objection(keeper, resource, a), witness)
         self._metrics.passed(outcome, time.monotonic() - started_s)
         if keeper.resource is resource and not keeper.is_retired:
             keeper.failures = keeper.failures + 1 if outcome.result == "failed" else 0
@@ -189,7 +190,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class _PassWatcher:
+class _PassWitness:
     """Hands what happens in a pass to the loop, under the keeper it is about."""
 
     loop: Loop

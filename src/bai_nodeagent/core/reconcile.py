@@ -50,7 +50,7 @@ class Objection:
     is_progressing: bool = False
 
 
-class Watcher(Protocol):
+class Witness(Protocol):
     """Receives the events of a pass: for metrics, status and the watchdog."""
 
     def begins(self, name: str, deadline_s: float) -> None: ...
@@ -63,7 +63,7 @@ class Watcher(Protocol):
 async def reconcile(
     resource: AnyResource,
     objection: Callable[[Action], Objection | None],
-    watcher: Watcher,
+    witness: Witness,
 ) -> Outcome:
     """Brings a resource into line as far as `objection` lets it. Never raises.
 
@@ -75,15 +75,15 @@ async def reconcile(
     observed: Mapping[str, Scalar] | None = None
     try:
         while True:
-            plan = await _observe(resource, watcher)
+            plan = await _planned_in_a_pass(resource, witness)
             observed = plan.facts
             outcome, action = _judged(resource.name, plan, tuple(applied), objection)
             if action is None:
                 return outcome
             if not action.is_note:
-                watcher.applies(outcome, action)
+                witness.applies(outcome, action)
             try:
-                await _apply(resource, action, watcher)
+                await _apply(resource, action, witness)
             except Overtaken as error:
                 overtaken += 1
                 if overtaken >= ACTIONS_AT_MOST:
@@ -144,7 +144,7 @@ class _Broken:
         await anyio.sleep_forever()
 
 
-async def observe(resource: AnyResource) -> Plan[Action] | Outcome:
+async def plan_or_fault(resource: AnyResource) -> Plan[Action] | Outcome:
     """The plan of a resource as the node is, for people to read; a fault as its outcome."""
     try:
         return await _planned(resource)
@@ -152,8 +152,8 @@ async def observe(resource: AnyResource) -> Plan[Action] | Outcome:
         return _fault(resource.name, error, ())
 
 
-async def _observe(resource: AnyResource, watcher: Watcher) -> Plan[Action]:
-    watcher.begins(resource.name, resource.deadline_s + PLAN_DEADLINE_S)
+async def _planned_in_a_pass(resource: AnyResource, witness: Witness) -> Plan[Action]:
+    witness.begins(resource.name, resource.deadline_s + PLAN_DEADLINE_S)
     return await _planned(resource)
 
 
@@ -164,12 +164,12 @@ async def _planned(resource: AnyResource) -> Plan[Action]:
     return await in_thread(f"{resource.name}: plan", lambda: resource.plan(actual), PLAN_DEADLINE_S)
 
 
-async def _apply(resource: AnyResource, action: Action, watcher: Watcher) -> None:
-    watcher.begins(resource.name, action.deadline_s)
+async def _apply(resource: AnyResource, action: Action, witness: Witness) -> None:
+    witness.begins(resource.name, action.deadline_s)
     started_s = time.monotonic()
     with anyio.fail_after(action.deadline_s):
         await resource.apply(action)
-    watcher.applied(resource.name, action)
+    witness.applied(resource.name, action)
     write = log.debug if action.is_note else log.info
     write(
         "action.applied",

@@ -133,7 +133,7 @@ class Reporter:
         budget = WriteBudget(at_s=time.monotonic())
         written: NodeStatus | None = None
         has_answered = False
-        observe_at_s = _next_observation_s()
+        check_at_s = _next_check_s()
         while True:
             self._changed = anyio.Event()
             newest = self.newest
@@ -143,25 +143,25 @@ class Reporter:
             if written is not None and status.without_facts(newest) == status.without_facts(
                 written
             ):
-                with anyio.move_on_after(max(0.0, observe_at_s - time.monotonic())):
-                    await self._changed.wait()
-                    continue
-                observe_at_s = _next_observation_s()
-                written = written if await self._is_still_stored() else None
+                if not await self._changes_within(check_at_s - time.monotonic()):
+                    check_at_s = _next_check_s()
+                    written = written if await self._is_still_stored() else None
                 continue
             wait_s = 0.0 if is_answer else budget.wait_s(time.monotonic())
             if not is_answer and newest.summary == "Progressing":
                 wait_s = max(wait_s, UNDER_WAY_S)
-            if wait_s > 0:
-                with anyio.move_on_after(wait_s):
-                    await self._changed.wait()
-                    continue
-                if newest.summary == "Progressing" and self.newest is not newest:
-                    continue
+            if wait_s > 0 and await self._changes_within(wait_s):
+                continue
             if await self._write(newest):
                 budget = budget if is_answer else budget.spent(time.monotonic())
                 has_answered = has_answered or newest.summary in ANSWERS
                 written = newest
+
+    async def _changes_within(self, within_s: float) -> bool:
+        with anyio.move_on_after(max(0.0, within_s)):
+            await self._changed.wait()
+            return True
+        return self._changed.is_set()
 
     async def farewell(self) -> None:
         """Writes the last status before the daemon ends."""
@@ -222,7 +222,7 @@ class Reporter:
             self._awaited_since_s = None
 
 
-def _next_observation_s() -> float:
+def _next_check_s() -> float:
     return time.monotonic() + resync_s(random.random())  # noqa: S311
 
 

@@ -1,4 +1,5 @@
-"""When the next observation and the next status are due. Pure: time and chance are parameters."""
+"""When the next observation and the next status are due, and what an action waits for. Pure: time
+and chance are parameters."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 import anyio
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from ..errors import Unavailable
 
 Watch = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -33,6 +35,31 @@ async def together(*watches: Watch) -> None:
             tasks.start_soon(follow, each)
     if broken:
         raise broken[0]
+
+
+class Followed(Generic[T]):
+    """A value that an observation finds, and what follows it meanwhile."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._changed = anyio.Event()
+
+    def become(self, value: T) -> None:
+        """From now on that one; nothing is begun anew for an equal one."""
+        if value != self._value:
+            self._value, changed = value, self._changed
+            self._changed = anyio.Event()
+            changed.set()
+
+    async def run(self, follow: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+        """Calls `follow` with the value, and anew with each other one; the call before is
+        cancelled then. For ever."""
+        while True:
+            value, changed = self._value, self._changed
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow, value)
+                await changed.wait()
+                tasks.cancel_scope.cancel()
 
 
 async def again_and_again(

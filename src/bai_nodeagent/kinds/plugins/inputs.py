@@ -17,7 +17,7 @@ _PART = "plugin "
 
 @dataclass(frozen=True)
 class PluginInput:
-    """`model.AgentInput`. Seen is an environment; None if it is not known which one counts."""
+    """`model.AgentInput`. `observed`: an environment; None: which one counts is not known."""
 
     rules: PluginRules
     name: str = "the installed plugins"

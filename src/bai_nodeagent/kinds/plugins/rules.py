@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...model import Action, Plan, Scalar, Status, Verdict
+from ...model import Action, Plan, Scalar, Status, Verdict, in_sync
 
 SECTION = "plugins"
 # While packages are being installed the old one is gone and the new one not
@@ -166,7 +166,7 @@ def plan(spec: PluginsSpec, actual: Actual) -> Plan[Action]:
         return Plan(verdict, observe_again_in_s=again_s, facts=facts)
     parts = [listed(loaded)] if loaded else []
     parts += [_counted(kind, spec, shown) for kind, shown in actual.shown.items()]
-    verdict = Verdict(Status.TRUE, "InSync", ", ".join(parts))
+    verdict = in_sync(", ".join(parts))
     return Plan(verdict, observe_again_in_s=again_s, facts=facts)
 
 

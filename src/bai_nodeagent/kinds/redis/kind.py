@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ...agent_toml.ids import agent_ids, id_values
-from ...core.watching import together
+from ...core.watching import Followed, together
 from ...errors import Refused, Stuck
 from ...etcd_access import EtcdAccess, parse_endpoints
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
@@ -72,8 +72,7 @@ class Redis:
     def __init__(self, spec: RedisSpec, host: Host) -> None:
         self.spec = spec
         self._host = host
-        self._login: Login | None = None
-        self._moved = anyio.Event()
+        self._login = Followed[Login | None](None)
         self._last_attempt: Attempt | None = None  # by the newest observation
 
     async def observe(self) -> Actual:
@@ -84,10 +83,10 @@ class Redis:
         try:
             login = Login(target_of(self.spec, published), published.get("password"))
         except Unusable:
-            self._take(None)
+            self._login.become(None)
             return Actual(published)
         self._host.learn_passing([login.password] if login.password else [])
-        self._take(login)
+        self._login.become(login)
         actual = Actual(published, await self._is_manager_here())
         try:
             async with _master(login) as (attempt, _):
@@ -122,7 +121,7 @@ class Redis:
                 actual,
                 now_s=await link.now_s(),
                 last_seen={each: _seconds(text) for each, text in found.items()},
-                agent_s=self._host.agent_running_s(),
+                agent_age_s=self._host.agent_running_s(),
             )
 
     async def _agent_ids(self) -> tuple[str, ...]:
@@ -148,7 +147,8 @@ class Redis:
         else:
             access = self.spec.access
             await together(
-                lambda: self._wake_at_keys(access, wake), lambda: self._wake_at_redis(wake)
+                lambda: self._wake_at_keys(access, wake),
+                lambda: self._login.run(lambda login: self._hold(login, wake)),
             )
 
     async def _wake_at_keys(self, access: EtcdAccess, wake: Wake) -> None:
@@ -161,25 +161,11 @@ class Redis:
                 async for _ in events:
                     wake()
 
-    async def _wake_at_redis(self, wake: Wake) -> None:
-        """Holds a connection to what the last observation found published."""
-        while True:
-            login, moved = self._login, self._moved
-            async with anyio.create_task_group() as tasks:
-                if login is not None:
-                    tasks.start_soon(self._hold, login, wake)
-                await moved.wait()
-                tasks.cancel_scope.cancel()
-
-    def _take(self, login: Login | None) -> None:
-        if login != self._login:
-            self._login, moved, self._moved = login, self._moved, anyio.Event()
-            moved.set()
-
-    async def _hold(self, login: Login, wake: Wake) -> None:
-        """Wakes when Redis goes, when it changes its role, and when it is back: whenever
-        what comes of a connection differs from the newest observation."""
-        while True:
+    async def _hold(self, login: Login | None, wake: Wake) -> None:
+        """Holds a connection to what is published, if anything is. Wakes when Redis goes, when it
+        changes its role, and when it is back: whenever what comes of a connection differs from
+        the newest observation."""
+        while login is not None:
             try:
                 async with _master(login) as (attempt, link):
                     self._compare(attempt, wake)
@@ -308,35 +294,4 @@ KIND = Kind(
         "additionalProperties": False,
     },
     resources=_resources,
-)
-
-# What the cluster is called, and where it keeps its keys: no part of the node,
-# so there is nothing to keep in line.
-BACKENDAI = Kind(
-    section="backendai",
-    schema={
-        "type": "object",
-        "properties": {
-            "namespace": {"$ref": "#/$defs/name"},
-            "etcd": {
-                "type": "object",
-                "properties": {
-                    "endpoints": {
-                        "title": 'a list such as ["http://10.20.30.1:2379"]',
-                        "type": "array",
-                        "items": {
-                            "title": 'an endpoint such as "http://${manager-host}:2379"',
-                            "type": "string",
-                            "format": "http-endpoint",
-                        },
-                        "minItems": 1,
-                    },
-                },
-                "additionalProperties": False,
-            },
-            "redis-addr": {"$ref": "#/$defs/reserved"},
-        },
-        "additionalProperties": False,
-    },
-    resources=lambda _node, _host: [],
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...address import is_loopback
 from ...etcd_access import EtcdAccess
-from ...model import Action, KeyPath, Plan, Scalar, Status, Verdict
+from ...model import Action, KeyPath, Plan, Scalar, Status, Verdict, in_sync
 
 NAMES = ("addr", "sentinel", "service_name", "password")
 DEFAULT_PORT = 6379
@@ -108,7 +108,7 @@ class Actual:
     published        None: there is no etcd to ask
     is_manager_here  the manager's address is this node's, or nobody knows it
     last_seen        when the manager heard of each agent that runs here; None: never
-    agent_s          how long the agent has been running; None: it does not
+    agent_age_s          how long the agent has been running; None: it does not
     """
 
     published: Published | None = field(repr=False)
@@ -116,7 +116,7 @@ class Actual:
     attempt: Attempt | None = None
     now_s: float = 0.0
     last_seen: Mapping[str, float | None] = field(default_factory=dict)
-    agent_s: float | None = None
+    agent_age_s: float | None = None
 
 
 class Unusable(Exception):
@@ -185,7 +185,7 @@ def _judged(spec: RedisSpec, actual: Actual, target: Target, attempt: Attempt) -
         )
     facts: dict[str, Scalar] = {"redis": str(attempt.server)}
     if not spec.is_seen_checked:
-        return Plan(Verdict(Status.TRUE, "InSync", f"{attempt.server} answers"), facts=facts)
+        return Plan(in_sync(f"{attempt.server} answers"), facts=facts)
     if times := [at_s for at_s in actual.last_seen.values() if at_s is not None]:
         facts["agent-last-seen"] = _moment(min(times))
     verdict, observe_again_in_s = _judge_last_seen(spec, actual, attempt)
@@ -202,17 +202,17 @@ def _judge_last_seen(
     unseen = [agent for agent in left_s if left_s[agent] <= 0]
     if not unseen:
         text = f"{attempt.server} answers; the manager sees {', '.join(left_s)}"
-        return Verdict(Status.TRUE, "InSync", text), min(left_s.values())
+        return in_sync(text), min(left_s.values())
     listed = ", ".join(f"{agent} {_since(actual.last_seen[agent])}" for agent in unseen)
     text = f"{attempt.server} answers; the manager has not seen {listed}"
     if not spec.is_agent_managed:
         text = f"{text}; whether an agent runs is not known: [agent] is not in the document"
-        return Verdict(Status.TRUE, "InSync", text), None
-    if not spec.is_agent_desired or actual.agent_s is None:
-        return Verdict(Status.TRUE, "InSync", f"{text}; no agent runs here"), None
-    if actual.agent_s < APPEARS_WITHIN_S:
+        return in_sync(text), None
+    if not spec.is_agent_desired or actual.agent_age_s is None:
+        return in_sync(f"{text}; no agent runs here"), None
+    if actual.agent_age_s < APPEARS_WITHIN_S:
         text = f"{text}; its agent has just been started"
-        return Verdict(Status.TRUE, "InSync", text), APPEARS_WITHIN_S - actual.agent_s
+        return in_sync(text), APPEARS_WITHIN_S - actual.agent_age_s
     remedy = (
         "is the manager running, is agent.id what the manager expects, and does the agent "
         "use this etcd, namespace and Redis? The agent's log tells"

@@ -8,14 +8,14 @@ import ipaddress
 PORT = 2377
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(text))
     return False  # of an interface, Docker finds the address
 
 
-def _same_address(one: str, other: str) -> bool:
-    return _is_address(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
+def is_same_address(one: str, other: str) -> bool:
+    return is_address(one) and ipaddress.ip_address(one) == ipaddress.ip_address(other)
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -20,7 +20,7 @@ PART = "swarm"
 
 @dataclass(frozen=True)
 class SwarmInput:
-    """`model.AgentInput`. Seen is what is remembered of the node's swarms."""
+    """`model.AgentInput`. `observed` is what is remembered of the node's swarms."""
 
     name: str = "the node's swarm"
     deadline_s: float = 5.0

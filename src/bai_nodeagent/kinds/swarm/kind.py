@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 
-from ...core.watching import together
+from ...core.watching import Followed, together
 from ...errors import Overtaken, Refused, Unavailable
 from ...model import AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import files, inotify
@@ -81,14 +81,13 @@ class Swarm:
         self._redact = host.redact
         self._answer: tuple[str, float] = ("", 0.0)  # the node that was known, and until when
         self._was: _Member | None = None
-        self._root: Path | None = None
-        self._moved = anyio.Event()
+        self._root = Followed[Path | None](None)
 
     async def observe(self) -> Actual:
         from ...system import docker
 
         info = await docker.info()
-        self._follow(info.root)
+        self._root.become(info.root)
         disk = _read(info.root)
         actual = Actual(
             local=await self._local(info),
@@ -202,7 +201,10 @@ class Swarm:
         )
 
     async def watch(self, wake: Wake) -> None:
-        await together(lambda: self._wake_at_events(wake), lambda: self._wake_at_files(wake))
+        await together(
+            lambda: self._wake_at_events(wake),
+            lambda: self._root.run(lambda root: _wake_below(root, wake)),
+        )
 
     async def _wake_at_events(self, wake: Wake) -> None:
         from ...system import docker
@@ -211,21 +213,6 @@ class Swarm:
             wake()
             await anyio.sleep(LISTED_S)
             wake()
-
-    async def _wake_at_files(self, wake: Wake) -> None:
-        """Follows Docker's folder of its swarm: a leave emits no event."""
-        while True:
-            root, moved = self._root, self._moved
-            async with anyio.create_task_group() as tasks:
-                if root is not None:
-                    tasks.start_soon(_wake_below, root, wake)
-                await moved.wait()
-                tasks.cancel_scope.cancel()
-
-    def _follow(self, root: Path) -> None:
-        if root != self._root:
-            self._root, moved, self._moved = root, self._moved, anyio.Event()
-            moved.set()
 
 
 async def _asked(member: _Member) -> Membership:
@@ -239,7 +226,10 @@ async def _asked(member: _Member) -> Membership:
     return Membership(known, node=node)
 
 
-async def _wake_below(root: Path, wake: Wake) -> None:
+async def _wake_below(root: Path | None, wake: Wake) -> None:
+    """Follows Docker's folder of its swarm: a leave emits no event."""
+    if root is None:
+        return
     try:
         async for _ in inotify.changes([root / "swarm", root / CERTIFICATE.parent]):
             wake()

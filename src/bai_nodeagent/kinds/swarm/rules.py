@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from ...model import Plan, Scalar, Status, Verdict
-from .addresses import _is_address, _same_address, host_and_port
+from ...model import Plan, Scalar, Status, Verdict, in_sync
+from .addresses import host_and_port, is_address, is_same_address
 from .certificate import Certificate, digest_in_token
 from .model import Actual, Join, Leave, Remember, SwarmAction, SwarmSpec
 from .record import Record
@@ -124,7 +124,7 @@ def judge(spec: SwarmSpec, actual: Actual) -> Assessment:
 
 def _outside(spec: SwarmSpec, actual: Actual) -> Assessment:
     if spec.state == "left":
-        return Assessment(Verdict(Status.TRUE, "InSync", "in no swarm"))
+        return Assessment(in_sync("in no swarm"))
     record = actual.record
     is_noted = record.removed and not spec.is_news_after(record.removed_asked)
     if is_noted or _gone(actual):
@@ -273,13 +273,13 @@ def _active(spec: SwarmSpec, actual: Actual) -> Verdict:
     digest = digest_in_token(spec.token)
     if actual.ca and spec.token and digest != actual.ca:
         text += f"; the token in the secret {spec.token_name} is not of its present authority"
-    return Verdict(Status.TRUE, "InSync", text + _other_address(spec, actual))
+    return in_sync(text + _other_address(spec, actual))
 
 
 def _other_address(spec: SwarmSpec, actual: Actual) -> str:
     """Docker keeps the address that it joined with, or takes another by itself when it starts."""
     known, wanted = actual.local.address, spec.advertise_addr
-    if "" in (known, wanted) or not _is_address(wanted) or _same_address(known, wanted):
+    if "" in (known, wanted) or not is_address(wanted) or is_same_address(known, wanted):
         return ""
     return (
         f"; the others know it as {known}, which differs from advertise-addr {wanted}: that counts "

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from .... import agent_toml, toml
 from ....machine import Account, File, Owner
-from ....model import UNSET, Action, Plan, Status, Verdict
+from ....model import UNSET, Action, Plan, Status, Verdict, in_sync
 from ..backendai import schema_faults
 from ..backendai.derived import derived, left_behind
 from ..environment.rules import NAME as ENVIRONMENT
@@ -176,7 +176,7 @@ def _in_line(
     count = len(agent_toml.managed(text, spec.values))
     other = f"; {'; '.join(kept)}" if (kept := left_behind(text, spec.values)) else ""
     message = f"{count} values in line in {spec.path}{other}{messages.aside(actual)}"
-    return Plan(Verdict(Status.TRUE, "InSync", message), actions)
+    return Plan(in_sync(message), actions)
 
 
 def _reads(user: Account, owner: Owner, mode: int) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ....model import Action, Plan, Scalar, Status, Verdict
+from ....model import Action, Plan, Scalar, Status, Verdict, in_sync
 from .building import INSTALL_DEADLINE_S, TOOL_DEADLINE_S
 from .environments import Environments, folder_of
 from .spec import _RECIPE_DIGITS, InstallSpec, pins
@@ -185,7 +185,7 @@ def plan_environment(spec: InstallSpec, actual: EnvironmentActual) -> Plan[Envir
         text = f"{folder / wanted.name} is built and verified; the agent's next start is in it"
         verdict = Verdict(Status.UNKNOWN, "Built", text)
         return Plan(verdict, removals, facts=facts, satisfies_dependents=True)
-    return Plan(Verdict(Status.TRUE, "InSync", f"{listed} in {spec.path}"), removals, facts=facts)
+    return Plan(in_sync(f"{listed} in {spec.path}"), removals, facts=facts)
 
 
 def _why_built(spec: InstallSpec, observed: Environments) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 
+from ....core.watching import Followed
 from ....machine import Process
 from ....model import Wake
 from ....system import ending
@@ -14,26 +15,21 @@ class EndWatch:
     """`follow` says which processes; `wake` runs beside the observations."""
 
     def __init__(self) -> None:
-        self._followed: tuple[Process, ...] = ()
-        self._moved = anyio.Event()
+        self._processes = Followed[tuple[Process, ...]](())
 
     def follow(self, main: Process | None, liveness: Liveness | None) -> None:
         """From now on these, as the last observation found them."""
-        found = tuple(p for p in (main, liveness.worker if liveness else None) if p)
-        if found != self._followed:
-            self._followed, moved, self._moved = found, self._moved, anyio.Event()
-            moved.set()
+        found = (main, liveness.worker if liveness else None)
+        self._processes.become(tuple(process for process in found if process))
 
     async def wake(self, wake: Wake) -> None:
-        while True:
-            followed, moved = self._followed, self._moved
+        async def after(process: Process) -> None:
+            await ending.ended(process)
+            wake()
+
+        async def after_any(processes: tuple[Process, ...]) -> None:
             async with anyio.create_task_group() as tasks:
-                for each in followed:
-                    tasks.start_soon(_wake_after, each, wake)
-                await moved.wait()
-                tasks.cancel_scope.cancel()
+                for each in processes:
+                    tasks.start_soon(after, each)
 
-
-async def _wake_after(end_of: Process, wake: Wake) -> None:
-    await ending.ended(end_of)
-    wake()
+        await self._processes.run(after_any)

@@ -1,0 +1,1 @@
+"""Backend.AI's Redis, as this node reaches it."""
