@@ -132,14 +132,13 @@ class Guard:
             return known
         known = replace(known, is_guarded=True)
         last = (living or record.life or Life({})).inputs or (current if living is None else {})
-        lost, why = losing(spec, desired, last, known.before, found), ""
         parts = differing(spec, desired, last)
         if not is_of_file(last) and is_of_file(parts) and (living or not is_readable(text)):
             lost, why = parts, NOT_KNOWN
-        elif living and not lost and (lost := due(spec, desired, living) or ended_by(spec, living)):
-            runs = known.before.command if known.before and living.pid else command
-            why = ends_batch(await self._version(runs, living))
-            lost = lost if why else ()
+        elif lost := losing(spec, desired, last, known.before, found):
+            why = ""
+        else:
+            lost, why = await self._ended(command, known, living)
         sessions = await self._sessions(text, last_text) if lost else Sessions(0)
         if sessions is not None and sessions.count == 0:
             return replace(known, why=why if why == NOT_KNOWN else "")
@@ -148,6 +147,18 @@ class Guard:
             HeldChange(lost, permit, sessions, why) if permit != spec.allow_session_loss else None
         )
         return replace(known, held=held, lost=lost, why=why)
+
+    async def _ended(
+        self, command: Sequence[str], known: SessionRisk, living: Life | None
+    ) -> tuple[tuple[str, ...], str]:
+        """The parts that the agent is to be stopped for, if its end costs sessions, and why."""
+        spec = self._spec
+        parts = (due(spec, known.desired, living) or ended_by(spec, living)) if living else ()
+        if not living or not parts:
+            return (), ""
+        runs = known.before.command if known.before and living.pid else command
+        why = ends_batch(await self._version(runs, living))
+        return (parts if why else ()), why
 
     async def _living(
         self, record: Record, command: Sequence[str], desired: Inputs, current: Inputs
