@@ -96,6 +96,18 @@ def test_a_rehearsal_keeps_no_more_than_a_bound(
 
 
 @pytest.mark.anyio
+async def test_nothing_is_written_into_the_lock_that_a_step_inherits(
+    account: Account, tmp_path: Path
+) -> None:
+    """It lies in memory: a package's code could fill that."""
+    lock = tmp_path / "lock"
+    argv = ("/bin/bash", "-c", "for fd in {3..20}; do echo x >&$fd; done; echo tried")
+    done = await helper.run_kept(argv, 20.0, lock, 0.0, account)
+    assert "tried" in done.output
+    assert lock.read_bytes() == b""
+
+
+@pytest.mark.anyio
 async def test_the_last_lines_of_a_step_are_reported(account: Account, tmp_path: Path) -> None:
     argv = ("/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo why; exit 3")
     done = await helper.run_kept(argv, 20.0, tmp_path / "lock", 0.0, account)

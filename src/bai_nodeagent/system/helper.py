@@ -23,7 +23,7 @@ from pathlib import Path
 import anyio
 
 from ..machine import Account
-from . import keeper, output
+from . import keeper, output, own_file
 from .launch import Credentials, credentials, environment
 from .programs import SEARCH_PATH
 
@@ -155,7 +155,7 @@ def _reap() -> None:
 
 
 async def _locked(lock: Path, patience_s: float) -> int:
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = own_file.open_lock(lock)
     try:
         with anyio.move_on_after(patience_s):
             while not _take(fd):  # noqa: ASYNC110  (a lock of other processes makes no event)
