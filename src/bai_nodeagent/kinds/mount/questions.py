@@ -3,7 +3,8 @@
     python -I -S -c TEXT observe /mnt
     python -I -S -c TEXT probe /mnt 126 version.txt 1100 1100 ""
 
-`ps` shows this text, so its name comes first. It prints one dict as a Python literal.
+`ps` shows this text, so its name comes first. It prints one dict as a Python literal, whose keys
+are the fields of `rules.Folder` and `rules.Health`.
 Whatever it does may hang for ever: only ever run it by `helper`. It is run without the
 package, and imports next to nothing, since a mount that is gone by mistake waits for it:
 json and contextlib alone would make its start three times as long.

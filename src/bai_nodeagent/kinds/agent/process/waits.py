@@ -19,8 +19,8 @@ def crash_wait_s(deaths: tuple[float, ...]) -> float:
     if len(deaths) < 2:
         return 0.0
     step = min(CRASH_WAIT_FIRST_S * 2.0 ** (len(deaths) - 2), CRASH_WAIT_MOST_S)
-    # The last digits of the time of death are as good as dice, and each observation
-    # finds them the same.
+    # A pure module has no dice: the last digits of the time of death are as good, and each
+    # observation finds them the same.
     chance = deaths[-1] * 1e3 % 1.0
     return step * (0.75 + 0.25 * chance)
 
