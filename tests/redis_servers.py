@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,11 +16,20 @@ from servers import free_port, wait_until
 class RedisServer:
     """One server. A context manager: started on entering, killed on leaving.
 
-    It keeps its port over stop and start.
+    It keeps its port over stop and start. `inside` goes before each command: it leads into the
+    network of the server.
     """
 
-    def __init__(self, folder: Path, *, password: str = "", options: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str = "",
+        options: str = "",
+        inside: Sequence[str] = (),
+    ) -> None:
         self.folder, self.password, self.options = folder, password, options
+        self.inside = tuple(inside)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -29,7 +39,7 @@ class RedisServer:
 
     def cli(self, *words: str) -> str:
         """Output of redis-cli. Raises CalledProcessError."""
-        command = ["redis-cli", "-p", str(self.port), *words]
+        command = [*self.inside, "redis-cli", "-p", str(self.port), *words]
         env = {**os.environ, **({"REDISCLI_AUTH": self.password} if self.password else {})}
         done = subprocess.run(
             command, env=env, check=True, timeout=20, capture_output=True, text=True
@@ -40,7 +50,7 @@ class RedisServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "redis.conf"
         file.write_text(self._configuration())
-        command = ["redis-server", str(file), *self._mode()]
+        command = [*self.inside, "redis-server", str(file), *self._mode()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(lambda: self._answers(), f"redis on port {self.port} does not answer")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 DEFAULT_PORT = 2379
 _ENDPOINT = re.compile(r"(?P<host>\[(?P<v6>[0-9A-Fa-f:.]+)\]|[^\s:/@\[\]]+)(:(?P<port>\d{1,5}))?")
@@ -48,6 +50,16 @@ class EtcdAccess:
     @property
     def tls_files(self) -> tuple[Path, ...]:
         return tuple(path for path in (self.ca, self.cert, self.key) if path is not None)
+
+
+def backendai_access(document: Mapping[str, Any], own: EtcdAccess | None) -> EtcdAccess | None:
+    """To the etcd with Backend.AI's keys: `[backendai.etcd]` of a document, else the daemon's own;
+    None where there is none."""
+    endpoints = document.get("backendai", {}).get("etcd", {}).get("endpoints")
+    if endpoints is None:
+        return own
+    hosts = ",".join(endpoint.removeprefix("http://").rstrip("/") for endpoint in endpoints)
+    return EtcdAccess(parse_endpoints(f"etcd://{hosts}"))
 
 
 def parse_endpoints(url: str) -> tuple[str, ...]:

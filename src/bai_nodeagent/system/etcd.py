@@ -56,6 +56,17 @@ class Reading:
     entries: dict[str, KeyValue]
 
 
+@asynccontextmanager
+async def connected(access: EtcdAccess) -> AsyncIterator[EtcdClient]:
+    """A client for a while."""
+    client = EtcdClient(access)
+    try:
+        yield client
+    finally:
+        with anyio.CancelScope(shield=True):
+            await client.close()
+
+
 class EtcdClient:
     """Errors: `Unavailable` (`Denied`) everywhere, with the endpoint and the reason; `Gone`
     where a revision is asked for."""

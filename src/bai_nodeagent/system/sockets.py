@@ -137,6 +137,17 @@ def _spelled(address: str) -> str:
     return str(mapped or address)
 
 
+async def is_answering(server: str) -> bool:
+    """Whether somebody takes a connection at "host:port", which is closed at once."""
+    host, _, port = server.rpartition(":")
+    try:
+        with anyio.fail_after(GREETING_DEADLINE_S):
+            async with await anyio.connect_tcp(host.strip("[]"), int(port)):
+                return True
+    except (TimeoutError, OSError, UnicodeError):
+        return False
+
+
 async def ask(host: str, port: int) -> Answer:
     """How a listener answers a connection, which is closed at once."""
     target = "127.0.0.1" if _is_any(host) else host

@@ -8,17 +8,17 @@ return are events; the keys in etcd are watched.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ...agent_toml.ids import agent_ids, id_values
 from ...core.watching import Followed, together
 from ...errors import Refused, Stuck
-from ...etcd_access import EtcdAccess, parse_endpoints
+from ...etcd_access import EtcdAccess, backendai_access
 from ...model import Action, AnyResource, Host, Kind, NodeSpec, Plan, Wake
 from ...system import hostile, network
 from ...system.blocking import in_thread
@@ -78,7 +78,9 @@ class Redis:
     async def observe(self) -> Actual:
         if self.spec.access is None:
             return Actual(None)
-        async with _etcd(self.spec.access) as client:
+        from ...system import etcd
+
+        async with etcd.connected(self.spec.access) as client:
             published, _ = await self._published(client)
         try:
             login = Login(target_of(self.spec, published), published.get("password"))
@@ -152,7 +154,9 @@ class Redis:
             )
 
     async def _wake_at_keys(self, access: EtcdAccess, wake: Wake) -> None:
-        async with _etcd(access) as client:
+        from ...system import etcd
+
+        async with etcd.connected(access) as client:
             _, reading = await self._published(client)
             wake()
             keys = [self.spec.key(name) for name in NAMES]
@@ -237,18 +241,6 @@ async def _talk(
         raise NotReached(Attempt(server, addresses, reason, str(error))) from error
 
 
-@asynccontextmanager
-async def _etcd(access: EtcdAccess) -> AsyncIterator[EtcdClient]:
-    from ...system.etcd import EtcdClient
-
-    client = EtcdClient(access)
-    try:
-        yield client
-    finally:
-        with anyio.CancelScope(shield=True):
-            await client.close()
-
-
 def _seconds(text: str | None) -> float | None:
     """Unix time; None where there is none, or none of a manager that we know."""
     try:
@@ -264,7 +256,7 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         return []
     agent = document.get("agent")
     spec = RedisSpec(
-        access=_access(document, host),
+        access=backendai_access(document, host.etcd),
         namespace=document.get("backendai", {}).get("namespace", "local"),
         manager_ip=document.get("node", {}).get("manager-ip"),
         agent_id=node.node_id,
@@ -275,15 +267,6 @@ def _resources(node: NodeSpec, host: Host) -> list[AnyResource]:
         is_agent_desired=agent is not None and agent.get("state", "running") == "running",
     )
     return [Redis(spec, host)]
-
-
-def _access(document: Mapping[str, Any], host: Host) -> EtcdAccess | None:
-    endpoints = document.get("backendai", {}).get("etcd", {}).get("endpoints")
-    if endpoints is None:
-        own: EtcdAccess | None = host.etcd
-        return own
-    hosts = ",".join(endpoint.removeprefix("http://").rstrip("/") for endpoint in endpoints)
-    return EtcdAccess(parse_endpoints(f"etcd://{hosts}"))
 
 
 KIND = Kind(
