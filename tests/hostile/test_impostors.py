@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bai_nodeagent.errors import Unavailable
@@ -33,6 +34,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.root]
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
+def end(child: subprocess.Popen[bytes]) -> None:
+    """With what it has forked: a shell's sleep would outlive it."""
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(child.pid).children(recursive=True):
+            each.kill()
+    child.kill()
+
+
 @pytest.fixture
 def run() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     with ExitStack() as ends:
@@ -40,7 +49,7 @@ def run() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         def start(*argv: str, **more: Any) -> subprocess.Popen[bytes]:
             child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **more)
             ends.callback(child.wait)
-            ends.callback(child.kill)
+            ends.callback(end, child)
             ends.callback(lambda: child.stdin and child.stdin.close())
             return child
 
