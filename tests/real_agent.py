@@ -30,6 +30,7 @@ from debian_root import LAB, NotPossible
 from node_under_test import PROGRAM, Node
 from servers import Etcd, wait_until
 
+AGENTS_PORTS = "6001-6009,30000-31000,38200-39200,48200-50200"
 T = TypeVar("T")
 
 AGENTS = LAB / "agents"
@@ -366,6 +367,10 @@ def _namespaces(network_of: int | None) -> Iterator[int]:
         wait_until(
             lambda: Path(f"/proc/{keeper.pid}/comm").read_text() == "sleep\n", "no namespaces"
         )
+        # An outgoing connection that gets one of them lets the agent hang at its start for ever.
+        reserve = f"echo {AGENTS_PORTS} > /proc/sys/net/ipv4/ip_local_reserved_ports"
+        inside = ["nsenter", f"--target={keeper.pid}", "--net"]
+        subprocess.run([*inside, "sh", "-c", reserve], check=True)
         yield keeper.pid
     finally:
         keeper.kill()
