@@ -10,6 +10,8 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
+from bai_nodeagent.kinds.agent.backendai.liveness import Endpoint, Endpoints, port_occupied
+from bai_nodeagent.kinds.agent.process import search
 from bai_nodeagent.system import sockets
 from bai_nodeagent.system.sockets import Listener
 
@@ -79,3 +81,20 @@ def test_where_nobody_listens_no_process_is_examined(monkeypatch: pytest.MonkeyP
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert sockets.listeners([free.getsockname()[1]]) == ()
+
+
+def test_who_has_a_port_by_an_outgoing_connection_is_found() -> None:
+    """The kernel gives them ports that a server may need: aiomonitor's default is one of them."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.1", 0))
+        port = client.getsockname()[1]
+        client.connect(server.getsockname())
+        expected = Listener("127.0.0.1", port, os.geteuid(), os.getpid(), is_connected=True)
+        assert sockets.is_occupied("127.0.0.1", port)
+        assert sockets.listeners([port]) == ()
+        assert sockets.connected([port]) == (expected,)
+        (found,) = search._occupants(Endpoints(Endpoint("127.0.0.1", port)))
+    (said,) = search.described([found])
+    assert said.startswith(f"port {port} by a connection of process {os.getpid()} (")
+    assert "ip_local_reserved_ports" in port_occupied([said]).message
+    assert "ip_local_reserved_ports" not in port_occupied(["port 1 by process 2"]).message

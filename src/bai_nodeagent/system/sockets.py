@@ -1,4 +1,4 @@
-"""TCP ports of this host: who listens, and whether it speaks ZeroMQ."""
+"""TCP ports of this host: who has them, and whether who listens speaks ZeroMQ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
@@ -18,7 +18,8 @@ import anyio
 import psutil
 
 GREETING_DEADLINE_S = 2.0
-_LISTENS = "0A"
+_LISTENS, _TIME_WAIT = "0A", "06"
+_CONNECTIONS_AT_MOST = 100_000  # looked at; anybody can have more
 # Looked into for who has a socket: of one process, and of all. Anybody can have a million.
 _OF_ONE_AT_MOST = 2000
 _DESCRIPTORS_AT_MOST = 50_000
@@ -30,12 +31,16 @@ Answer = Literal["greets", "speaks otherwise", "is silent", "refuses"]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who listens on a port, by account. `pid` is 0 where that is not known."""
+    """Who has a port, by account. `pid` is 0 where that is not known.
+
+    is_connected  by a connection from or to it, not by listening there
+    """
 
     host: str
     port: int
     uid: int
     pid: int = 0
+    is_connected: bool = False
     inode: int = field(default=0, repr=False, compare=False)
 
     def is_in_the_way_of(self, host: str) -> bool:
@@ -74,7 +79,17 @@ def is_occupied(host: str, port: int) -> bool:
 def listeners(ports: Collection[int]) -> tuple[Listener, ...]:
     """Who listens on these ports in our network namespace, with the process as far as it can be
     told: so many descriptors are looked into for it. Blocks for moments."""
-    found = listening(ports)
+    return _with_pids(listening(ports))
+
+
+def connected(ports: Collection[int]) -> tuple[Listener, ...]:
+    """The same of those who have one of these ports by a connection. The kernel gives outgoing
+    ones a port of net.ipv4.ip_local_port_range, whoever else may need it."""
+    found = _of(ports, islice(_lines(), _CONNECTIONS_AT_MOST))
+    return _with_pids(tuple(replace(each, is_connected=True) for each in found))
+
+
+def _with_pids(found: tuple[Listener, ...]) -> tuple[Listener, ...]:
     pids = _holders({each.inode for each in found}, {each.uid for each in found}) if found else {}
     return tuple(replace(each, pid=pids.get(each.inode, 0)) for each in found)
 
@@ -99,12 +114,14 @@ def _holders(inodes: Collection[int], uids: Collection[int]) -> dict[int, int]:
 
 
 def listening(ports: Collection[int]) -> tuple[Listener, ...]:
-    """The same without pids.
+    """The same without pids."""
+    return _of(ports, _lines(are_listening=True))
 
-    proc_net(5) has a line each: number, local address in hexadecimal, remote one, state, three
-    more words, the account, one more, the inode. Whoever listens comes before all connections.
-    """
-    found = ((*words[1].split(":"), words[7], words[9]) for words in _lines())
+
+def _of(ports: Collection[int], lines: Iterable[list[str]]) -> tuple[Listener, ...]:
+    """proc_net(5) has a line each: number, local address in hexadecimal, remote one, state, three
+    more words, the account, one more, the inode."""
+    found = ((*words[1].split(":"), words[7], words[9]) for words in lines)
     return tuple(
         Listener(_address(host), int(port, 16), int(uid), inode=int(inode))
         for host, port, uid, inode in found
@@ -117,11 +134,16 @@ def accounts_at(host: str, port: int) -> frozenset[int]:
     return frozenset(each.uid for each in listening([port]) if each.is_in_the_way_of(host))
 
 
-def _lines() -> Iterator[list[str]]:
+def _lines(*, are_listening: bool = False) -> Iterator[list[str]]:
+    """Whoever listens comes before all connections; those that are over have no owner."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError), Path(table).open() as lines:  # no IPv6
             next(lines)
-            yield from takewhile(lambda words: words[3] == _LISTENS, map(str.split, lines))
+            all_words = map(str.split, lines)
+            if are_listening:
+                yield from takewhile(lambda words: words[3] == _LISTENS, all_words)
+            else:
+                yield from (w for w in all_words if w[3] not in (_LISTENS, _TIME_WAIT))
 
 
 def _address(digits: str) -> str:

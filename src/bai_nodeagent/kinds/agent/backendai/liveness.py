@@ -31,6 +31,7 @@ STARTING_INTERVAL_S = 0.5
 TROUBLE_INTERVAL_S = 2.0
 LIVING_INTERVAL_S = 10.0
 
+A_CONNECTION = "a connection of "
 MAIN_TITLE = "backend.ai: agent "
 WORKER_TITLE = "backend.ai: agent worker-"
 
@@ -231,4 +232,6 @@ def port_occupied(occupied: Sequence[str]) -> Verdict:
     text = (
         f"others have what the agent needs: {', '.join(occupied)}; end them, or change agent.toml"
     )
+    if any(A_CONNECTION in each for each in occupied):
+        text += "; net.ipv4.ip_local_reserved_ports keeps outgoing connections off its ports"
     return Verdict(Status.FALSE, "PortTaken", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -19,7 +19,14 @@ from ....machine import Process
 from ....model import AgentInput, Host, Inputs, Wake
 from ....system import ending, output, process, sockets
 from ....system.blocking import in_thread
-from ..backendai.liveness import WORKER_TITLE, Endpoint, Liveness, endpoints, is_backendai
+from ..backendai.liveness import (
+    START_S,
+    WORKER_TITLE,
+    Endpoint,
+    Liveness,
+    endpoints,
+    is_backendai,
+)
 from ..backendai.schema_faults import Version
 from ..environment import building, environments
 from ..environment import rules as install
@@ -274,7 +281,7 @@ class AgentContext:
         occupied: tuple[str, ...] = ()
         if answer != "greets" or not (life and life.well_s):
             # Listeners are found by a walk through all of /proc: skipped for an agent that works.
-            found = await self._listeners(wanted.ports)
+            found = await self._listeners(wanted.ports, sockets.listeners)
             pids = {p.pid for p in family}
             ours = {o for o in found if (o.pid in pids if o.pid else o.uid == uid)}
             own = next((o for o in found if o.port == rpc.port and o in ours), None)
@@ -282,15 +289,23 @@ class AgentContext:
                 rpc = Endpoint(own.host, own.port)
                 answer = await sockets.ask(rpc.host, rpc.port)
             strangers = [o for o in wanted.occupied(found) if o not in ours]
+            if life and process.now_s() - life.started_s > START_S:
+                # It may hang since a connection has a port of its own: those are many to examine.
+                missing = wanted.ports - {o.port for o in found}
+                strangers += wanted.occupied(await self._listeners(missing, sockets.connected))
             occupied = described(strangers)
             if answer == "greets" and any(o.port == rpc.port for o in strangers):
                 answer = "refuses"  # it is a stranger that does
         return Liveness(worker, answer, str(rpc), frozen, occupied)
 
-    async def _listeners(self, ports: frozenset[int]) -> tuple[sockets.Listener, ...]:
+    async def _listeners(
+        self,
+        ports: frozenset[int],
+        find: Callable[[frozenset[int]], tuple[sockets.Listener, ...]],
+    ) -> tuple[sockets.Listener, ...]:
         return await in_thread(
             "agent: owners of its ports",
-            lambda: sockets.listeners(ports),
+            lambda: find(ports),
             process.SCAN_DEADLINE_S,
         )
 

@@ -22,6 +22,7 @@ from ....system.kinship import Kinship
 from ....text import clean
 from ..backendai import release
 from ..backendai.liveness import (
+    A_CONNECTION,
     MAIN_TITLE,
     WORKER_TITLE,
     Endpoints,
@@ -218,13 +219,15 @@ class Search:
 
 
 def _occupants(needed: Endpoints) -> tuple[sockets.Listener, ...]:
-    """The listeners on ports that the agent needs; uid NOBODY for an occupied port whose
-    listener is hidden. Blocks."""
+    """Who has ports that the agent needs; uid NOBODY for an occupied port whose owner is
+    hidden. Blocks."""
     occupied = [each for each in needed.all if sockets.is_occupied(each.host, each.port)]
     found = sockets.listeners({each.port for each in occupied})
     observed = {
         o for o in found for e in occupied if o.port == e.port and o.is_in_the_way_of(e.host)
     }
+    others = {each.port for each in occupied} - {each.port for each in observed}
+    observed |= {*sockets.connected(others)} if others else set()
     ports = {each.port for each in observed}
     unseen = [sockets.Listener(e.host, e.port, NOBODY) for e in occupied if e.port not in ports]
     return (*sorted(observed, key=lambda each: (each.port, each.pid)), *unseen)
@@ -256,8 +259,12 @@ def noted_pid(file: Path | None) -> int:
 def described(listeners: Iterable[sockets.Listener]) -> tuple[str, ...]:
     """Ports and who has them, for people."""
     return tuple(
-        sorted({f"port {one.port} by {_owner_text(one)}" for one in listeners}),
+        sorted({f"port {one.port} by {_how(one)}{_owner_text(one)}" for one in listeners}),
     )
+
+
+def _how(one: sockets.Listener) -> str:
+    return A_CONNECTION if one.is_connected else ""
 
 
 def _owner_text(one: sockets.Listener) -> str:
