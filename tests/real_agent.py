@@ -303,6 +303,18 @@ class Lab:
             "import socket, time\n"
             f"s = socket.create_server(('0.0.0.0', {port}))\nprint(flush=True)\ntime.sleep(600)"
         )
+        return self._saying(program)
+
+    def connect_from(self, port: int) -> subprocess.Popen[bytes]:
+        """A stranger whose connection to the lab's etcd has that port. To be killed likewise."""
+        to = self.etcd.endpoint.rpartition(":")[2]
+        program = (
+            f"import socket, time\ns = socket.create_connection(('127.0.0.1', {to}), "
+            f"source_address=('127.0.0.1', {port}))\nprint(flush=True)\ntime.sleep(600)"
+        )
+        return self._saying(program)
+
+    def _saying(self, program: str) -> subprocess.Popen[bytes]:
         command = ["setpriv", "--pdeathsig=KILL", *self.inside, sys.executable, "-c", program]
         stranger = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert stranger.stdout is not None

@@ -161,6 +161,22 @@ def test_an_occupied_port_is_reported_with_its_listener_and_no_start_is_tried(
 
 
 @both
+def test_a_connection_that_has_a_port_of_the_agents_is_named(node: RealNode) -> None:
+    """The kernel gives it aiomonitor's: the agent would hang at its start for ever."""
+    strangers = [node.lab.connect_from(port) for port in (49200, 39200)]  # by version
+    try:
+        node.start()
+        node.desire(node.agent_document())
+        reported = node.wait_reason("Agent", "PortTaken", START_S)
+        assert "9200 by a connection of process" in reported["message"]
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.wait()
+    running(node)
+
+
+@both
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

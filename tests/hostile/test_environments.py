@@ -10,10 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bai_nodeagent.kinds.agent.environment import building
+from bai_nodeagent.kinds.agent.environment import building, environments
 from bai_nodeagent.kinds.agent.process import rehearsal
 from bai_nodeagent.machine import Account
-from bai_nodeagent.system import helper, launch, output
+from bai_nodeagent.system import helper, interpreter, launch, output
+from bai_nodeagent.system.survey import Survey
 from wheels import public_folder
 
 pytestmark = pytest.mark.root
@@ -118,3 +119,21 @@ def shared_memory() -> int:
     """In bytes, of the whole machine."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Shmem:"))
+
+
+def test_links_without_end_are_an_interpreter_that_is_gone(tmp_path: Path) -> None:
+    """An open file that is gone is shown by a name that anybody can make such a link of."""
+    environment = tmp_path / "venv.d" / "aaaaaaaaaaaa-1"
+    (environment / "bin").mkdir(parents=True)
+    (environment / ".bai-nodeagent.json").write_text('{"packages": {"a": "1"}}')
+    (environment / "pyvenv.cfg").write_text("include-system-site-packages = true\nversion = 3.11\n")
+    (tmp_path / "venv").symlink_to("venv.d/aaaaaaaaaaaa-1")
+    held = tmp_path / "python"
+    with held.open("w") as file:
+        held.unlink()
+        (tmp_path / "python (deleted)").symlink_to("python (deleted)")
+        (environment / "bin/python").symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        (built,) = environments.environments(tmp_path / "venv").built
+        assert not built.is_whole
+        found = interpreter.folders_of(tmp_path / "venv/bin/python", Survey())
+        assert environment not in {each.parents[2] for each in found}

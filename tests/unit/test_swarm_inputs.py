@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bai_nodeagent.core.metrics import Metrics
+from bai_nodeagent.kinds.swarm import manager
 from bai_nodeagent.kinds.swarm.inputs import PART, SwarmInput, agent_input
 from bai_nodeagent.kinds.swarm.record import Record
 
@@ -62,3 +63,10 @@ def test_the_certificates_expiry_is_a_gauge_while_there_is_a_certificate() -> No
     assert name + b" 86400.0" in metrics.text()
     metrics.conditions((), {})
     assert name not in metrics.text()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("port", [99999, -1])
+async def test_a_port_that_is_none_does_not_answer(port: int) -> None:
+    """Docker's list of managers is what other nodes have said."""
+    assert not await manager.answers("127.0.0.1", port)

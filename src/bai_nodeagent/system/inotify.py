@@ -43,6 +43,7 @@ _LINKS_AT_MOST = 40  # as the kernel: path_resolution(7)
 # are counted together: fs.inotify.max_user_watches.
 _FOLDERS_AT_MOST = 2000
 _WALKS_AT_MOST = 10
+_PAUSE_S = 0.1
 
 # Both limits are those of a user: containers that run as root count as well.
 _HINTS = {
@@ -164,6 +165,8 @@ async def _changes(wanted: list[Path], mask: int, *, is_apart: bool) -> AsyncGen
                 continue
             await again()
             yield
+            if is_apart:  # whoever owns the way may change it as often as he likes
+                await anyio.sleep(_PAUSE_S)
 
 
 def _matters(event: Event, watched: dict[int, set[str]]) -> bool:

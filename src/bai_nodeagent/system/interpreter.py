@@ -70,11 +70,11 @@ def folders_of(python: Path, survey: Survey) -> tuple[Path, ...]:
         found = _below(prefix, ".".join(version.split(".")[:2]), survey)
         if venv.get("include-system-site-packages", "").lower() == "true":
             home = Path(venv.get("home", "/usr/bin"))
-            found += _of_installed(home / python.resolve().name, survey)
+            found += _of_installed(home / Path(realpath(python)).name, survey)
     extended = (each for f in found for each in (f, *_named_in_pth(f, survey)))
     folders = at_most(FOLDERS_AT_MOST, extended, "folders of packages", python)
     # lib64 is often a link to lib.
-    return tuple({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    return tuple({realpath(folder): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _of_installed(python: Path, survey: Survey) -> list[Path]:

@@ -53,7 +53,7 @@ async def knows(node: str, managers: Sequence[tuple[str, int]], authority: str) 
             faults.append(f"{host}:{port}: {text or f'status {status}'}")
         except TimeoutError:
             faults.append(f"{host}:{port}: no answer within {DEADLINE_S:g} s")
-        except (OSError, ValueError, H2Error) as error:
+        except (OSError, ValueError, OverflowError, H2Error) as error:
             faults.append(f"{host}:{port}: {error}")
     raise NoAnswer("; ".join(faults) or "none is known")
 
@@ -67,7 +67,7 @@ async def answers(host: str, port: int) -> bool:
             _, writer = await asyncio.open_connection(
                 host, port, ssl=context, server_hostname=_NAME
             )
-    except (TimeoutError, OSError, UnicodeError):  # the last of a name that is none: IDNA
+    except (TimeoutError, OSError, UnicodeError, OverflowError):  # no name by IDNA, no port
         return False
     writer.transport.abort()
     return True

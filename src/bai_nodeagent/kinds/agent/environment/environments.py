@@ -14,6 +14,7 @@ import stat
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 
 from ....errors import Refused, Stuck, Unavailable
@@ -149,7 +150,7 @@ def version_of(python: Path, survey: Survey) -> str:
 
     "" where they don't tell. Blocks.
     """
-    real = python.resolve()
+    real = Path(realpath(python))  # which minds no loop of links
     named = re.fullmatch(r"python(3\.\d+)", real.name)
     libraries = {p.parent.name for p in survey.glob(real.parent.parent, "lib*/python3.*/os.py")}
     if named:
