@@ -6,6 +6,7 @@ import pytest
 
 from bai_nodeagent.core.metrics import Metrics
 from bai_nodeagent.kinds.swarm import manager
+from bai_nodeagent.kinds.swarm.addresses import host_and_port
 from bai_nodeagent.kinds.swarm.inputs import PART, SwarmInput, agent_input
 from bai_nodeagent.kinds.swarm.record import Record
 
@@ -70,3 +71,8 @@ def test_the_certificates_expiry_is_a_gauge_while_there_is_a_certificate() -> No
 async def test_a_port_that_is_none_does_not_answer(port: int) -> None:
     """Docker's list of managers is what other nodes have said."""
     assert not await manager.answers("127.0.0.1", port)
+
+
+def test_a_port_of_thousands_of_digits_is_part_of_a_name() -> None:
+    assert host_and_port(f"a:{'9' * 5000}")[1] == 2377
+    assert host_and_port("a:23777") == ("a", 23777)

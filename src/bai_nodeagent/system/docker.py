@@ -128,7 +128,7 @@ def _overlay_users(client: Any) -> tuple[str, ...]:
     overlays = {network["Id"] for network in client.api.networks(filters={"driver": "overlay"})}
     return tuple(
         sorted(
-            container["Names"][0].removeprefix("/")
+            next(iter(container["Names"] or ()), container["Id"]).removeprefix("/")
             for container in client.api.containers()
             if overlays & _networks_of(container)
         )

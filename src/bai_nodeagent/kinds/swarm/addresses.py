@@ -19,7 +19,7 @@ def is_same_address(one: str, other: str) -> bool:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Of "10.0.0.1:2377", "manager.example" or "[fd00::1]:2377"."""
+    """Of "10.0.0.1:2377", "manager.example" or "[fd00::1]:2377"; also of anybody's words."""
     host, colon, port = address.rpartition(":")
-    has_port = colon != "" and port.isdecimal()
+    has_port = colon != "" and port.isdecimal() and len(port) <= 5
     return (host if has_port else address).strip("[]"), int(port) if has_port else PORT
