@@ -111,12 +111,12 @@ def terminal_width() -> int | None:
 
 
 def fitting(line: str, width: int | None) -> str:
-    """As much of it as fits; wide characters take two columns."""
+    """As much of it as fits. Wide characters take two columns; others do so on some terminals."""
     if width is None:
         return line
     columns = 0
     for at, character in enumerate(line):
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        columns += 2 if unicodedata.east_asian_width(character) in "WFA" else 1
         if columns > width:
             return line[:at]
     return line

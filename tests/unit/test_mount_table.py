@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bai_nodeagent.kinds.mount import mounts
 from bai_nodeagent.kinds.mount.mountinfo import (
     MountEntry,
     Table,
@@ -146,3 +147,8 @@ HERE = parse(HERE_TEXT)
 )
 def test_what_stays_in_another_namespace(there: str, stays: list[bool]) -> None:
     assert [stay for _, stay in held_in(HERE[1], HERE, parse(there))] == stays
+
+
+def test_a_table_that_has_not_changed_is_parsed_once() -> None:
+    """Each mount of a document asks at each event, and there may be a thousand lines."""
+    assert mounts.table() is mounts.table()

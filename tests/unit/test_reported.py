@@ -99,7 +99,13 @@ def test_no_row_goes_on_where_a_terminal_begins_its_next_line() -> None:
 
 @pytest.mark.parametrize(
     ("line", "width", "shown"),
-    [("abcdef", None, "abcdef"), ("abcdef", 4, "abcd"), ("日本語", 5, "日本"), ("ab", 80, "ab")],
+    [
+        ("abcdef", None, "abcdef"),
+        ("abcdef", 4, "abcd"),
+        ("日本語", 5, "日本"),
+        ("ab", 80, "ab"),
+        ("§§§", 5, "§§"),
+    ],
 )
 def test_a_row_is_cut_at_the_width_of_a_terminal(line: str, width: int | None, shown: str) -> None:
     assert fitting(line, width) == shown

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,22 +50,27 @@ _ASK = (sys.executable, "-I", "-S", "-c", Path(mount_questions.__file__).read_te
 
 def table() -> Table:
     """What is mounted in our namespace. Raises Unavailable where /proc doesn't say."""
-    return table_of(_TABLE)
-
-
-def table_of(path: Path) -> Table:
     try:
-        return read_table(path)
+        return _ours(files.read_bounded(_TABLE, TABLE_AT_MOST))
     except (OSError, ValueError, Refused) as error:
-        raise Unavailable(f"{path}: {error}") from error
+        raise Unavailable(f"{_TABLE}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _ours(raw: bytes) -> Table:
+    """The newest is kept: each event is one for every item of a document."""
+    return _parsed(raw)
 
 
 def read_table(path: Path) -> Table:
-    """As bytes: reading text would take a carriage return in a path for a line's end.
+    """Of any process. Raises OSError, ValueError, and Refused: anybody can make that of his own
+    namespace TooLarge."""
+    return _parsed(files.read_bounded(path, TABLE_AT_MOST))
 
-    Raises OSError, ValueError, and Refused: anybody can make that of his own namespace TooLarge.
-    """
-    return mountinfo.parse(os.fsdecode(files.read_bounded(path, TABLE_AT_MOST)))
+
+def _parsed(raw: bytes) -> Table:
+    """As bytes: reading text would take a carriage return in a path for a line's end."""
+    return mountinfo.parse(os.fsdecode(raw))
 
 
 def is_private() -> bool:
